@@ -1,0 +1,11 @@
+//! The ground everything stands on: ids, errors, time, secrets, shutdown, telemetry. No I/O policy.
+
+pub mod clock;
+pub mod error;
+pub mod hex;
+pub mod id;
+pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,1 @@
+//! Bunny token authentication, "advanced" HS256: sign and verify.

@@ -1,0 +1,2 @@
+//! The encoding plan as data: reads `pipelines/*.toml`. In: TOML text. Out: `Ladder`, or an error
+//! naming file, line and field.

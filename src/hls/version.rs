@@ -1,0 +1,383 @@
+//! `version.json`: the only thing the origin reads to serve a version.
+//!
+//! It names every object of one published package, where each media segment lies in its rung's file
+//! and how long it plays, in integer ticks. It holds the hash of every object, and the version id is
+//! the hash of the document itself, so the id covers every byte served below `/a/{track}/{version}/`.
+//! Nothing in it depends on when or where it was made: same input, ladder and encoders, same bytes.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::base::id::VersionId;
+use crate::base::{Error, Result, hex};
+
+/// The format this build writes. A reader refuses formats it does not know.
+pub const FORMAT: u32 = 1;
+/// The largest `version.json` we read: a 10 h track has ~6,000 segments a rung, ~60 bytes each.
+pub const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// A published package. Field order is the document's order: it is part of the hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionIndex {
+    /// Format of this document: `FORMAT`.
+    pub format: u32,
+    /// What went in.
+    pub source: Source,
+    /// What encoded it, for determinism: name and version, e.g. `avenc_aac 1.22.0 libavcodec 59.37.100`.
+    pub encoders: Vec<String>,
+    /// EBU R128 numbers of the source, when measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loudness: Option<Loudness>,
+    /// The ladder, AAC rungs by rising bit rate, then FLAC. Never empty.
+    pub rungs: Vec<Rung>,
+    /// Objects beside the ladder: preview, waveform.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extras: Vec<Extra>,
+}
+
+/// The decoded source, after trimming what its container declares as padding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// SHA-256 of the input bytes, hexadecimal.
+    pub sha256: String,
+    /// What it was, in words: `FLAC`, `MPEG-1 Layer 3 (MP3)`.
+    pub codec: String,
+    /// Sample rate in Hz.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Bits per sample as decoded; 32 for float.
+    pub bits: u32,
+    /// Length in samples per channel, exactly.
+    pub samples: u64,
+}
+
+/// EBU R128 / ITU-R BS.1770 measures of the whole source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loudness {
+    /// Integrated loudness in LUFS, two decimals; absent for silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrated_lufs: Option<f64>,
+    /// Loudness range in LU, two decimals.
+    pub range_lu: f64,
+    /// Highest true peak of any channel in dBTP, two decimals; absent for silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub true_peak_dbtp: Option<f64>,
+}
+
+/// The codec family of a rung, which is also its directory and its entitlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// AAC-LC: everyone's.
+    Aac,
+    /// FLAC: for listeners entitled to lossless.
+    Flac,
+}
+
+impl Family {
+    /// The directory below the version: `aac`, `flac`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Family::Aac => "aac",
+            Family::Flac => "flac",
+        }
+    }
+}
+
+/// One encoding of the whole track: one CMAF file, init section first, then the media segments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rung {
+    /// Codec family.
+    pub family: Family,
+    /// Path component below the family's directory (`96`); empty when the family has one rung (`flac`).
+    pub name: String,
+    /// RFC 6381 codec string: `mp4a.40.2`, `fLaC`.
+    pub codecs: String,
+    /// Sample rate in Hz; also the timescale of every tick below.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Bits per sample of the encoding; 16 for AAC by convention of the sample entry.
+    pub bits: u32,
+    /// Asked-for bit rate in bit/s; 0 for lossless.
+    pub nominal_bps: u64,
+    /// Peak segment bit rate in bit/s, measured (RFC 8216bis §4.4.6.2, BANDWIDTH).
+    pub peak_bps: u64,
+    /// Average segment bit rate in bit/s, measured (AVERAGE-BANDWIDTH).
+    pub average_bps: u64,
+    /// Samples the decoder gives before the first sample of the source (encoder delay).
+    pub priming: u32,
+    /// Samples the decoder gives after the last sample of the source.
+    pub padding: u32,
+    /// Presentation length in samples: the source's length at this rate.
+    pub samples: u64,
+    /// The rung's file: init section and every segment, in order, nothing else.
+    pub object: Object,
+    /// The init section: the first bytes of the file.
+    pub init: Slice,
+    /// The media segments, following each other from the end of the init section.
+    pub segments: Vec<Segment>,
+}
+
+/// A stored object of the version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Object {
+    /// File name in the version's directory: `aac-96.mp4`.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// A slice of a rung's file with the hash that becomes its strong ETag.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// First 128 bits of the SHA-256 of the slice.
+    #[serde(with = "digest128")]
+    pub hash: [u8; 16],
+}
+
+/// A media segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// What it adds to the presentation, in ticks of the rung's rate: EXTINF × rate. The first
+    /// segment also carries the priming samples, which are not presented and not counted here.
+    pub ticks: u64,
+    /// First 128 bits of the SHA-256 of the segment.
+    #[serde(with = "digest128")]
+    pub hash: [u8; 16],
+}
+
+/// An object beside the ladder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extra {
+    /// What it is for.
+    pub role: Role,
+    /// The object.
+    pub object: Object,
+}
+
+/// What an extra object is for, which decides its URL space and media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// `/p/…/preview.m4a`, `audio/mp4`, public.
+    Preview,
+    /// `/w/…/peaks.bin`, audiowaveform version 2, public.
+    Peaks,
+    /// `/w/…/peaks.json`, small, public.
+    PeaksSmall,
+}
+
+impl VersionIndex {
+    /// The document's bytes and the id they hash to.
+    pub fn seal(&self) -> (Vec<u8>, VersionId) {
+        let mut document = serde_json::to_vec(self).expect("plain data always serialises");
+        document.push(b'\n');
+        let id = VersionId::from_digest(&Sha256::digest(&document).into());
+        (document, id)
+    }
+
+    /// Reads a document and checks what the origin relies on: known format, slices that add up to
+    /// their files, names that are plain. Does not check the hash: see `decode_as`.
+    ///
+    /// # Errors
+    /// `Invalid` with the field that is wrong.
+    pub fn decode(document: &[u8]) -> Result<VersionIndex> {
+        let index: VersionIndex = serde_json::from_slice(document)
+            .map_err(|cause| Error::invalid("version.json cannot be read").because(cause))?;
+        index.check()?;
+        Ok(index)
+    }
+
+    /// Reads the document of version `id`, refusing one that hashes to anything else.
+    ///
+    /// # Errors
+    /// `Invalid` when the hash differs or `decode` refuses it.
+    pub fn decode_as(id: VersionId, document: &[u8]) -> Result<VersionIndex> {
+        let found = VersionId::from_digest(&Sha256::digest(document).into());
+        if found != id {
+            return Err(Error::invalid(format!("version.json of {id} hashes to {found}: it was altered or damaged")));
+        }
+        VersionIndex::decode(document)
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::invalid(format!("version.json: {what}")));
+        if self.format != FORMAT {
+            return wrong(format!("format {} is not {FORMAT}; a newer segue wrote it", self.format));
+        }
+        if self.rungs.is_empty() {
+            return wrong("it has no rungs".into());
+        }
+        for rung in &self.rungs {
+            let at = rung.path();
+            if rung.rate == 0 || rung.segments.is_empty() {
+                return wrong(format!("rung {at} has no rate or no segments"));
+            }
+            if !rung.name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                return wrong(format!("rung name {:?} is not plain", rung.name));
+            }
+            let slices = rung.segments.iter().try_fold(rung.init.bytes, |sum, s| sum.checked_add(s.bytes));
+            if slices != Some(rung.object.bytes) {
+                return wrong(format!("the slices of rung {at} do not add up to {} bytes", rung.object.bytes));
+            }
+            let ticks = rung.segments.iter().try_fold(0u64, |sum, s| sum.checked_add(s.ticks));
+            if ticks != Some(rung.samples) {
+                return wrong(format!("the segments of rung {at} do not add up to {} samples", rung.samples));
+            }
+        }
+        for object in self.objects() {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+            if object.name.starts_with('.') || object.name.is_empty() || !object.name.bytes().all(plain) {
+                return wrong(format!("object name {:?} is not plain", object.name));
+            }
+            if hex::decode::<32>(object.sha256.as_bytes()).is_none() {
+                return wrong(format!("the hash of {} is not one", object.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every object of the version, `version.json` aside.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.rungs.iter().map(|rung| &rung.object).chain(self.extras.iter().map(|extra| &extra.object))
+    }
+
+    /// Length of the source in seconds, for people; media times stay in ticks.
+    pub fn duration_s(&self) -> f64 {
+        self.source.samples as f64 / f64::from(self.source.rate)
+    }
+
+    /// Whether the version has rungs of this family.
+    pub fn has(&self, family: Family) -> bool {
+        self.rungs.iter().any(|rung| rung.family == family)
+    }
+}
+
+impl Rung {
+    /// Directory of the rung below the version: `aac/96`, `flac`.
+    pub fn path(&self) -> String {
+        match self.name.as_str() {
+            "" => self.family.as_str().to_owned(),
+            name => format!("{}/{name}", self.family.as_str()),
+        }
+    }
+}
+
+/// The first 128 bits of a SHA-256: what slices are named and validated by.
+pub fn digest128(bytes: &[u8]) -> [u8; 16] {
+    let full = Sha256::digest(bytes);
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&full[..16]);
+    hash
+}
+
+mod digest128 {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::base::hex;
+
+    pub(super) fn serialize<S: Serializer>(hash: &[u8; 16], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex::encode(hash))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 16], D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        hex::decode(text.as_bytes()).ok_or_else(|| D::Error::custom(format!("{text:?} is not 32 hexadecimal digits")))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A small version with one AAC rung of two segments and one FLAC rung, for tests anywhere.
+    pub(crate) fn sample() -> VersionIndex {
+        let rung = |family, name: &str, codecs: &str, scale: u64| Rung {
+            family,
+            name: name.into(),
+            codecs: codecs.into(),
+            rate: 44_100,
+            channels: 2,
+            bits: 16,
+            nominal_bps: 96_000,
+            peak_bps: 100_000 * scale,
+            average_bps: 97_000 * scale,
+            priming: 1024,
+            padding: 0,
+            samples: 266_240 + 4_410,
+            object: Object {
+                name: format!("{}-{name}.mp4", family.as_str()),
+                bytes: 700 + 1000 * scale + 30,
+                sha256: "0".repeat(64),
+            },
+            init: Slice { bytes: 700, hash: [1; 16] },
+            segments: vec![
+                Segment { bytes: 1000 * scale, ticks: 266_240, hash: [2; 16] },
+                Segment { bytes: 30, ticks: 4_410, hash: [3; 16] },
+            ],
+        };
+        VersionIndex {
+            format: FORMAT,
+            source: Source {
+                sha256: "0".repeat(64),
+                codec: "FLAC".into(),
+                rate: 44_100,
+                channels: 2,
+                bits: 16,
+                samples: 270_650,
+            },
+            encoders: vec!["test".into()],
+            loudness: None,
+            rungs: vec![
+                rung(Family::Aac, "64", "mp4a.40.2", 1),
+                rung(Family::Aac, "96", "mp4a.40.2", 2),
+                rung(Family::Flac, "", "fLaC", 9),
+            ],
+            extras: vec![],
+        }
+    }
+
+    #[test]
+    fn a_sealed_document_reads_back_and_its_id_covers_every_byte() {
+        let index = sample();
+        let (mut document, id) = index.seal();
+        assert_eq!(VersionIndex::decode_as(id, &document).unwrap(), index);
+        let at = document.iter().position(|b| *b == b'9').unwrap();
+        document[at] = b'8';
+        assert!(VersionIndex::decode_as(id, &document).unwrap_err().chain().contains("altered"));
+    }
+
+    #[test]
+    fn documents_that_do_not_add_up_are_refused() {
+        let check = |change: fn(&mut VersionIndex), word: &str| {
+            let mut index = sample();
+            change(&mut index);
+            let error = VersionIndex::decode(&index.seal().0).unwrap_err().chain();
+            assert!(error.contains(word), "{error}");
+        };
+        check(|v| v.format = 2, "format 2");
+        check(|v| v.rungs.clear(), "no rungs");
+        check(|v| v.rungs[0].segments[0].bytes += 1, "add up");
+        check(|v| v.rungs[0].segments[0].bytes = u64::MAX, "add up");
+        check(|v| v.rungs[0].segments[0].ticks += 1, "samples");
+        check(|v| v.rungs[0].object.name = "../x".into(), "not plain");
+        check(|v| v.rungs[0].name = "..".into(), "not plain");
+        check(|v| v.rungs[0].object.sha256 = "zz".into(), "not one");
+    }
+}

@@ -1,0 +1,40 @@
+//! Segue: a segment origin, a transcoding pool and a thin control API for music, in one binary.
+//!
+//! The modules below stand in dependency order: a module imports only from modules above it.
+//! `tests/it/tidy.rs` reads the sources and checks it. See docs/ARCHITECTURE.md for the walks.
+
+// ── ground ──
+pub mod base;
+
+// ── data plane: no SQL, no GStreamer ──
+pub mod cdn;
+pub mod hls;
+pub mod store;
+
+pub mod server;
+
+pub mod origin;
+
+// ── control plane ──
+pub mod tracks;
+
+#[cfg(feature = "transcode")]
+pub mod transcode;
+
+pub mod publish;
+
+#[cfg(feature = "transcode")]
+pub mod demo;
+
+#[cfg(feature = "control")]
+pub mod web;
+
+#[cfg(feature = "control")]
+pub mod api;
+
+// ── assembly ──
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

@@ -1,0 +1,1 @@
+//! The media data plane: decode, admit, authorize, lookup, condition, range, respond.

@@ -1,0 +1,1 @@
+//! From encoded files to a visible version.

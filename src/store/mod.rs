@@ -1,0 +1,4 @@
+//! Where published bytes live. `Local` is a directory; S3 joins it behind the same door later.
+
+pub mod local;
+pub mod mapped;

@@ -1,0 +1,1 @@
+//! From any audio file to a ladder: plan, supervise, child.
