@@ -7,9 +7,11 @@
 pub mod base;
 
 // ── data plane: no SQL, no GStreamer ──
-pub mod cdn;
 pub mod hls;
+
 pub mod store;
+
+pub mod cdn;
 
 pub mod server;
 

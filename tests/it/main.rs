@@ -1,1 +1,4 @@
-//! Integration tests, one binary.
+//! Integration tests, one binary: what a user outside the process can see, over real sockets, with
+//! real files, real players and real peers.
+
+mod tidy;
