@@ -15,8 +15,8 @@ use crate::admin;
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
-use crate::base::{Result, telemetry};
-use crate::cdn::bunny::Keys;
+use crate::base::{Error, Result, telemetry};
+use crate::cdn::bunny::{Key, Keys};
 use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::origin::{self, Origin};
@@ -40,13 +40,23 @@ pub struct Roles {
     pub demo: bool,
 }
 
+/// The signing keys, ready to use.
+///
+/// # Errors
+/// As `Config::bunny_keys`.
+pub fn keys(config: &Config) -> Result<Keys> {
+    let mut keys = config.bunny_keys()?.into_iter();
+    let current = keys.next().ok_or_else(|| Error::usage("there is no signing key"))?;
+    Ok(Keys::new(Key::new(&current)?, keys.next().map(|key| Key::new(&key)).transpose()?))
+}
+
 /// The maker of playback URLs that these settings describe.
 ///
 /// # Errors
 /// As `Config::bunny_keys`.
 pub fn links(config: &Config) -> Result<Links> {
     let key = match config.origin.require_token {
-        true => config.bunny_keys()?.into_iter().next(),
+        true => Some(keys(config)?.current().clone()),
         false => None,
     };
     Ok(Links::new(config.server.public_base_url.as_deref(), key, config.origin.token_ttl_s))
@@ -84,7 +94,7 @@ pub async fn stop_signal() -> std::io::Result<()> {
 pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     telemetry::start_log(&config.log.filter, config.log.json)?;
     let metrics = telemetry::start_metrics()?;
-    let keys = Keys::new(config.bunny_keys()?)?;
+    let keys = keys(config)?;
     let store = LocalStore::open(&config.store_dir())?;
     let (trigger, shutdown) = shutdown::channel();
 
