@@ -208,7 +208,7 @@ fn bass(mix: &mut Mix, tables: &Tables, bar: usize) {
         Part::Intro => return,
         Part::Build => &[(0, 7, 0), (10, 5, 0)],
         Part::Break => &[(0, 15, 0)],
-        Part::Full if bar % 2 == 0 => &[(0, 3, 0), (3, 3, 0), (6, 2, 12), (8, 3, 0), (11, 3, 0), (14, 2, 7)],
+        Part::Full if bar.is_multiple_of(2) => &[(0, 3, 0), (3, 3, 0), (6, 2, 12), (8, 3, 0), (11, 3, 0), (14, 2, 7)],
         Part::Full => &[(0, 3, 0), (3, 3, 0), (6, 2, 12), (10, 2, 0), (12, 2, 12), (14, 2, 7)],
     };
     for &(step, steps, above) in pattern {
@@ -241,8 +241,8 @@ fn arpeggio(mix: &mut Mix, tables: &Tables, bar: usize, noise: &mut Noise) {
     };
     for step in (0..STEPS).step_by(every) {
         let note = CHORDS[bar].notes[WALK[step]] + if bar >= 18 && step % 4 == 2 { 24 } else { 12 };
-        let accent = if step % 4 == 0 { 1.0 } else { 0.68 } + 0.12 * noise.next();
-        let pan = if step % 2 == 0 { 0.32 } else { 0.68 };
+        let accent = if step.is_multiple_of(4) { 1.0 } else { 0.68 } + 0.12 * noise.next();
+        let pan = if step.is_multiple_of(2) { 0.32 } else { 0.68 };
         bell(mix, tables, at(bar, step), note, level * accent, pan);
     }
 }
