@@ -185,7 +185,9 @@ impl RungTable {
         let family = match self.codec.get_ref().as_str() {
             "aac" => Family::Aac,
             "flac" => Family::Flac,
-            other => return Err(wrong(&self.codec, "rung.codec", format!("{other:?} is neither \"aac\" nor \"flac\""))),
+            other => {
+                return Err(wrong(&self.codec, "rung.codec", format!("{other:?} is neither \"aac\" nor \"flac\"")));
+            }
         };
         let encoder = self.encoder_of(family)?;
         let (name, bitrate_bps) = match family {

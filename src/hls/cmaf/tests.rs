@@ -77,7 +77,7 @@ fn a_rung_adds_up_or_is_refused() {
     check(&init, &[], "0 segments");
     check(&init[..init.len() - 1], &[], "does not fit");
     check(&init, &[&first[..first.len() - 1]], "does not fit");
-    check(&init, &[&[&first[..], &[0]].concat()], "too short");
+    check(&init, &[&[&first[..], &[0]].concat()], "after the last box");
     let mut short = first.clone();
     let at = short.len() - 38; // mdat's length
     short[at..at + 4].copy_from_slice(&37u32.to_be_bytes());

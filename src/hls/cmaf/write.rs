@@ -50,7 +50,7 @@ impl Header {
             boxed(v, b"mvex", |v| {
                 // The presentation's length, which players show before they have read a fragment.
                 full(v, b"mehd", 1, 0, |v| u64(v, self.samples));
-                full(v, b"trex", 0, 0, |v| [1, 1, 0, 0, 0].map(|x| u32(v, x)));
+                full(v, b"trex", 0, 0, |v| u32s(v, [1, 1, 0, 0, 0]));
             });
         });
         out
@@ -59,10 +59,10 @@ impl Header {
     fn mvhd(&self, v: &mut Vec<u8>) {
         full(v, b"mvhd", 0, 0, |v| {
             // Times of creation stay 0: same input, same bytes. Duration 0: it is all in fragments.
-            [0, 0, self.rate, 0, 0x1_0000].map(|x| u32(v, x));
+            u32s(v, [0, 0, self.rate, 0, 0x1_0000]);
             u16(v, 0x100);
             v.extend([0; 10]);
-            MATRIX.map(|x| u32(v, x));
+            u32s(v, MATRIX);
             v.extend([0; 24]);
             u32(v, 2); // next track id
         });
@@ -70,18 +70,18 @@ impl Header {
 
     fn trak(&self, v: &mut Vec<u8>) {
         full(v, b"tkhd", 0, 7, |v| {
-            [0, 0, 1, 0, 0, 0, 0].map(|x| u32(v, x));
-            [0, 0, 0x100, 0].map(|x| u16(v, x)); // layer, group, volume 1.0
-            MATRIX.map(|x| u32(v, x));
-            [0, 0].map(|x| u32(v, x));
+            u32s(v, [0, 0, 1, 0, 0, 0, 0]);
+            u16s(v, [0, 0, 0x100, 0]); // layer, group, volume 1.0
+            u32s(v, MATRIX);
+            u32s(v, [0, 0]);
         });
         if self.priming > 0 {
             boxed(v, b"edts", |v| full(v, b"elst", 1, 0, |v| self.edit(v)));
         }
         boxed(v, b"mdia", |v| {
             full(v, b"mdhd", 0, 0, |v| {
-                [0, 0, self.rate, 0].map(|x| u32(v, x));
-                [0x55c4, 0].map(|x| u16(v, x)); // language: undetermined
+                u32s(v, [0, 0, self.rate, 0]);
+                u16s(v, [0x55c4, 0]); // language: undetermined
             });
             full(v, b"hdlr", 0, 0, |v| v.extend(b"\0\0\0\0soun\0\0\0\0\0\0\0\0\0\0\0\0audio\0"));
             boxed(v, b"minf", |v| {
@@ -103,7 +103,7 @@ impl Header {
         u32(v, 1);
         u64(v, self.samples);
         u64(v, u64::from(self.priming));
-        [1, 0].map(|x| u16(v, x));
+        u16s(v, [1, 0]);
     }
 
     fn stbl(&self, v: &mut Vec<u8>) {
@@ -113,14 +113,14 @@ impl Header {
         });
         full(v, b"stts", 0, 0, |v| u32(v, 0));
         full(v, b"stsc", 0, 0, |v| u32(v, 0));
-        full(v, b"stsz", 0, 0, |v| [0, 0].map(|x| u32(v, x)));
+        full(v, b"stsz", 0, 0, |v| u32s(v, [0, 0]));
         full(v, b"stco", 0, 0, |v| u32(v, 0));
         if matches!(self.setup, Setup::Aac(_)) {
             // A decoder that starts in the middle needs one frame before its first good one
             // (14496-12 §10.1, 'roll'); segments refer to this description.
             full(v, b"sgpd", 1, 0, |v| {
                 v.extend(b"roll");
-                [2, 1].map(|x| u32(v, x)); // length of a description, descriptions
+                u32s(v, [2, 1]); // length of a description, descriptions
                 v.extend((-1i16).to_be_bytes());
             });
         }
@@ -134,7 +134,7 @@ impl Header {
         boxed(v, kind, |v| {
             v.extend([0, 0, 0, 0, 0, 0, 0, 1]); // data reference 1
             v.extend([0; 8]);
-            [self.channels, self.bits].map(|x| u16(v, x));
+            u16s(v, [self.channels, self.bits]);
             u32(v, 0);
             u32(v, rate_field(self.rate) << 16);
             match &self.setup {
@@ -154,7 +154,7 @@ impl Header {
         v.extend([3, 3 + 2 + 13 + 2 + length + 3, 0, 0, 0]);
         v.extend([4, 13 + 2 + length, 0x40, 0x15]); // MPEG-4 audio, audio stream
         v.extend([0, 0x18, 0]); // decoder buffer: 6144 bits a channel (14496-3 §4.5.3.1), 8 channels
-        [self.peak_bps, self.average_bps].map(|x| u32(v, x));
+        u32s(v, [self.peak_bps, self.average_bps]);
         v.extend([5, length]);
         v.extend(config);
         v.extend([6, 1, 2]);
@@ -175,7 +175,7 @@ pub fn encode_segment<F: AsRef<[u8]>>(sequence: u32, decode_time: u64, roll: boo
         full(v, b"mfhd", 0, 0, |v| u32(v, sequence));
         boxed(v, b"traf", |v| {
             // default-base-is-moof, default duration and flags (depends on no other sample)
-            full(v, b"tfhd", 0, 0x02_0028, |v| [1, length, 0x0200_0000].map(|x| u32(v, x)));
+            full(v, b"tfhd", 0, 0x02_0028, |v| u32s(v, [1, length, 0x0200_0000]));
             full(v, b"tfdt", 1, 0, |v| u64(v, decode_time));
             full(v, b"trun", 0, if uniform { 0x201 } else { 0x301 }, |v| {
                 u32(v, frames.len() as u32);
@@ -191,7 +191,7 @@ pub fn encode_segment<F: AsRef<[u8]>>(sequence: u32, decode_time: u64, roll: boo
             if roll {
                 full(v, b"sbgp", 0, 0, |v| {
                     v.extend(b"roll");
-                    [1, frames.len() as u32, 1].map(|x| u32(v, x));
+                    u32s(v, [1, frames.len() as u32, 1]);
                 });
             }
         });
@@ -222,7 +222,7 @@ fn boxed(out: &mut Vec<u8>, kind: &[u8; 4], body: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-fn full<T>(out: &mut Vec<u8>, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut Vec<u8>) -> T) {
+fn full(out: &mut Vec<u8>, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut Vec<u8>)) {
     boxed(out, kind, |v| {
         u32(v, u32::from(version) << 24 | flags);
         body(v);
@@ -235,6 +235,14 @@ fn u16(out: &mut Vec<u8>, x: u16) {
 
 fn u32(out: &mut Vec<u8>, x: u32) {
     out.extend(x.to_be_bytes());
+}
+
+fn u16s<const N: usize>(out: &mut Vec<u8>, values: [u16; N]) {
+    values.into_iter().for_each(|x| u16(out, x));
+}
+
+fn u32s<const N: usize>(out: &mut Vec<u8>, values: [u32; N]) {
+    values.into_iter().for_each(|x| u32(out, x));
 }
 
 fn u64(out: &mut Vec<u8>, x: u64) {
