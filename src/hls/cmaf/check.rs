@@ -8,8 +8,8 @@ use crate::base::Result;
 pub struct RungCheck {
     init: InitFacts,
     segments: u32,
+    frames: u64,
     decode_time: u64,
-    data_bytes: u64,
 }
 
 impl RungCheck {
@@ -18,12 +18,17 @@ impl RungCheck {
     /// # Errors
     /// `Invalid`: it cannot be read.
     pub fn begin(init: &[u8]) -> Result<RungCheck> {
-        Ok(RungCheck { init: decode_init(init)?, segments: 0, decode_time: 0, data_bytes: 0 })
+        Ok(RungCheck { init: decode_init(init)?, segments: 0, frames: 0, decode_time: 0 })
     }
 
     /// What the init section says.
     pub fn init(&self) -> &InitFacts {
         &self.init
+    }
+
+    /// Encoded frames so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
     }
 
     /// The next segment. Answers what it adds to the presentation, in samples.
@@ -45,7 +50,7 @@ impl RungCheck {
         let ticks = ticks.ok_or_else(|| broken(format!("segment {at} presents nothing")))?;
         self.segments += 1;
         self.decode_time += facts.duration;
-        self.data_bytes += facts.data_bytes;
+        self.frames += u64::from(facts.frames);
         Ok(ticks)
     }
 
