@@ -163,7 +163,7 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 12 * 3600, input_bytes_max: 2 << 30 }
+        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30 }
     }
 }
 

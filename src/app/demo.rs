@@ -55,7 +55,7 @@ impl Prepared {
             return Ok(Running { cancel, thread: None });
         }
         say(format_args!("demo: making the track; its page waits for it"));
-        let options = transcode_options(config)?;
+        let options = transcode_options(config);
         let (page, store, flag) = (self.page, self.store, Arc::clone(&cancel));
         let make = move || match make(&store, page.track, &options, &flag) {
             Ok(()) => say(format_args!("demo: ready")),

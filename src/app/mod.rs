@@ -62,17 +62,13 @@ pub fn links(config: &Config) -> Result<Links> {
     Ok(Links::new(config.server.public_base_url.as_deref(), key, config.origin.token_ttl_s))
 }
 
-/// What the transcoder accepts under these settings; its child is this program again.
-///
-/// # Errors
-/// When this program cannot be found on disk any more.
+/// What the transcoder accepts under these settings.
 #[cfg(feature = "transcode")]
-pub fn transcode_options(config: &Config) -> Result<crate::transcode::Options> {
-    let exe = std::env::current_exe().context(|| "cannot find this program to start the transcoding child")?;
-    let mut options = crate::transcode::Options::new(exe);
+pub fn transcode_options(config: &Config) -> crate::transcode::Options {
+    let mut options = crate::transcode::Options::default();
     options.limits.duration_s_max = config.transcode.duration_s_max;
     options.limits.input_bytes_max = config.transcode.input_bytes_max;
-    Ok(options)
+    options
 }
 
 /// Resolves when the process is asked to stop: SIGINT or SIGTERM.

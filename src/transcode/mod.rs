@@ -87,6 +87,14 @@ pub fn run(
     Ok(index)
 }
 
+/// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes.
+///
+/// # Errors
+/// As `run`, for everything that shows before decoding.
+pub fn check_input(input: &Path, options: &Options) -> Result<()> {
+    Job::open(input, options).map(drop)
+}
+
 /// Decodes all of `input` and says what it is.
 ///
 /// # Errors

@@ -404,7 +404,7 @@ fn the_readers_of_the_boxes_agree() {
     let index = VersionIndex::decode(&fs::read(dir.join("version.json")).unwrap()).unwrap();
     for rung in &index.rungs {
         let file = fs::read(dir.join(&rung.object.name)).unwrap();
-        let init = cmaf::read::init(&file[..rung.init.bytes as usize]).unwrap();
+        let init = cmaf::decode_init(&file[..rung.init.bytes as usize]).unwrap();
         assert_eq!((init.timescale, init.priming), (rung.rate, rung.priming), "{}", rung.path());
     }
 }
