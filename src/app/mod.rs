@@ -20,7 +20,7 @@ use crate::cdn::bunny::{Key, Keys};
 use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::origin::{self, Origin};
-use crate::server::{self, IoMode, gate, handover};
+use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
 
 #[cfg(all(feature = "control", feature = "transcode"))]
@@ -133,15 +133,11 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
 
 fn origin_options(config: &Config) -> origin::Options {
     let settings = &config.origin;
-    origin::Options {
-        require_token: settings.require_token,
-        versions_open_max: settings.versions_open_max,
-        limits: gate::Limits {
-            requests_max: settings.requests_in_flight_max as u64,
-            bytes_max: settings.bytes_in_flight_max,
-        },
-        ..origin::Options::default()
-    }
+    let mut options = origin::Options { require_token: settings.require_token, ..origin::Options::default() };
+    options.cache.files_max = settings.files_open_max;
+    options.gate.requests_max = settings.requests_in_flight_max;
+    options.gate.bytes_max = settings.bytes_in_flight_max;
+    options
 }
 
 fn server_options(config: &Config) -> server::Options {

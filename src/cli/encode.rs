@@ -288,9 +288,9 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
 }
 
 fn refuse_used_directory(out: &Path) -> Result<()> {
-    match std::fs::read_dir(out) {
-        Ok(mut entries) if entries.next().is_none() => Ok(()),
-        Ok(_) => Err(Error::usage(format!("{} is not empty; name a new directory", out.display()))),
+    match std::fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::usage(format!("{} is not empty; name a new directory", out.display()))),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(cause) => Err(Error::usage(format!("cannot use {} for the output", out.display())).because(cause)),
     }
