@@ -202,6 +202,7 @@ pub fn start<S: Service>(
             let watch = Watch::new(deadlines(&limits));
             let core = Rc::new(Core { service, handover, limits, watch, tally, places });
             let _ = ready.send(Ok(()));
+            drop(ready); // `start` waits until every core has dropped its end
             runtime.run(core.run(listener, shutdown));
         };
         let thread = std::thread::Builder::new().name(format!("segue-core-{number}"));
