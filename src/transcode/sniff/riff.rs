@@ -2,6 +2,7 @@
 
 use super::{Declared, Look, Sniffed, truncated};
 use crate::base::{Error, Result};
+use crate::transcode::plan::Format;
 
 /// Chunks before the samples; real files have a handful.
 const CHUNKS_MAX: usize = 256;
@@ -52,6 +53,7 @@ fn wave_format(fmt: &[u8]) -> Result<Wave> {
 
 impl Wave {
     fn describe(&self, size: u64, there: u64) -> Result<Sniffed> {
+        Format { rate: self.rate, channels: self.channels, bits: self.bits, float: false }.check()?;
         let codec = match self.tag {
             1 => Some(format!("PCM {}-bit (WAV)", self.bits)),
             3 => Some(format!("PCM {}-bit float (WAV)", self.bits)),
