@@ -6,3 +6,4 @@ mod http;
 mod light;
 mod support;
 mod tidy;
+mod transcode;
