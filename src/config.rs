@@ -89,11 +89,11 @@ pub struct Origin {
     pub keys: Keys,
 }
 
-/// Signing keys. The first signs, all verify, so that a key can be replaced without breaking URLs.
+/// Signing keys. The first signs, both verify, so that a key can be replaced without breaking URLs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keys {
-    /// Keys of the Bunny token scheme (HS256), newest first.
+    /// Keys of the Bunny token scheme (HS256), newest first, at most two.
     pub bunny: Vec<String>,
 }
 
@@ -163,7 +163,7 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 12 * 3600, input_bytes_max: 2 << 30 }
+        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30 }
     }
 }
 
@@ -211,6 +211,10 @@ impl Config {
         need(
             keys.iter().all(|key| !key.is_empty()),
             "origin.keys.bunny holds an empty key: anyone could sign URLs; remove it or set a real key",
+        );
+        need(
+            keys.len() <= 2,
+            "origin.keys.bunny holds more than two keys: one signs, one is on its way out; remove the others",
         );
         need(
             self.profile == Profile::Dev || !self.origin.require_token || !keys.is_empty(),

@@ -28,6 +28,8 @@ pub mod publish;
 #[cfg(feature = "transcode")]
 pub mod demo;
 
+pub mod admin;
+
 #[cfg(feature = "control")]
 pub mod web;
 

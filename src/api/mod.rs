@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::admin::plain;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
-use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::Links;
 use crate::hls::playlist::Scope;
@@ -31,10 +30,8 @@ pub struct App {
     pub links: Links,
     /// Expiry of what we sign.
     pub clock: Clock,
-    /// Readiness follows it.
-    pub shutdown: Shutdown,
     /// The demo track, while it is being made and after.
-    pub demo: Option<Demo>,
+    pub demo: Option<Arc<Demo>>,
 }
 
 /// The demo track of an empty data directory.
@@ -48,44 +45,16 @@ pub struct Demo {
     pub failed: AtomicBool,
 }
 
-/// Routes of the public listener.
-pub fn public(app: Arc<App>) -> Router {
+/// The routes of the control side.
+pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
         .route("/watch/{id}", get(watch))
         .route("/tracks/{id}/master.m3u8", get(alias))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
-}
-
-/// Routes of the admin listener: health and metrics.
-pub fn admin(app: Arc<App>, metrics: PrometheusHandle) -> Router {
-    let render = move || {
-        let text = metrics.render();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
-    };
-    Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(render))
-        .fallback(not_found)
-        .with_state(app)
-}
-
-async fn livez() -> Response {
-    plain(StatusCode::OK, "alive\n")
-}
-
-/// Ready until SIGTERM: a balancer must stop sending before we stop answering.
-async fn readyz(State(app): State<Arc<App>>) -> Response {
-    match app.shutdown.phase() {
-        Phase::Running => plain(StatusCode::OK, "ready\n"),
-        _ => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
 }
 
 async fn home(State(app): State<Arc<App>>) -> Response {
@@ -136,13 +105,14 @@ fn demo_or_not_found(app: &App, id: &str) -> Response {
 
 /// Files of the pages. Their names hold a hash of their content, so they never change.
 async fn asset(method: Method, Path(path): Path<String>) -> Response {
-    let Some(asset) = web::asset(&path) else { return not_found().await };
+    let Some(asset) = web::asset(&format!("/assets/{path}")) else { return not_found().await };
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(asset.bytes) };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CONTENT_LENGTH, HeaderValue::from(asset.bytes.len())),
+        (header::ETAG, HeaderValue::from_static(asset.etag)),
     ];
     (headers, body).into_response()
 }
@@ -172,16 +142,6 @@ fn refuse(error: &Error) -> Response {
     }
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    ];
-    (status, headers, text).into_response()
-}
-
 fn redirect(url: &str, cache_control: &'static str) -> Response {
     let headers = [
         (header::LOCATION, HeaderValue::try_from(url).expect("our URLs are ASCII")),
@@ -195,9 +155,10 @@ fn page(status: StatusCode, html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"), // it holds signed URLs
-        (header::CONTENT_SECURITY_POLICY, web::CSP),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (status, headers, html).into_response()
+    let mut response = (status, headers, html).into_response();
+    for (name, value) in web::SECURITY_HEADERS {
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
 }

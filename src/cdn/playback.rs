@@ -2,24 +2,23 @@
 //! opens exactly that directory, on the CDN's or our own host, or a path when no host is configured.
 
 use crate::base::id::{TrackId, VersionId};
-use crate::base::secret::Secret;
 use crate::hls::playlist::Scope;
 
-use super::bunny;
+use super::bunny::{self, Key};
 
 /// Makes playback URLs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Links {
     base: String,
     /// The key that signs; `None` when the origin asks for no token.
-    key: Option<Secret>,
+    key: Option<Key>,
     ttl_s: u64,
 }
 
 impl Links {
     /// URLs below `base` (without a trailing slash; `None`: path only), signed with `key` for `ttl_s`
     /// seconds; without a key they carry no token.
-    pub fn new(base: Option<&str>, key: Option<Secret>, ttl_s: u64) -> Links {
+    pub fn new(base: Option<&str>, key: Option<Key>, ttl_s: u64) -> Links {
         Links { base: base.unwrap_or_default().trim_end_matches('/').to_owned(), key, ttl_s }
     }
 

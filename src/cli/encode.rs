@@ -89,7 +89,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     }
     let config = args.settings.load()?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = options(&config)?;
+    let options = app::transcode_options(&config);
     // Before the store is opened: a wrong file name must not leave a data directory behind.
     for file in &args.files {
         transcode::check_input(file, &options)?;
@@ -176,7 +176,7 @@ fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionInd
 pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = options(&config)?;
+    let options = app::transcode_options(&config);
     let out = &args.out;
     refuse_used_directory(out)?;
     transcode::check_input(&args.input, &options)?;
@@ -199,11 +199,18 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
 
 pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
-    let report = transcode::probe(&args.input, &options(&config)?)?;
+    let report = transcode::probe(&args.input, &app::transcode_options(&config))?;
     if args.json {
         say(serde_json::to_string(&report).expect("plain data always serialises"));
     } else {
-        say(&report);
+        let source = &report.source;
+        say(format!(
+            "{}: {}, {} Hz, {} channels, {} bits, {:.3} s ({} samples)",
+            args.input.display(), source.codec, source.rate, source.channels, source.bits, report.duration_s, source.samples
+        ));
+        if let Some(lufs) = report.loudness.integrated_lufs {
+            say(format!("  loudness {lufs:.2} LUFS, range {:.2} LU", report.loudness.range_lu));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -231,7 +238,6 @@ fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &Ato
             bar.set_length(total_samples.unwrap_or(0) / rate);
         }
         Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
-        _ => {}
     }, cancel);
     bar.finish_and_clear();
     index
@@ -245,14 +251,6 @@ fn progress_bar(file: &Path) -> ProgressBar {
         .expect("the template is a constant");
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     ProgressBar::new(0).with_style(style).with_message(name)
-}
-
-fn options(config: &Config) -> Result<Options> {
-    let exe = std::env::current_exe().context(|| "cannot find this program to start the transcoding child")?;
-    let mut options = Options::new(exe);
-    options.limits.duration_s_max = config.transcode.duration_s_max;
-    options.limits.input_bytes_max = config.transcode.input_bytes_max;
-    Ok(options)
 }
 
 fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
@@ -282,7 +280,7 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
                     break;
                 }
             }
-            std::process::abort();
+            std::process::exit(130);
         });
     };
     std::thread::Builder::new().name("signals".into()).spawn(listen).context(|| "cannot start the signal listener")?;

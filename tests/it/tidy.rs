@@ -116,7 +116,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
-    (&["process::exit"], &["main.rs"]),
+    (&["process::exit"], &["main.rs", "cli/"]),
 ];
 
 #[test]
