@@ -174,7 +174,8 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let lab = Lab { dir: dir.path(), script: &script, cores, tree: &tree, rounds, seconds };
 
     let segue = if options.peers.contains(&Who::Segue) { Some(lab.start_segue()?) } else { None };
-    let nginx = if options.peers.contains(&Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), &rows, 1024)?) } else { None };
+    let nginx =
+        if options.peers.contains(&Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), &rows, 1024)?) } else { None };
     let standing: Vec<&Peer> = segue.iter().chain(&nginx).collect();
     let mut paced_rate = None;
     for row in &rows {
