@@ -6,10 +6,10 @@ use crate::Outcome;
 use crate::http;
 use crate::process::Process;
 
-/// Resident memory around opening the connections.
+/// Resident memory without and with the connections.
 #[derive(Clone, Copy)]
 pub(crate) struct Idle {
-    /// Before, after a first request on a connection that was closed again.
+    /// Without them, after a first request.
     pub(crate) before_bytes: u64,
     /// With every connection open and at rest.
     pub(crate) after_bytes: u64,
@@ -18,20 +18,22 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// Growth per connection. nginx allocates its connection table at the start, so this leaves out a
-    /// part of what its connections cost: the comparison errs in its favour.
+    /// Growth per connection.
     pub(crate) fn per_connection(&self) -> f64 {
         self.after_bytes.saturating_sub(self.before_bytes) as f64 / self.connections as f64
     }
 }
 
-/// Opens `connections` to a server, has each answer one request, and leaves them open for a moment.
-pub(crate) fn measure(process: &Process, port: u16, path: &str, connections: u64) -> Outcome<Idle> {
-    let request = http::request(port, path, &[]);
+/// Resident bytes of a server that has answered once and holds no connection.
+pub(crate) fn at_rest(process: &Process, port: u16, path: &str) -> Outcome<u64> {
     drop(http::get(port, path, &[])?);
     std::thread::sleep(Duration::from_millis(300));
-    let before_bytes = process.resident_bytes()?;
+    process.resident_bytes()
+}
 
+/// Opens `connections`, has each answer one request, and gives the resident bytes while all are open.
+pub(crate) fn with(process: &Process, port: u16, path: &str, connections: u64) -> Outcome<u64> {
+    let request = http::request(port, path, &[]);
     let mut open = Vec::with_capacity(connections as usize);
     for number in 0..connections {
         let at = |e| format!("connection {number} of {connections}: {e}");
@@ -43,10 +45,10 @@ pub(crate) fn measure(process: &Process, port: u16, path: &str, connections: u64
         open.push(stream);
     }
     std::thread::sleep(Duration::from_secs(1));
-    let after_bytes = process.resident_bytes()?;
-    // The oldest must still be alive, or we counted fewer than we say.
-    if let Some(first) = open.first_mut() {
-        http::exchange(first, &request).map_err(|e| format!("the oldest of {connections} idle connections: {e}"))?;
+    let bytes = process.resident_bytes()?;
+    // Every one must still be alive, or we counted fewer than we say.
+    for (number, stream) in open.iter_mut().enumerate() {
+        http::exchange(stream, &request).map_err(|e| format!("idle connection {number} of {connections}: {e}"))?;
     }
-    Ok(Idle { before_bytes, after_bytes, connections })
+    Ok(bytes)
 }

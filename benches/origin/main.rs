@@ -174,7 +174,8 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let lab = Lab { dir: dir.path(), script: &script, cores, tree: &tree, rounds, seconds };
 
     let segue = if options.peers.contains(&Who::Segue) { Some(lab.start_segue()?) } else { None };
-    let nginx = if options.peers.contains(&Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), &rows)?) } else { None };
+    let nginx =
+        if options.peers.contains(&Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), &rows, 1024)?) } else { None };
     let standing: Vec<&Peer> = segue.iter().chain(&nginx).collect();
     let mut paced_rate = None;
     for row in &rows {
@@ -182,7 +183,7 @@ fn run(options: &Options) -> Outcome<ExitCode> {
             report.note(format!("{}: left out, segue has no such answer", row.name));
             continue;
         };
-        if row.path == PACED_PATH {
+        if row.path == PACED_PATH && row.kind == Kind::Whole {
             paced_rate = comparison.figures(Who::Nginx).map(|f| f.requests_per_s / 2.0);
         }
         report.add(comparison);
@@ -226,11 +227,11 @@ struct Lab<'a> {
 
 impl Lab<'_> {
     fn start_segue(&self) -> Outcome<Peer> {
-        Err("segue cannot serve yet; --peers nginx,floor measures the others".into())
+        peers::segue(self.dir, self.cores.server, self.tree)
     }
 
     /// Starts nginx with the headers of segue's own answers, or without segue with plausible ones.
-    fn start_nginx(&self, segue: Option<&Peer>, rows: &[Row]) -> Outcome<Peer> {
+    fn start_nginx(&self, segue: Option<&Peer>, rows: &[Row], connections: u64) -> Outcome<Peer> {
         // What nginx makes by itself; everything else is added by configuration.
         const OWN: [&str; 10] = [
             "date",
@@ -260,7 +261,7 @@ impl Lab<'_> {
                 self.compress(&row.path)?;
             }
         }
-        peers::nginx(self.dir, self.cores.server, self.tree, &paths)
+        peers::nginx(self.dir, self.cores.server, self.tree, &paths, connections)
     }
 
     /// Puts the `.gz` that nginx's gzip_static looks for beside a file.
@@ -377,12 +378,25 @@ impl Lab<'_> {
 
     /// Memory of a freshly started server with `connections` listeners at rest.
     fn idle(&self, who: Who, rows: &[Row], connections: u64) -> Outcome<Idle> {
-        let peer = match who {
-            Who::Segue => self.start_segue()?,
-            _ => self.start_nginx(None, rows)?,
+        let named = |e| format!("{}: {e}", who.name());
+        let path = |peer: &Peer| format!("{}{}", peer.prefix, rows[0].path);
+        let (before_bytes, peer) = match who {
+            Who::Segue => {
+                let peer = self.start_segue()?;
+                (idle::at_rest(&peer.process, peer.port, &path(&peer)).map_err(named)?, peer)
+            }
+            // nginx makes its table of connections at the start, as large as it is told. That is memory of
+            // connections too, so "before" is an nginx with next to none. It closes idle connections when
+            // less than a sixteenth of the table is free, hence the eighth.
+            _ => {
+                let small = self.start_nginx(None, rows, 64)?;
+                let before = idle::at_rest(&small.process, small.port, &path(&small)).map_err(named)?;
+                drop(small);
+                (before, self.start_nginx(None, rows, connections + connections / 8 + 64)?)
+            }
         };
-        let path = format!("{}{}", peer.prefix, rows[0].path);
-        idle::measure(&peer.process, peer.port, &path, connections).map_err(|e| format!("{}: {e}", who.name()))
+        let after_bytes = idle::with(&peer.process, peer.port, &path(&peer), connections).map_err(named)?;
+        Ok(Idle { before_bytes, after_bytes, connections })
     }
 }
 

@@ -93,7 +93,10 @@ pub(crate) fn keep(schedule: &Schedule) -> Outcome<Latency> {
     while latencies.len() < total {
         let now = Instant::now();
         if now > give_up {
-            return Err(format!("{} of {total} requests unanswered ten seconds after the end", total - latencies.len()));
+            return Err(format!(
+                "{} of {total} requests unanswered ten seconds after the end",
+                total - latencies.len()
+            ));
         }
         while sent < total && start + interval * sent as u32 <= now {
             let Some(mut stream) = free.pop() else { break };
@@ -120,11 +123,7 @@ pub(crate) fn keep(schedule: &Schedule) -> Outcome<Latency> {
             }
         }
     }
-    Ok(Latency {
-        p50_us: percentile(&mut latencies, 0.50),
-        p99_us: percentile(&mut latencies, 0.99),
-        requests: total,
-    })
+    Ok(Latency { p50_us: percentile(&mut latencies, 0.50), p99_us: percentile(&mut latencies, 0.99), requests: total })
 }
 
 fn percentile(of: &mut [Duration], share: f64) -> f64 {

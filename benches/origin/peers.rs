@@ -1,12 +1,18 @@
 //! The servers that are compared, each started on the measured core with the same objects to serve.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use segue::base::secret::Secret;
+use segue::cdn::playback::Links;
+use segue::hls::playlist::Scope;
 
 use crate::Outcome;
 use crate::http::{self, Answer};
@@ -54,9 +60,60 @@ fn room(dir: &Path, name: &str) -> Outcome<PathBuf> {
     Ok(room)
 }
 
+/// segue as it would run in production on one core: the origin role, tokens required, metrics served.
+pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree) -> Outcome<Peer> {
+    const KEY: &str = "a-key-of-the-bench-that-signs-nothing-else";
+    let room = room(dir, "segue")?;
+    let (port, admin_port) = (free_port()?, free_port()?);
+    let file = room.join("segue.toml");
+    let configuration = format!(
+        "[server]\nidle_timeout_s = 600\n[origin]\ncores = 1\nrequire_token = true\n[origin.keys]\nbunny = [\"{KEY}\"]\n"
+    );
+    fs::write(&file, configuration).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    let log = room.join("output.log");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_segue"));
+    program.arg("serve").arg("--config").arg(&file).arg("--data").arg(&tree.data);
+    program.args(["--role", "origin", "--listen", &format!("127.0.0.1:{port}")]);
+    program.args(["--admin-listen", &format!("127.0.0.1:{admin_port}")]);
+    let process = Process::start("segue", core, &log, false, &mut program)?;
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?;
+    let links = Links::new(None, Some(Secret::new(KEY.as_bytes())), 24 * 3600);
+    let master = links.master(tree.track, tree.version, Scope::Aac, now.as_secs());
+    let prefix = master.strip_suffix(Scope::Aac.path()).ok_or_else(|| format!("unexpected URL {master}"))?;
+    let peer = Peer { who: Who::Segue, process, port, prefix: prefix.to_owned() };
+    let peer = ready(peer, &master, &log)?;
+
+    // What we claim about it, checked: no answer without the token, and a metrics page.
+    let bare = http::get(port, &format!("{}aac/64/00000.mp4", tree.prefix), &[])?.status;
+    if bare != 403 && bare != 401 {
+        return Err(format!("segue answers {bare} to a request without a token"));
+    }
+    let metrics = metrics_page(admin_port)?;
+    if !metrics.contains("# TYPE") {
+        return Err("segue's admin listener has no metrics".into());
+    }
+    Ok(peer)
+}
+
+/// The metrics page. It may be chunked, which `http::get` does not read, so: everything until it closes.
+fn metrics_page(port: u16) -> Outcome<String> {
+    let mut stream = http::connect(port)?;
+    let mut page = String::new();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut page)).map_err(|e| e.to_string())?;
+    Ok(page)
+}
+
 /// nginx: one worker, sendfile, tcp_nopush, open_file_cache, no log; on every path of `paths` the given
 /// headers, so that its answers are as long as ours.
-pub(crate) fn nginx(dir: &Path, core: usize, tree: &Tree, paths: &[(String, Vec<(String, String)>)]) -> Outcome<Peer> {
+pub(crate) fn nginx(
+    dir: &Path,
+    core: usize,
+    tree: &Tree,
+    paths: &[(String, Vec<(String, String)>)],
+    connections: u64,
+) -> Outcome<Peer> {
     let room = room(dir, "nginx")?;
     let port = free_port()?;
     let mut locations = String::new();
@@ -76,7 +133,7 @@ pub(crate) fn nginx(dir: &Path, core: usize, tree: &Tree, paths: &[(String, Vec<
         .collect();
     let configuration = format!(
         "{user}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 65536;\npid {room}/pid;\n\
-         error_log {room}/error.log warn;\nevents {{ worker_connections 16384; }}\nhttp {{\n{temporary}\
+         error_log {room}/error.log warn;\nevents {{ worker_connections {connections}; }}\nhttp {{\n{temporary}\
          \x20 access_log off;\n  sendfile on;\n  tcp_nopush on;\n  tcp_nodelay on;\n  server_tokens off;\n\
          \x20 open_file_cache max=10000 inactive=10m;\n  open_file_cache_valid 10m;\n\
          \x20 keepalive_timeout 10m;\n  keepalive_requests 1000000000;\n\
@@ -144,10 +201,15 @@ fn until_ready(mut peer: Peer, log: &Path, ask: impl Fn(u16) -> Outcome<()>) -> 
     }
 }
 
-/// A port nobody listens on right now.
+/// A port nobody listens on right now, below the range that outgoing connections take theirs from:
+/// knocking there before the server listens could otherwise connect a socket to itself.
 fn free_port() -> Outcome<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
-    listener.local_addr().map(|a| a.port()).map_err(|e| e.to_string())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let seed = (std::process::id() % 4000) as u16 * 3;
+    (0..12_000)
+        .map(|_| 20_000 + seed.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .ok_or_else(|| "no free port".into())
 }
 
 /// Checks that the programs we need are there.
@@ -159,5 +221,9 @@ pub(crate) fn check_tools(tools: &[&str]) -> Outcome<()> {
             .any(|dir| fs::metadata(dir.join(tool)).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
     };
     let missing: Vec<&str> = tools.iter().copied().filter(|tool| !found(tool)).collect();
-    if missing.is_empty() { Ok(()) } else { Err(format!("missing: {}; .ci/setup bench installs them", missing.join(", "))) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("missing: {}; .ci/setup bench installs them", missing.join(", ")))
+    }
 }

@@ -83,7 +83,12 @@ impl Comparison {
     /// One line while the run goes on.
     pub(crate) fn progress(&self) -> String {
         let servers = self.rounds.iter().filter_map(|(who, _)| {
-            Some(format!("{} {:.2} µs, {:.0}/s", who.name(), self.figures(*who)?.cpu_us, self.figures(*who)?.requests_per_s))
+            Some(format!(
+                "{} {:.2} µs, {:.0}/s",
+                who.name(),
+                self.figures(*who)?.cpu_us,
+                self.figures(*who)?.requests_per_s
+            ))
         });
         format!("{:<16} {}", self.name, servers.collect::<Vec<_>>().join(" · "))
     }
@@ -279,7 +284,8 @@ impl Report {
 
     /// For programs: every round of every server, nothing rounded.
     pub(crate) fn json(&self) -> String {
-        let verdict = |v: &Verdict| json!({"against": v.other.name(), "ratio": v.ratio, "max": v.max, "pass": v.passes()});
+        let verdict =
+            |v: &Verdict| json!({"against": v.other.name(), "ratio": v.ratio, "max": v.max, "pass": v.passes()});
         let answers: Vec<Value> = self
             .comparisons
             .iter()

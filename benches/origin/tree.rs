@@ -27,6 +27,10 @@ pub(crate) struct Tree {
     pub(crate) data: PathBuf,
     /// nginx's `root`.
     pub(crate) files: PathBuf,
+    /// The track in both.
+    pub(crate) track: TrackId,
+    /// Its only version.
+    pub(crate) version: VersionId,
     /// The version's directory in URLs: `/a/{track}/{version}/`.
     pub(crate) prefix: String,
 }
@@ -42,7 +46,8 @@ impl Tree {
         for kib in SIZES_KIB {
             let bytes = noise(700 + SEGMENTS * (kib as usize) * 1024, kib);
             let rung = rung(kib, &bytes);
-            fs::write(staging.dir().join(&rung.object.name), &bytes).map_err(|e| format!("cannot write a rung: {e}"))?;
+            fs::write(staging.dir().join(&rung.object.name), &bytes)
+                .map_err(|e| format!("cannot write a rung: {e}"))?;
             rungs.push(rung);
             contents.push(bytes);
         }
@@ -59,14 +64,14 @@ impl Tree {
         };
         package::check(&index).map_err(|e| e.chain())?;
         let track = TrackId::decode("trk_bench").ok_or("trk_bench is no track id")?;
-        let version: VersionId = store.publish(staging, track, &index).map_err(|e| e.chain())?;
+        let version = store.publish(staging, track, &index).map_err(|e| e.chain())?;
 
         let prefix = format!("/a/{track}/{version}/");
         for (rung, bytes) in index.rungs.iter().zip(&contents) {
             let dir = files.join(&prefix[1..]).join(rung.path());
             write_files(&dir, rung, bytes).map_err(|e| format!("cannot write below {}: {e}", dir.display()))?;
         }
-        Ok(Tree { data, files, prefix })
+        Ok(Tree { data, files, track, version, prefix })
     }
 }
 
