@@ -72,7 +72,7 @@ pub(super) struct Cache {
     limits: Limits,
 }
 
-type Outcome = std::result::Result<Arc<Version>, Missed>;
+type Outcome = Result<Arc<Version>, Missed>;
 
 #[derive(Clone)]
 struct Files;
@@ -103,7 +103,7 @@ impl Cache {
     }
 
     /// The version, opened by this call or by one that came before.
-    pub(super) async fn fill(self: &Arc<Cache>, key: Key) -> std::result::Result<(Arc<Version>, Lookup), Missed> {
+    pub(super) async fn fill(self: &Arc<Cache>, key: Key) -> Result<(Arc<Version>, Lookup), Missed> {
         let (mut outcome, lookup) = {
             let mut fills = self.lock();
             // It may have been opened between the caller's look and the lock.

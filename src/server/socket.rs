@@ -199,7 +199,7 @@ fn send(socket: RawFd, slices: &[IoSlice<'_>], tally: &Tally) -> io::Result<usiz
     if leading.iter().any(|slice| !slice.is_empty()) {
         sent = send_plain(socket, leading, place.is_some())?;
         Tally::add(&tally.copied, body_bytes(leading, sent));
-        if sent < leading.iter().map(|slice| slice.len()).sum() {
+        if sent < leading.iter().map(|slice| slice.len()).sum::<usize>() {
             return Ok(sent);
         }
     }
