@@ -23,6 +23,9 @@ pub const IN_FLIGHT: &str = "segue_origin_requests_in_flight";
 /// Body bytes in flight now.
 pub const IN_FLIGHT_BYTES: &str = "segue_origin_bytes_in_flight";
 
+/// 1 when cold files are read by io_uring, 0 when by threads.
+pub const IO_URING: &str = "segue_origin_io_uring";
+
 /// Starts the log. `RUST_LOG` syntax; lines go to standard error so that `--json` output stays clean.
 pub fn start_log(filter: &str, json: bool) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
