@@ -4,6 +4,8 @@
 mod cli;
 mod http;
 mod light;
+mod players;
+mod players;
 mod support;
 mod tidy;
 mod transcode;

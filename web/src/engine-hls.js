@@ -107,6 +107,8 @@ export class HlsEngine {
       status: data.response?.code ?? 0,
       reason: String(data.reason ?? data.error?.message ?? ""),
     };
+    // hls.js calls it an error when a choice or a seek makes it drop a download half way. It is not.
+    if (data.details === Hls.ErrorDetails.INTERNAL_ABORTED) return this.report.note("aborted");
     this.report.error(error);
     if (!data.fatal) return; // hls.js is already trying again
     if (error.kind === "media" && !this.recovered) {

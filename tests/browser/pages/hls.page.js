@@ -16,7 +16,10 @@ test.load = (master, options = {}) => {
     ...(options.cycle ? { testBandwidth: false, startLevel: 0 } : {}),
   });
   test.hls = hls;
-  hls.on(Hls.Events.ERROR, (_, data) => test.errors.push(`${data.details}${data.fatal ? " (fatal)" : ""}: ${data.reason ?? data.error?.message ?? data.response?.code ?? ""}`));
+  hls.on(Hls.Events.ERROR, (_, data) => {
+    if (data.details === Hls.ErrorDetails.INTERNAL_ABORTED) return; // a download given up for a seek or another rung
+    test.errors.push(`${data.details}${data.fatal ? " (fatal)" : ""}: ${data.reason ?? data.error?.message ?? data.response?.code ?? ""}`);
+  });
   hls.on(Hls.Events.MANIFEST_PARSED, (_, data) => {
     test.levels = data.levels.map((level) => ({ bitrate: level.bitrate, codec: level.audioCodec, uri: level.uri }));
     test.ready = true;
