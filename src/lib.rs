@@ -7,9 +7,11 @@
 pub mod base;
 
 // ── data plane: no SQL, no GStreamer ──
-pub mod cdn;
 pub mod hls;
+
 pub mod store;
+
+pub mod cdn;
 
 pub mod server;
 
@@ -25,6 +27,8 @@ pub mod publish;
 
 #[cfg(feature = "transcode")]
 pub mod demo;
+
+pub mod admin;
 
 #[cfg(feature = "control")]
 pub mod web;

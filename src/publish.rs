@@ -1,1 +1,117 @@
-//! From encoded files to a visible version.
+//! Bytes, then documents, then the record: how an encoded package becomes a track that people can play.
+//!
+//! In: objects in a directory and their index. Out: a visible version (`to_store`), or a tree of plain
+//! files that any web server can serve (`to_tree`). Every step but the last is invisible.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use crate::base::error::Context as _;
+use crate::base::id::{TrackId, VersionId};
+use crate::base::{Error, Result};
+use crate::hls::package;
+use crate::hls::playlist::{self, Scope};
+use crate::hls::version::{Rung, VersionIndex};
+use crate::store::local::VERSION_DOCUMENT;
+use crate::store::{LocalStore, Staging};
+use crate::tracks::{self, Track};
+
+/// Publishes the objects in `staging` as the current version of track `id`.
+///
+/// # Errors
+/// `Internal` when the package is not whole or the disk refuses; the track shows what it showed before.
+pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+    package::check(index)?;
+    let version = store.publish(staging, id, index)?;
+    let track = Track {
+        id,
+        title: title.to_owned(),
+        version,
+        samples: index.source.samples,
+        rate: index.source.rate,
+        lossless: index.has(crate::hls::version::Family::Flac),
+    };
+    tracks::write(store, &track)?;
+    Ok(track)
+}
+
+/// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per
+/// segment, extras, and `version.json` last. `objects` holds the objects of `index`.
+///
+/// # Errors
+/// `Internal` when the package is not whole or the disk refuses.
+pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<VersionId> {
+    package::check(index)?;
+    for rung in &index.rungs {
+        let dir = tree.join(rung.path());
+        fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
+        cut_rung(&objects.join(&rung.object.name), rung, &dir)?;
+        write(&dir.join("index.m3u8"), &playlist::media(rung))?;
+    }
+    for extra in &index.extras {
+        let (from, to) = (objects.join(&extra.object.name), tree.join(&extra.object.name));
+        fs::copy(&from, &to).context(|| format!("cannot write {}", to.display()))?;
+    }
+    for scope in Scope::ALL {
+        if let Some(bytes) = playlist::multivariant(index, scope) {
+            write(&tree.join(scope.path()), &bytes)?;
+        }
+    }
+    let (document, version) = index.seal();
+    write(&tree.join(VERSION_DOCUMENT), &document)?;
+    Ok(version)
+}
+
+/// Cuts a rung's file into its init section and its segments.
+fn cut_rung(object: &Path, rung: &Rung, dir: &Path) -> Result<()> {
+    let mut file = File::open(object).context(|| format!("cannot open {}", object.display()))?;
+    file.seek(SeekFrom::Start(0)).context(|| format!("cannot read {}", object.display()))?;
+    cut(&mut file, rung.init.bytes, &dir.join("init.mp4"))?;
+    for (number, segment) in rung.segments.iter().enumerate() {
+        cut(&mut file, segment.bytes, &dir.join(playlist::segment_name(number)))?;
+    }
+    Ok(())
+}
+
+fn cut(file: &mut File, bytes: u64, path: &Path) -> Result<()> {
+    let what = || format!("cannot write {}", path.display());
+    let mut out = File::create_new(path).context(what)?;
+    let copied = std::io::copy(&mut file.take(bytes), &mut out).context(what)?;
+    if copied != bytes {
+        return Err(Error::internal(format!("{} would have {copied} bytes, its index says {bytes}", path.display())));
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || File::create_new(path)?.write_all(bytes);
+    write().context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hls::version::tests::sample;
+
+    #[test]
+    fn a_tree_holds_every_slice_as_a_file_and_the_index_last() {
+        let objects = tempfile::tempdir().unwrap();
+        let tree = tempfile::tempdir().unwrap();
+        let index = sample();
+        for object in index.objects() {
+            let bytes: Vec<u8> = (0..object.bytes).map(|n| n as u8).collect();
+            fs::write(objects.path().join(&object.name), bytes).unwrap();
+        }
+        to_tree(objects.path(), &index, tree.path()).unwrap();
+        let length = |path: &str| fs::metadata(tree.path().join(path)).unwrap().len();
+        assert_eq!(length("aac/64/init.mp4"), 700);
+        assert_eq!(length("aac/96/00000.mp4"), 2000);
+        assert_eq!(length("flac/00001.mp4"), 30);
+        assert_eq!(fs::read(tree.path().join("aac/64/00000.mp4")).unwrap()[0], (700 % 256) as u8);
+        for playlist in ["master.m3u8", "aac/master.m3u8", "flac/master.m3u8", "aac/64/index.m3u8", "flac/index.m3u8"] {
+            assert!(length(playlist) > 60, "{playlist}");
+        }
+        assert_eq!(fs::read(tree.path().join("version.json")).unwrap(), index.seal().0);
+    }
+}

@@ -1,1 +1,160 @@
-//! Control routes.
+//! The control routes. In: requests that are not media, handed over by the public listener. Out:
+//! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::admin::plain;
+use crate::base::clock::Clock;
+use crate::base::id::TrackId;
+use crate::base::{Error, Kind, Result};
+use crate::cdn::playback::Links;
+use crate::hls::playlist::Scope;
+use crate::store::LocalStore;
+use crate::tracks::{self, Track};
+use crate::web::{self, WatchPage, WatchState};
+
+/// What the routes need.
+#[derive(Debug)]
+pub struct App {
+    /// Where tracks are.
+    pub store: LocalStore,
+    /// Signs playback URLs.
+    pub links: Links,
+    /// Expiry of what we sign.
+    pub clock: Clock,
+    /// The demo track, while it is being made and after.
+    pub demo: Option<Arc<Demo>>,
+}
+
+/// The demo track of an empty data directory.
+#[derive(Debug)]
+pub struct Demo {
+    /// Its id, known before it is made.
+    pub track: TrackId,
+    /// Its title.
+    pub title: String,
+    /// Set when making it failed: its page then says so instead of waiting for ever.
+    pub failed: AtomicBool,
+}
+
+/// The routes of the control side.
+pub fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(home))
+        .route("/watch/{id}", get(watch))
+        .route("/tracks/{id}/master.m3u8", get(alias))
+        .route("/assets/{*path}", get(asset))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+async fn home(State(app): State<Arc<App>>) -> Response {
+    match &app.demo {
+        Some(demo) => redirect(&format!("/watch/{}", demo.track), "no-store"),
+        None => page(StatusCode::NOT_FOUND, web::not_found_page()),
+    }
+}
+
+/// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
+async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    match find(&app, &id).await {
+        Ok(track) => {
+            let url = app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s());
+            redirect(&url, "public, max-age=60")
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    let track = match find(&app, &id).await {
+        Ok(track) => track,
+        Err(error) if error.kind() == Kind::NotFound => return demo_or_not_found(&app, &id),
+        Err(error) => return refuse(&error),
+    };
+    let now_s = app.clock.unix_s();
+    let master = |scope| app.links.master(track.id, track.version, scope, now_s);
+    let (aac, flac) = (master(Scope::Aac), track.lossless.then(|| master(Scope::Flac)));
+    let state = WatchState::Ready { aac_master: &aac, flac_master: flac.as_deref(), duration_s: track.duration_s() };
+    page(StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
+}
+
+/// The demo's page exists before the demo does, so that the printed URL works at once.
+fn demo_or_not_found(app: &App, id: &str) -> Response {
+    match &app.demo {
+        Some(demo) if demo.track.as_str() == id && !demo.failed.load(Ordering::Relaxed) => {
+            let preparing = WatchPage { track: id, title: &demo.title, state: WatchState::Preparing };
+            page(StatusCode::OK, web::watch_page(&preparing))
+        }
+        _ => page(StatusCode::NOT_FOUND, web::not_found_page()),
+    }
+}
+
+/// Files of the pages. Their names hold a hash of their content, so they never change.
+async fn asset(method: Method, Path(path): Path<String>) -> Response {
+    let Some(asset) = web::asset(&format!("/assets/{path}")) else { return not_found().await };
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from(asset.bytes) };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_LENGTH, HeaderValue::from(asset.bytes.len())),
+        (header::ETAG, HeaderValue::from_static(asset.etag)),
+    ];
+    (headers, body).into_response()
+}
+
+async fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "not found\n")
+}
+
+async fn method_not_allowed() -> Response {
+    plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+}
+
+async fn find(app: &Arc<App>, id: &str) -> Result<Track> {
+    let id = TrackId::decode(id).ok_or_else(|| Error::not_found("no such track"))?;
+    let app = Arc::clone(app);
+    let read = tokio::task::spawn_blocking(move || tracks::read(&app.store, id));
+    read.await.map_err(|cause| Error::internal(format!("reading track {id} was stopped")).because(cause))?
+}
+
+fn refuse(error: &Error) -> Response {
+    match error.kind() {
+        Kind::NotFound => plain(StatusCode::NOT_FOUND, "not found\n"),
+        _ => {
+            tracing::error!(error = error.chain(), "a control request failed");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+        }
+    }
+}
+
+fn redirect(url: &str, cache_control: &'static str) -> Response {
+    let headers = [
+        (header::LOCATION, HeaderValue::try_from(url).expect("our URLs are ASCII")),
+        (header::CACHE_CONTROL, HeaderValue::from_static(cache_control)),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    ];
+    (StatusCode::FOUND, headers).into_response()
+}
+
+fn page(status: StatusCode, html: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"), // it holds signed URLs
+    ];
+    let mut response = (status, headers, html).into_response();
+    for (name, value) in web::SECURITY_HEADERS {
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}

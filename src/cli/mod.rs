@@ -1,1 +1,139 @@
-//! Commands.
+//! The commands. In: the command line. Out: an exit code: 0 done, 1 the work failed, 2 usage or
+//! configuration. Every failure is one line on standard error: what, for which input, what to do.
+
+mod config_cmd;
+#[cfg(feature = "transcode")]
+mod encode;
+mod serve;
+mod sign;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::{Kind, Result};
+use crate::config::Config;
+
+/// A media streaming server for music: HLS origin, transcoder and control pages in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "segue", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Examples:\n  \
+    segue serve --demo                     a server with a demo track, nothing to configure\n  \
+    segue publish song.flac --title Song   add a track to ./data; prints its signed URLs\n  \
+    segue transcode song.flac --out hls/   a static HLS tree for any web server\n\n\
+    Exit codes: 0 done, 1 the work failed, 2 usage or configuration.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: public listener, admin listener with /metrics, drain on SIGTERM.
+    Serve(serve::ServeArgs),
+    /// Transcode files and publish them into the store, without a server.
+    #[cfg(feature = "transcode")]
+    Publish(encode::PublishArgs),
+    /// Transcode one file into a static HLS tree that any web server can serve.
+    #[cfg(feature = "transcode")]
+    Transcode(encode::TranscodeArgs),
+    /// Say what a file is, or why it cannot be transcoded.
+    #[cfg(feature = "transcode")]
+    Probe(encode::ProbeArgs),
+    /// Sign a media URL, or explain why a signed one is or is not valid.
+    Sign(sign::SignArgs),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(config_cmd::ConfigCommand),
+    /// Check encoding plans.
+    #[cfg(feature = "transcode")]
+    #[command(subcommand)]
+    Pipelines(encode::PipelinesCommand),
+    /// One transcoding attempt; started by the other commands, fed by descriptors.
+    #[cfg(feature = "transcode")]
+    #[command(hide = true, disable_help_flag = true)]
+    Child {
+        /// The plan, as JSON.
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        plan: Vec<String>,
+    },
+}
+
+/// Where settings come from; the same flags on every command that reads them.
+#[derive(Args, Clone, Debug)]
+struct Settings {
+    /// Configuration file (TOML); every key is in docs/CONFIG.md.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory: the store and generated secrets [default: ./data].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(data) = &self.data {
+            config.data.clone_from(data);
+        }
+        Ok(config)
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused_usage(&error),
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("segue: {}", error.chain());
+            ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
+        }
+    }
+}
+
+/// Help and version go to standard output and succeed; a wrong command line is one line and exit 2.
+fn refused_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.first().is_some_and(|line| line.starts_with("error:")) {
+        let what = lines.iter().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+        let what = what.copied().collect::<Vec<_>>().join(" ");
+        eprintln!("segue: {}; try 'segue --help'", what.trim_start_matches("error: "));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "transcode")]
+        Command::Publish(args) => encode::publish(&args),
+        #[cfg(feature = "transcode")]
+        Command::Transcode(args) => encode::transcode(&args),
+        #[cfg(feature = "transcode")]
+        Command::Probe(args) => encode::probe(&args),
+        Command::Sign(args) => sign::run(&args),
+        Command::Config(command) => config_cmd::run(&command),
+        #[cfg(feature = "transcode")]
+        Command::Pipelines(command) => encode::pipelines(&command),
+        #[cfg(feature = "transcode")]
+        Command::Child { .. } => Ok(crate::transcode::child_main()),
+    }
+}
+
+/// Prints a line to standard output; a closed pipe is the reader's choice, not our failure.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

@@ -1,46 +1,209 @@
-//! Playlists of a version. Stand-in: the lead's renderer replaces it.
+//! Renders the playlists of a version. In: its index. Out: bytes, written by m3u8-rs.
+//!
+//! Only relative URIs, so that a token in the path reaches every child request (`product.md` O5), and
+//! nothing that depends on the listener, so that one cached copy serves everyone.
 
-use super::version::{Family, Rung, VersionIndex};
+use m3u8_rs::{
+    Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment, SessionData, SessionDataField, VariantStream,
+};
 
-/// Which rungs a multivariant playlist offers.
+use super::version::{Family, Loudness, Rung, VersionIndex};
+
+/// `EXT-X-MAP` in a playlist that is not I-frames-only needs 6; 7 is what fMP4 clients expect (RFC 8216 §7).
+const PROTOCOL_VERSION: usize = 7;
+
+/// Which rungs a multivariant playlist lists: one per entitlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// `aac/master.m3u8`.
+    /// `aac/master.m3u8`: everyone's.
     Aac,
-    /// `flac/master.m3u8`.
+    /// `flac/master.m3u8`: FLAC alone, because hls.js and hlsdemux2 stumble over mixed playlists.
     Flac,
-    /// `master.m3u8`.
+    /// `master.m3u8`: AAC and FLAC, for players that switch across codecs (Apple, Shaka).
     All,
 }
 
-/// The multivariant playlist of a scope; `None` when the version has no such rungs.
-pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
-    let within = |family| match scope {
-        Scope::All => true,
-        Scope::Aac => family == Family::Aac,
-        Scope::Flac => family == Family::Flac,
-    };
-    let mut text = "#EXTM3U\n#EXT-X-VERSION:7\n".to_owned();
-    let mut any = false;
-    for rung in index.rungs.iter().filter(|rung| within(rung.family)) {
-        any = true;
-        let path = rung.path();
-        let relative = match scope {
-            Scope::All => path.as_str(),
-            _ => path.split_once('/').map_or("", |(_, name)| name),
-        };
-        let slash = if relative.is_empty() { "" } else { "/" };
-        text += &format!("#EXT-X-STREAM-INF:BANDWIDTH={}\n{relative}{slash}index.m3u8\n", rung.peak_bps);
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Scope; 3] = [Scope::Aac, Scope::Flac, Scope::All];
+
+    /// Path of the playlist below the version.
+    pub fn path(self) -> &'static str {
+        match self {
+            Scope::Aac => "aac/master.m3u8",
+            Scope::Flac => "flac/master.m3u8",
+            Scope::All => "master.m3u8",
+        }
     }
-    any.then(|| text.into_bytes())
+
+    /// Directory below the version that a token for this scope opens: `aac/`, `flac/` or everything.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Scope::Aac => "aac/",
+            Scope::Flac => "flac/",
+            Scope::All => "",
+        }
+    }
+
+    fn includes(self, family: Family) -> bool {
+        match self {
+            Scope::Aac => family == Family::Aac,
+            Scope::Flac => family == Family::Flac,
+            Scope::All => true,
+        }
+    }
 }
 
-/// The media playlist of a rung.
-pub fn media(rung: &Rung) -> Vec<u8> {
-    let mut text = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-MAP:URI=\"init.mp4\"\n".to_owned();
-    for (number, segment) in rung.segments.iter().enumerate() {
-        text += &format!("#EXTINF:{:.5},\n{number:05}.mp4\n", segment.ticks as f64 / f64::from(rung.rate));
+/// Renders a multivariant playlist; `None` when the version has no rung in `scope`.
+pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
+    let variants: Vec<_> = index
+        .rungs
+        .iter()
+        .filter(|rung| scope.includes(rung.family))
+        .map(|rung| VariantStream {
+            uri: format!("{}/index.m3u8", rung.path()).split_off(scope.directory().len()),
+            bandwidth: rung.peak_bps,
+            average_bandwidth: Some(rung.average_bps),
+            codecs: Some(rung.codecs.clone()),
+            ..Default::default()
+        })
+        .collect();
+    if variants.is_empty() {
+        return None;
     }
-    text.push_str("#EXT-X-ENDLIST\n");
-    text.into_bytes()
+    let playlist = MasterPlaylist {
+        version: Some(PROTOCOL_VERSION),
+        independent_segments: true,
+        variants,
+        session_data: index.loudness.as_ref().map(session_data).unwrap_or_default(),
+        ..Default::default()
+    };
+    let mut bytes = Vec::new();
+    playlist.write_to(&mut bytes).expect("a Vec takes every write");
+    Some(bytes)
+}
+
+/// Renders the media playlist of a rung.
+pub fn media(rung: &Rung) -> Vec<u8> {
+    let segments = rung.segments.iter().enumerate().map(|(number, segment)| MediaSegment {
+        uri: segment_name(number),
+        // m3u8-rs holds EXTINF as f32: at 6 s that is exact to 0.24 µs, a hundredth of a sample.
+        duration: (segment.ticks as f64 / f64::from(rung.rate)) as f32,
+        map: (number == 0).then(|| Map { uri: "init.mp4".into(), ..Default::default() }),
+        ..Default::default()
+    });
+    let playlist = MediaPlaylist {
+        version: Some(PROTOCOL_VERSION),
+        target_duration: target_duration_s(rung),
+        playlist_type: Some(MediaPlaylistType::Vod),
+        independent_segments: true,
+        end_list: true,
+        segments: segments.collect(),
+        ..Default::default()
+    };
+    let mut bytes = Vec::new();
+    playlist.write_to(&mut bytes).expect("a Vec takes every write");
+    bytes
+}
+
+/// File name of media segment `number`: at least five digits, one spelling per number.
+pub fn segment_name(number: usize) -> String {
+    format!("{number:05}.mp4")
+}
+
+/// The longest segment, rounded to whole seconds, at least 1 (RFC 8216bis §4.4.3.1, version ≥ 6).
+pub fn target_duration_s(rung: &Rung) -> u64 {
+    let longest = rung.segments.iter().map(|segment| segment.ticks).max().unwrap_or(0);
+    let rate = u64::from(rung.rate);
+    ((longest + rate / 2) / rate).max(1)
+}
+
+fn session_data(loudness: &Loudness) -> Vec<SessionData> {
+    let entry = |name: &str, value: Option<f64>| {
+        value.map(|value| SessionData {
+            data_id: format!("segue.loudness.{name}"),
+            field: SessionDataField::Value(format!("{value:.2}")),
+            language: None,
+            other_attributes: None,
+        })
+    };
+    [
+        entry("integrated-lufs", loudness.integrated_lufs),
+        entry("range-lu", Some(loudness.range_lu)),
+        entry("true-peak-dbtp", loudness.true_peak_dbtp),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hls::version::tests::sample;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn each_scope_lists_its_rungs_with_relative_uris() {
+        let index = sample();
+        let check = |scope, uris: &[&str]| {
+            let playlist = text(multivariant(&index, scope).unwrap());
+            let found: Vec<_> = playlist.lines().filter(|line| !line.starts_with('#')).collect();
+            assert_eq!(found, uris);
+        };
+        check(Scope::Aac, &["64/index.m3u8", "96/index.m3u8"]);
+        check(Scope::Flac, &["index.m3u8"]);
+        check(Scope::All, &["aac/64/index.m3u8", "aac/96/index.m3u8", "flac/index.m3u8"]);
+        let mut without = index.clone();
+        without.rungs.retain(|rung| rung.family == Family::Aac);
+        assert_eq!(multivariant(&without, Scope::Flac), None);
+    }
+
+    #[test]
+    fn a_variant_carries_measured_bandwidths_and_its_exact_codec() {
+        let playlist = text(multivariant(&sample(), Scope::Flac).unwrap());
+        assert_eq!(
+            playlist,
+            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=900000,AVERAGE-BANDWIDTH=873000,CODECS=\"fLaC\"\nindex.m3u8\n"
+        );
+    }
+
+    #[test]
+    fn loudness_travels_as_session_data() {
+        let mut index = sample();
+        index.loudness = Some(Loudness { integrated_lufs: Some(-14.2), range_lu: 3.0, true_peak_dbtp: None });
+        let playlist = text(multivariant(&index, Scope::Aac).unwrap());
+        assert!(playlist.contains("#EXT-X-SESSION-DATA:DATA-ID=\"segue.loudness.integrated-lufs\",VALUE=\"-14.20\"\n"));
+        assert!(!playlist.contains("true-peak"));
+    }
+
+    #[test]
+    fn a_media_playlist_is_vod_with_one_map_and_every_segment() {
+        let playlist = text(media(&sample().rungs[0]));
+        assert_eq!(
+            playlist,
+            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:6\n\
+             #EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:6.037188,\n00000.mp4\n\
+             #EXTINF:0.1,\n00001.mp4\n#EXT-X-ENDLIST\n"
+        );
+    }
+
+    #[test]
+    fn what_we_write_m3u8_rs_reads_back() {
+        let bytes = media(&sample().rungs[1]);
+        let (_, read) = m3u8_rs::parse_media_playlist(&bytes).unwrap();
+        assert_eq!(read.segments.len(), 2);
+        assert!(read.end_list);
+    }
+
+    #[test]
+    fn a_track_shorter_than_half_a_second_still_has_a_target_duration() {
+        let mut rung = sample().rungs.remove(0);
+        rung.segments.remove(0);
+        assert_eq!(target_duration_s(&rung), 1);
+    }
 }

@@ -1,12 +1,32 @@
-//! Published versions in a directory: `{root}/v/{track}/{version}/{name}`.
+//! A store that is a directory. In: a staged version. Out: a version that is either whole or absent.
+//!
+//! ```text
+//! {root}/staging/{attempt}.lock   held (flock) by the process that fills {attempt}/
+//! {root}/staging/{attempt}/…      objects being made, invisible
+//! {root}/v/{track}/{version}/…    objects and version.json, whole from the moment the name exists
+//! {root}/tracks/{track}.json      which version a track shows now
+//! ```
+//!
+//! A version appears by one `rename` of a directory whose files, and whose `version.json` last, were
+//! fsynced before; the directories are fsynced after. A crash before the rename leaves a staging
+//! directory whose lock nobody holds, which `sweep` removes; a crash after it leaves a whole version.
+//! Files below `v/` are never written again: the origin maps them, and a shrinking map is SIGBUS.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::Result;
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
+use crate::base::{Error, Kind, Result, hex};
+use crate::hls::version::{DOCUMENT_BYTES_MAX, VersionIndex};
+
+/// The largest track record we read, in bytes.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+/// The document that makes a directory a version.
+pub const VERSION_DOCUMENT: &str = "version.json";
 
 /// A directory of published versions. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,25 +34,320 @@ pub struct LocalStore {
     root: Arc<Path>,
 }
 
+/// A private directory to fill with the objects of one version. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staging {
+    dir: PathBuf,
+    lock_path: PathBuf,
+    /// Held until the directory is renamed or removed, so that `sweep` leaves it alone.
+    _lock: File,
+}
+
 impl LocalStore {
-    /// Uses the directory `root`, which must exist.
+    /// Opens the store below `root`, making its directories when they are missing.
+    ///
+    /// # Errors
+    /// `Internal` when a directory cannot be made or written.
     pub fn open(root: &Path) -> Result<LocalStore> {
-        fs::metadata(root).context(|| format!("cannot open the store {}", root.display()))?;
+        for dir in ["staging", "v", "tracks"] {
+            let path = root.join(dir);
+            fs::create_dir_all(&path).context(|| format!("cannot make the store directory {}", path.display()))?;
+        }
+        let root = fs::canonicalize(root).context(|| format!("cannot open the store {}", root.display()))?;
         Ok(LocalStore { root: root.into() })
     }
 
-    /// The bytes of a version's index document. Blocks.
+    /// The directory of a version, whether or not it exists.
+    pub fn version_dir(&self, track: TrackId, version: VersionId) -> PathBuf {
+        self.track_dir(track).join(version.to_string())
+    }
+
+    /// Reads the bytes of `version.json`. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such version.
     pub fn read_version(&self, track: TrackId, version: VersionId) -> Result<Vec<u8>> {
-        fs::read(self.path(track, version, "version.json"))
-            .context(|| format!("cannot read the index of {track} {version}"))
+        let path = self.version_dir(track, version).join(VERSION_DOCUMENT);
+        read_bounded(&path, DOCUMENT_BYTES_MAX).context(|| format!("cannot read version {version} of track {track}"))
     }
 
-    /// Opens an object of a version, read-only. Blocks.
+    /// Opens an object of a version for reading. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such object.
     pub fn open_object(&self, track: TrackId, version: VersionId, name: &str) -> Result<File> {
-        File::open(self.path(track, version, name)).context(|| format!("cannot open {name} of {track} {version}"))
+        let path = self.version_dir(track, version).join(name);
+        File::open(path).context(|| format!("cannot open {name} of version {version} of track {track}"))
     }
 
-    fn path(&self, track: TrackId, version: VersionId, name: &str) -> PathBuf {
-        self.root.join("v").join(track.as_str()).join(version.to_string()).join(name)
+    /// Makes a private staging directory on the store's own file system, so that publishing is a rename.
+    ///
+    /// # Errors
+    /// `Internal` when the directory or its lock cannot be made.
+    pub fn stage(&self) -> Result<Staging> {
+        let mut random = [0; 12];
+        getrandom::fill(&mut random).expect("the operating system gives random bytes");
+        let attempt = hex::encode(&random);
+        let lock_path = self.root.join("staging").join(format!("{attempt}.lock"));
+        let dir = self.root.join("staging").join(attempt);
+        loop {
+            let lock = File::create(&lock_path).context(|| format!("cannot make {}", lock_path.display()))?;
+            lock.lock().context(|| format!("cannot lock {}", lock_path.display()))?;
+            // A sweeper may have taken the lock between the two calls above and removed the file.
+            if same_file(&lock, &lock_path) {
+                fs::create_dir(&dir).context(|| format!("cannot make {}", dir.display()))?;
+                return Ok(Staging { dir, lock_path, _lock: lock });
+            }
+        }
+    }
+
+    /// Makes the staged objects visible as a version of `track` and returns its id. Publishing the
+    /// same content again is a success that changes nothing. Blocks on fsync.
+    ///
+    /// # Errors
+    /// `Internal` when an object is missing or has another length than the index says, or the disk
+    /// refuses; nothing is visible then.
+    pub fn publish(&self, staging: Staging, track: TrackId, index: &VersionIndex) -> Result<VersionId> {
+        for object in index.objects() {
+            sync_object(&staging.dir.join(&object.name), object.bytes)?;
+        }
+        let (document, version) = index.seal();
+        write_synced(&staging.dir.join(VERSION_DOCUMENT), &document)?;
+        sync_dir(&staging.dir)?;
+
+        let parent = self.track_dir(track);
+        fs::create_dir_all(&parent).context(|| format!("cannot make {}", parent.display()))?;
+        sync_dir(&self.root.join("v"))?;
+        let target = parent.join(version.to_string());
+        match fs::rename(&staging.dir, &target) {
+            Ok(()) => {}
+            // The id is the hash of the content: what is there already is what we would put there.
+            Err(cause) if matches!(cause.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+            Err(cause) => {
+                return Err(
+                    Error::internal(format!("cannot publish version {version} of track {track}")).because(cause)
+                );
+            }
+        }
+        sync_dir(&parent)?;
+        Ok(version)
+    }
+
+    /// Replaces the record of a track. Atomic: a reader sees the old or the new one, whole.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses; the old record stays.
+    pub fn put_record(&self, track: TrackId, record: &[u8]) -> Result<()> {
+        let staging = self.stage()?;
+        let temporary = staging.dir.join("record");
+        write_synced(&temporary, record)?;
+        fs::rename(&temporary, self.record_path(track)).context(|| format!("cannot write the record of {track}"))?;
+        sync_dir(&self.root.join("tracks"))
+    }
+
+    /// Reads the record of a track. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such track.
+    pub fn read_record(&self, track: TrackId) -> Result<Vec<u8>> {
+        read_bounded(&self.record_path(track), RECORD_BYTES_MAX).context(|| format!("cannot read track {track}"))
+    }
+
+    /// Every track that has a record, in no order. Blocks; reads names only.
+    ///
+    /// # Errors
+    /// `Internal` when the directory cannot be read.
+    pub fn tracks(&self) -> Result<impl Iterator<Item = TrackId>> {
+        let dir = self.root.join("tracks");
+        let entries = fs::read_dir(&dir).context(|| format!("cannot list {}", dir.display()))?;
+        Ok(entries.filter_map(|entry| TrackId::decode(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?)))
+    }
+
+    /// Removes what crashed attempts left in staging and returns how many there were. Attempts of
+    /// living processes, ours or others', keep their lock and are left alone.
+    ///
+    /// # Errors
+    /// `Internal` when staging cannot be listed; single attempts that resist are skipped.
+    pub fn sweep(&self) -> Result<usize> {
+        let staging = self.root.join("staging");
+        let entries = fs::read_dir(&staging).context(|| format!("cannot list {}", staging.display()))?;
+        let mut removed = 0;
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let lock_path = path.with_extension("lock");
+            let dir = path.with_extension("");
+            // Made in the order lock, directory; removed in the order directory, lock: a directory
+            // without a lock file belongs to nobody. The lock is held while the attempt is removed.
+            let lock = File::open(&lock_path);
+            let abandoned = match &lock {
+                Err(cause) => cause.kind() == ErrorKind::NotFound && dir.exists(),
+                Ok(lock) => lock.try_lock().is_ok() && same_file(lock, &lock_path),
+            };
+            if abandoned && remove_attempt(&dir, &lock_path) {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn track_dir(&self, track: TrackId) -> PathBuf {
+        self.root.join("v").join(track.as_str())
+    }
+
+    fn record_path(&self, track: TrackId) -> PathBuf {
+        self.root.join("tracks").join(format!("{track}.json"))
+    }
+}
+
+impl Staging {
+    /// Where to put the objects.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After a publish the directory is gone and only the lock file is left.
+        remove_attempt(&self.dir, &self.lock_path);
+    }
+}
+
+/// Removes an attempt, directory first; true when both are gone.
+fn remove_attempt(dir: &Path, lock_path: &Path) -> bool {
+    let gone = |result: std::io::Result<()>| result.is_ok() || result.is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    gone(fs::remove_dir_all(dir)) && gone(fs::remove_file(lock_path))
+}
+
+fn same_file(open: &File, path: &Path) -> bool {
+    match (open.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// Checks the length of a finished object and brings its bytes to the disk.
+fn sync_object(path: &Path, bytes: u64) -> Result<()> {
+    let what = || format!("cannot publish the object {}", path.display());
+    let file = File::open(path).context(what)?;
+    let found = file.metadata().context(what)?.len();
+    if found != bytes {
+        return Err(Error::internal(format!("{} has {found} bytes, its index says {bytes}", path.display())));
+    }
+    file.sync_all().context(what)
+}
+
+/// Writes a new file and brings it to the disk; the caller makes the name durable by `sync_dir`.
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the names in a directory durable (fsync(2): a file's fsync does not cover its name).
+fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).context(|| format!("cannot sync {}", path.display()))
+}
+
+fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let what = || format!("cannot read {}", path.display());
+    let length = fs::metadata(path).context(what)?.len();
+    if length > bytes_max {
+        return Err(Error::new(Kind::Invalid, format!("{} has {length} bytes, at most {bytes_max}", path.display())));
+    }
+    fs::read(path).context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hls::version::tests::sample;
+
+    fn filled(store: &LocalStore, index: &VersionIndex) -> Staging {
+        let staging = store.stage().unwrap();
+        for object in index.objects() {
+            fs::write(staging.dir().join(&object.name), vec![7; object.bytes as usize]).unwrap();
+        }
+        staging
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn store() -> (tempfile::TempDir, LocalStore, TrackId) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        (dir, store, TrackId::decode("trk_1").unwrap())
+    }
+
+    #[test]
+    fn a_published_version_is_whole_and_staging_is_empty_again() {
+        let (root, store, track) = store();
+        let index = sample();
+        let version = store.publish(filled(&store, &index), track, &index).unwrap();
+        assert_eq!(VersionIndex::decode_as(version, &store.read_version(track, version).unwrap()).unwrap(), index);
+        assert_eq!(
+            names(&store.version_dir(track, version)),
+            ["aac-64.mp4", "aac-96.mp4", "flac-.mp4", "version.json"]
+        );
+        assert_eq!(store.open_object(track, version, "aac-64.mp4").unwrap().metadata().unwrap().len(), 1730);
+        assert!(names(&root.path().join("staging")).is_empty());
+    }
+
+    #[test]
+    fn publishing_the_same_content_again_changes_nothing() {
+        let (root, store, track) = store();
+        let index = sample();
+        let first = store.publish(filled(&store, &index), track, &index).unwrap();
+        let second = store.publish(filled(&store, &index), track, &index).unwrap();
+        assert_eq!(first, second);
+        assert!(names(&root.path().join("staging")).is_empty());
+    }
+
+    #[test]
+    fn an_object_of_the_wrong_length_or_a_missing_one_publishes_nothing() {
+        let (root, store, track) = store();
+        let index = sample();
+        let short = filled(&store, &index);
+        fs::write(short.dir().join("aac-64.mp4"), b"short").unwrap();
+        assert!(store.publish(short, track, &index).unwrap_err().chain().contains("index says 1730"));
+        let missing = filled(&store, &index);
+        fs::remove_file(missing.dir().join("aac-96.mp4")).unwrap();
+        assert!(store.publish(missing, track, &index).unwrap_err().chain().contains("aac-96.mp4"));
+        assert!(names(&root.path().join("v")).is_empty());
+        assert!(names(&root.path().join("staging")).is_empty());
+    }
+
+    #[test]
+    fn a_crashed_attempt_is_swept_and_a_living_one_is_not() {
+        let (root, store, _) = store();
+        let living = filled(&store, &sample());
+        // What a killed process leaves: a directory and a lock file that nobody locks.
+        let staging = root.path().join("staging");
+        fs::create_dir(staging.join("dead")).unwrap();
+        fs::write(staging.join("dead/aac-64.mp4"), b"half").unwrap();
+        fs::write(staging.join("dead.lock"), b"").unwrap();
+        fs::create_dir(staging.join("lockless")).unwrap();
+        fs::write(staging.join("dirless.lock"), b"").unwrap();
+        store.sweep().unwrap();
+        assert_eq!(names(&staging).len(), 2, "{:?}", names(&staging));
+        assert!(living.dir().join("aac-64.mp4").exists());
+        assert_eq!(store.sweep().unwrap(), 0);
+    }
+
+    #[test]
+    fn records_are_replaced_whole_and_listed() {
+        let (_root, store, track) = store();
+        assert_eq!(store.read_record(track).unwrap_err().kind(), Kind::NotFound);
+        store.put_record(track, b"one").unwrap();
+        store.put_record(track, b"two").unwrap();
+        assert_eq!(store.read_record(track).unwrap(), b"two");
+        assert_eq!(store.tracks().unwrap().collect::<Vec<_>>(), [track]);
     }
 }

@@ -2,3 +2,5 @@
 
 pub mod local;
 pub mod mapped;
+
+pub use local::{LocalStore, Staging};

@@ -1,1 +1,278 @@
 //! From any audio file to a ladder: plan, supervise, child.
+//!
+//! `run` opens the input, looks at its first bytes (`sniff`), starts the same executable as a child
+//! (`supervise`), and puts what the child sends into files (`assemble`). The child (`child`, `gst`)
+//! decodes and encodes everything in one pass; it gets one descriptor, no path, no network.
+
+mod analysis;
+mod assemble;
+mod child;
+mod gst;
+mod options;
+mod plan;
+mod protocol;
+mod sandbox;
+mod sniff;
+mod supervise;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+pub use child::child_main;
+pub use options::{Limits, Options};
+
+use crate::base::error::Context as _;
+use crate::base::{Error, Kind, Result};
+use crate::hls::ladder::Ladder;
+use crate::hls::version::{FORMAT, Loudness, Role, Source, VersionIndex};
+use assemble::{ExtraFile, RungFile, Workspace};
+use plan::{Format, Plan, rescale};
+use protocol::{Event, Outcome};
+use sniff::Sniffed;
+
+/// How far an attempt is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// The first samples are decoded.
+    Probed {
+        /// Sample rate in Hz.
+        rate: u32,
+        /// Channels.
+        channels: u32,
+        /// Bits per sample; 32 for float.
+        bits: u32,
+        /// Samples per channel that the container promises.
+        total_samples: Option<u64>,
+    },
+    /// Every rung has this much.
+    Encoded {
+        /// Samples per channel, at the source's rate.
+        done_samples: u64,
+        /// Samples per channel that the container promises.
+        total_samples: Option<u64>,
+    },
+}
+
+/// What an input is, measured by decoding all of it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct ProbeReport {
+    /// The source as it would stand in the version index.
+    #[serde(flatten)]
+    pub source: Source,
+    /// Length in seconds.
+    pub duration_s: f64,
+    /// EBU R128 numbers.
+    pub loudness: Loudness,
+}
+
+/// Transcodes `input` into `work_dir`: one file per rung, `peaks.bin`, `preview.m4a`. Blocks until it
+/// is done, failed or cancelled. Leaves no file behind unless it succeeds.
+///
+/// # Errors
+/// `Invalid` when the input is to be refused, in words for whoever uploaded it; `Cancelled`; `NotFound`;
+/// `Internal` when the machine or the program is to blame. The message names the input.
+pub fn run(
+    input: &Path,
+    ladder: &Ladder,
+    work_dir: &Path,
+    options: &Options,
+    on_progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<VersionIndex> {
+    let job = Job::open(input, options)?;
+    let mut workspace = Workspace::new(work_dir, options.limits.output_bytes_max);
+    let index = job.transcode(ladder, &mut workspace, options, on_progress, cancel).map_err(|e| job.blame(e))?;
+    workspace.keep();
+    Ok(index)
+}
+
+/// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes.
+///
+/// # Errors
+/// As `run`, for everything that shows before decoding.
+pub fn check_input(input: &Path, options: &Options) -> Result<()> {
+    Job::open(input, options).map(drop)
+}
+
+/// Decodes all of `input` and says what it is.
+///
+/// # Errors
+/// As `run`.
+pub fn probe(input: &Path, options: &Options) -> Result<ProbeReport> {
+    let job = Job::open(input, options)?;
+    job.probe(options).map_err(|e| job.blame(e))
+}
+
+/// One input, open and recognised.
+struct Job {
+    name: String,
+    file: File,
+    bytes: u64,
+    sniffed: Sniffed,
+}
+
+impl Job {
+    fn open(input: &Path, options: &Options) -> Result<Job> {
+        let name = input.display().to_string();
+        let file = File::open(input).context(|| format!("cannot open {name}"))?;
+        let about = file.metadata().context(|| format!("cannot open {name}"))?;
+        let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
+        if !about.is_file() {
+            return refuse("it is not a file; give the path of an audio file");
+        }
+        let most = options.limits.input_bytes_max;
+        if about.len() > most {
+            return refuse(&format!("it has {} MiB; at most {} MiB are accepted", about.len() >> 20, most >> 20));
+        }
+        let sniffed = match sniff::sniff(&file, about.len()) {
+            Ok(sniffed) => sniffed,
+            Err(error) => return Err(Error::new(error.kind(), format!("cannot transcode {name}")).because(error)),
+        };
+        Ok(Job { name, file, bytes: about.len(), sniffed })
+    }
+
+    /// Says which input an error is about, and what to do.
+    fn blame(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Cancelled => Error::new(Kind::Cancelled, format!("transcoding {} was cancelled", self.name)),
+            kind => Error::new(kind, format!("cannot transcode {}", self.name)).because(error),
+        }
+    }
+
+    fn plan(&self, ladder: Option<&Ladder>, limits: &Limits) -> Plan {
+        Plan {
+            ladder: ladder.cloned(),
+            input_bytes: self.bytes,
+            trim: self.sniffed.trim,
+            patches: self.sniffed.patches.clone(),
+            bits: self.sniffed.bits,
+            duration_s_max: limits.duration_s_max,
+            memory_bytes_max: limits.memory_bytes_max,
+            cpu_s_max: limits.wall(self.bytes).as_secs() * 4,
+        }
+    }
+
+    fn probe(&self, options: &Options) -> Result<ProbeReport> {
+        let plan = self.plan(None, &options.limits);
+        let mut format = None;
+        let never = AtomicBool::new(false);
+        let outcome = supervise::attempt(&plan, &self.file, options, &never, &mut |event, _| {
+            if let Event::Opened(opened) = event {
+                opened.check()?;
+                format = Some(opened);
+            }
+            Ok(())
+        })?;
+        let format = format.ok_or_else(|| Error::internal("the child did not say what it decoded"))?;
+        let sha256 = assemble::hash_of(&self.file).context(|| "cannot read it")?;
+        let source = self.source(&format, &outcome, sha256)?;
+        let duration_s = source.samples as f64 / f64::from(source.rate);
+        Ok(ProbeReport { source, duration_s, loudness: outcome.loudness })
+    }
+
+    fn transcode(
+        &self,
+        ladder: &Ladder,
+        workspace: &mut Workspace,
+        options: &Options,
+        on_progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<VersionIndex> {
+        let plan = self.plan(Some(ladder), &options.limits);
+        let mut making = Making::default();
+        let (hash, outcome) = std::thread::scope(|scope| {
+            // The source's hash costs nothing while the child waits for its plugins.
+            let hash = scope.spawn(|| assemble::hash_of(&self.file));
+            let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| {
+                making.take(event, &payload, self, ladder, workspace, on_progress)
+            });
+            (hash.join(), outcome)
+        });
+        let outcome = outcome?;
+        let hash = hash.map_err(|_| Error::internal("the hashing thread panicked"))?;
+        let sha256 = hash.context(|| "cannot read it")?;
+        let Some(format) = making.format else { return Err(Error::internal("the child did not say what it decoded")) };
+        let source = self.source(&format, &outcome, sha256)?;
+        let rungs = making.rungs.into_iter().map(RungFile::finish).collect::<Result<Vec<_>>>()?;
+        for rung in &rungs {
+            if rung.samples != rescale(source.samples, source.rate, rung.rate) {
+                return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
+            }
+        }
+        let extras = making.extras.into_iter().map(ExtraFile::finish).collect::<Result<_>>()?;
+        let loudness = Some(outcome.loudness);
+        Ok(VersionIndex { format: FORMAT, source, encoders: outcome.encoders, loudness, rungs, extras })
+    }
+
+    /// The decoded source, if it is all there.
+    fn source(&self, format: &Format, outcome: &Outcome, sha256: String) -> Result<Source> {
+        self.sniffed.check_length(outcome.samples, outcome.surplus, format.rate)?;
+        Ok(Source {
+            sha256,
+            codec: self.sniffed.codec.clone().or_else(|| outcome.codec.clone()).unwrap_or_else(|| "unknown".into()),
+            rate: format.rate,
+            channels: format.channels,
+            bits: format.bits,
+            samples: outcome.samples,
+        })
+    }
+}
+
+/// The outputs while the child sends them.
+#[derive(Default)]
+struct Making {
+    format: Option<Format>,
+    rungs: Vec<RungFile>,
+    extras: Vec<ExtraFile>,
+    total_samples: Option<u64>,
+    told: u64,
+}
+
+impl Making {
+    fn take(
+        &mut self,
+        event: Event,
+        payload: &[u8],
+        job: &Job,
+        ladder: &Ladder,
+        workspace: &mut Workspace,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let unknown = || Error::internal("the child speaks of a rung it was not asked for");
+        match event {
+            Event::Opened(format) => {
+                if self.format.replace(format).is_some() {
+                    return Err(Error::internal("the child opened the source twice"));
+                }
+                format.check()?;
+                for plan in format.rungs(ladder) {
+                    self.rungs.push(RungFile::create(workspace, plan)?);
+                }
+                self.total_samples = job.sniffed.samples_at(format.rate);
+                let Format { rate, channels, bits, .. } = format;
+                on_progress(Progress::Probed { rate, channels, bits, total_samples: self.total_samples });
+                Ok(())
+            }
+            Event::Init { rung } => self.rungs.get_mut(rung).ok_or_else(unknown)?.init(workspace, payload),
+            Event::Segment { rung } => {
+                self.rungs.get_mut(rung).ok_or_else(unknown)?.segment(workspace, payload)?;
+                self.tell(on_progress);
+                Ok(())
+            }
+            Event::Decoded { .. } | Event::Peaks | Event::Preview => Ok(()),
+            Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
+        }
+    }
+
+    fn tell(&mut self, on_progress: &mut dyn FnMut(Progress)) {
+        let Some(format) = self.format else { return };
+        let in_source = |rung: &RungFile| rescale(rung.samples(), rung.plan().rate, format.rate);
+        let done_samples = self.rungs.iter().map(in_source).min().unwrap_or(0);
+        let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
+        if done_samples > self.told {
+            self.told = done_samples;
+            on_progress(Progress::Encoded { done_samples, total_samples: self.total_samples });
+        }
+    }
+}

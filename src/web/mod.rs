@@ -1,1 +1,239 @@
-//! Pages.
+//! Renders the pages people see, and hands out the script and style they need.
+//!
+//! In: what the control plane knows about a track. Out: HTML as a string, or an embedded file.
+//! Nothing inline and nothing from other hosts, so that [`CSP`] can forbid both. The script and the
+//! style come from `web/`, bundled before the crate compiles (`build.rs`), and carry the hash of their
+//! content in their name: caches may keep them for ever, a new build asks for new names.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+
+use crate::base::hex;
+
+/// What the watch page says about one track.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchPage<'a> {
+    /// The track's id, as in the page's own URL.
+    pub track: &'a str,
+    /// The title as its owner wrote it; escaped here.
+    pub title: &'a str,
+    /// Whether there is something to play yet.
+    pub state: WatchState<'a>,
+}
+
+/// Whether there is something to play yet.
+#[derive(Clone, Copy, Debug)]
+pub enum WatchState<'a> {
+    /// Published: these playlists can be opened.
+    Ready {
+        /// URL path of the AAC ladder's multivariant playlist.
+        aac_master: &'a str,
+        /// URL path of the FLAC playlist, for those who may hear it.
+        flac_master: Option<&'a str>,
+        /// Exact length, in seconds: samples divided by rate.
+        duration_s: f64,
+    },
+    /// Still transcoding: the page asks again by itself.
+    Preparing,
+}
+
+/// The content security policy of every page here: our own script, style and media, nothing else.
+/// `blob:` is how a browser names a Media Source.
+pub const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The headers every page carries, [`CSP`] among them. No referrer: the media URLs on the page are signed.
+pub const SECURITY_HEADERS: [(&str, &str); 4] = [
+    ("content-security-policy", CSP),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("cross-origin-opener-policy", "same-origin"),
+];
+
+/// The page that plays a track, or waits for it.
+pub fn watch_page(page: &WatchPage<'_>) -> String {
+    let (state, aac, flac, duration_s) = match page.state {
+        WatchState::Ready { aac_master, flac_master, duration_s } => {
+            ("ready", aac_master, flac_master.unwrap_or_default(), duration_s)
+        }
+        WatchState::Preparing => ("preparing", "", "", 0.0),
+    };
+    let body = match page.state {
+        WatchState::Ready { .. } => {
+            format!(include_str!("ready.html"), duration = duration_s, clock = clock(duration_s))
+        }
+        WatchState::Preparing => include_str!("preparing.html").to_owned(),
+    };
+    format!(
+        include_str!("watch.html"),
+        track = escape(page.track),
+        title = escape(page.title),
+        state = state,
+        aac = escape(aac),
+        flac = escape(flac),
+        duration = duration_s,
+        body = body,
+        css = FILES[CSS].path,
+        js = FILES[JS].path,
+    )
+}
+
+/// The page for a wrong, private or removed link: one answer, so that it tells nobody which.
+pub fn not_found_page() -> String {
+    format!(include_str!("not_found.html"), css = FILES[CSS].path)
+}
+
+/// An embedded file, ready to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Asset {
+    /// The media type.
+    pub content_type: &'static str,
+    /// The whole file.
+    pub bytes: &'static [u8],
+    /// A strong entity tag, with its quotes.
+    pub etag: &'static str,
+}
+
+/// The file at `path` (`/assets/watch.0123456789abcdef.js`), or `None`, also for the name of an older build.
+pub fn asset(path: &str) -> Option<Asset> {
+    let file = FILES.iter().find(|file| file.path == path)?;
+    Some(Asset { content_type: file.content_type, bytes: file.bytes, etag: &file.etag })
+}
+
+/// An embedded file under its hashed name.
+struct File {
+    path: String,
+    etag: String,
+    content_type: &'static str,
+    bytes: &'static [u8],
+}
+
+const JS: usize = 0;
+const CSS: usize = 1;
+
+static FILES: LazyLock<[File; 2]> = LazyLock::new(|| {
+    [
+        named("js", "text/javascript; charset=utf-8", include_bytes!("../../web/dist/watch.js")),
+        named("css", "text/css; charset=utf-8", include_bytes!("../../web/dist/watch.css")),
+    ]
+});
+
+fn named(extension: &str, content_type: &'static str, bytes: &'static [u8]) -> File {
+    // 64 bits: enough against accidents, and nobody but us chooses these bytes.
+    let hash = hex::encode(&Sha256::digest(bytes)[..8]);
+    File { path: format!("/assets/watch.{hash}.{extension}"), etag: format!("\"{hash}\""), content_type, bytes }
+}
+
+/// Makes text safe as element content and inside a quoted attribute.
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            // A NUL is a parse error in HTML; nothing else needs care between quotes.
+            '\0' => safe.push('\u{fffd}'),
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// 64.3 → `1:04`; what the page shows until the player knows better.
+fn clock(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole % 3600 / 60, whole % 60);
+    let mut text = String::new();
+    if hours > 0 {
+        let _ = write!(text, "{hours}:{minutes:02}:{seconds:02}");
+    } else {
+        let _ = write!(text, "{minutes}:{seconds:02}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: WatchState<'_> = WatchState::Ready {
+        aac_master: "/bcdn_token=HS256-x&expires=9/a/trk/0a/aac/master.m3u8",
+        flac_master: Some("/a/trk/0a/flac/master.m3u8"),
+        duration_s: 2_835_631.0 / 44_100.0,
+    };
+
+    fn page(title: &str, state: WatchState<'_>) -> String {
+        watch_page(&WatchPage { track: "trk", title, state })
+    }
+
+    #[test]
+    fn a_hostile_title_stays_text() {
+        for title in [
+            "</title><script>alert(1)</script>",
+            "\"><img src=x onerror=alert(1)>",
+            "' onmouseover='alert(1)",
+            "{js} {body} {}",
+            "a\0b",
+        ] {
+            let html = page(title, READY);
+            assert_eq!(html.matches("<script").count(), 1, "{title}");
+            assert_eq!(html.matches("<img").count(), 0, "{title}");
+            assert!(html.contains(&format!("<h1 data-part=\"title\">{}</h1>", escape(title))), "{title}");
+        }
+        assert_eq!(escape("<a href=\"x\">'&\0"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}");
+    }
+
+    #[test]
+    fn a_ready_page_carries_its_playlists_and_exact_length_as_data() {
+        let html = page("Song", READY);
+        assert!(html.contains("data-state=\"ready\""));
+        assert!(html.contains("data-aac=\"/bcdn_token=HS256-x&amp;expires=9/a/trk/0a/aac/master.m3u8\""));
+        assert!(html.contains("data-flac=\"/a/trk/0a/flac/master.m3u8\""));
+        assert!(html.contains(&format!("data-duration=\"{}\"", 2_835_631.0 / 44_100.0)));
+        assert!(html.contains(">1:04<"));
+    }
+
+    #[test]
+    fn a_page_in_preparation_offers_nothing_to_play() {
+        let html = page("Song", WatchState::Preparing);
+        assert!(html.contains("data-state=\"preparing\""));
+        assert!(html.contains("data-aac=\"\"") && html.contains("data-flac=\"\""));
+        assert!(!html.contains("<audio"));
+    }
+
+    #[test]
+    fn pages_obey_their_own_policy() {
+        for html in [page("Song", READY), page("Song", WatchState::Preparing), not_found_page()] {
+            assert!(!html.contains("<style") && !html.contains(" style="), "no inline style");
+            assert!(!html.contains("javascript:") && !html.contains(" onclick="), "no inline script");
+            assert!(!html.contains("src=\"http") && !html.contains("href=\"http"), "no other host");
+            assert!(html.len() < 6_000, "small: {} bytes", html.len());
+        }
+    }
+
+    #[test]
+    fn every_asset_a_page_names_is_served_and_no_other() {
+        let html = page("Song", READY);
+        let named: Vec<&str> = html.split('"').filter(|part| part.starts_with("/assets/")).collect();
+        assert_eq!(named.len(), 2);
+        for path in named {
+            let asset = asset(path).expect("the page names only what is embedded");
+            assert!(path.contains(asset.etag.trim_matches('"')));
+            assert!(!asset.bytes.is_empty());
+        }
+        assert!(asset("/assets/watch.js").is_none());
+        assert!(asset("/assets/../watch.js").is_none());
+    }
+
+    #[test]
+    fn a_clock_reads_as_people_write_it() {
+        assert_eq!(clock(0.0), "0:00");
+        assert_eq!(clock(64.3), "1:04");
+        assert_eq!(clock(3_661.9), "1:01:01");
+    }
+}

@@ -1,0 +1,86 @@
+# Segue on a fresh Debian 12 or Ubuntu machine, as root or with sudo:   make run · make test · make bench
+# Each target installs what it is missing (see .ci/setup) and does nothing twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # two set-ups at once would fight over apt's lock; cargo uses every core by itself
+
+# rustup's cargo before a distribution's older one.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ARGS ?=
+
+##@ Everyday
+
+.PHONY: run
+run: setup-run web-bundle ## Build for release and serve the demo on 127.0.0.1:8080 (ARGS='…' go to segue serve)
+	cargo build --release --locked --bin segue
+	exec '$(TARGET)/release/segue' serve --demo $(ARGS)
+
+.PHONY: test
+test: setup-test web-bundle browser-modules ## Every check: format, lints, docs, licences, all tests, bench smoke
+	.ci/check
+
+.PHONY: bench
+bench: bench-origin bench-transcode ## Compare with nginx, a C floor and ffmpeg; tables also in target/bench/
+
+##@ Parts
+
+.PHONY: lint
+lint: setup-test web-bundle ## Format, lints, docs and dependency checks, without running tests
+	.ci/check fmt clippy origin-only docs deny
+
+.PHONY: bench-origin bench-transcode
+bench-origin: setup-bench web-bundle ## The origin beside nginx and a C floor (ARGS='--rounds 7 --seconds 3 …')
+bench-transcode: setup-bench web-bundle ## The transcoder beside one ffmpeg (ARGS='--rounds 5 …')
+bench-origin bench-transcode: bench-%:
+	@mkdir -p '$(TARGET)/bench'
+	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
+
+.PHONY: fmt
+fmt: ## Format the sources
+	cargo fmt
+
+.PHONY: advisories
+advisories: setup-test ## Check dependencies against the RustSec database (fetches it: needs the network)
+	cargo deny --config .deny.toml check advisories
+
+.PHONY: web
+web: setup-build web-bundle ## Build the pages' bundle alone
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules
+
+.PHONY: help
+help: ## This text
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ── set-up ──
+
+.PHONY: setup-build setup-run setup-test setup-bench
+setup-build setup-run setup-test setup-bench: setup-%:
+	@.ci/setup $*
+
+# ── the pages: npm only runs when a lockfile changed, the bundler only when a source did ──
+
+NPM_CI := npm ci --no-audit --no-fund --no-progress --no-update-notifier --loglevel=error
+web_sources := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print 2>/dev/null)
+
+.PHONY: web-bundle browser-modules
+web-bundle: $(if $(wildcard web/package.json),web/node_modules/.built)
+browser-modules: $(if $(wildcard tests/browser/package.json),tests/browser/node_modules/.installed)
+
+# The set-up comes first, but having run it is no reason to build again: order-only.
+%/node_modules/.installed: %/package.json %/package-lock.json | setup-build
+	cd $* && $(NPM_CI)
+	touch $@
+
+web/node_modules/.built: web/node_modules/.installed $(web_sources)
+	cd web && npm run --silent build
+	touch $@

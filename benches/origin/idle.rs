@@ -1,0 +1,54 @@
+//! What a listener between two segments costs: resident bytes per idle keep-alive connection.
+
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::http;
+use crate::process::Process;
+
+/// Resident memory without and with the connections.
+#[derive(Clone, Copy)]
+pub(crate) struct Idle {
+    /// Without them, after a first request.
+    pub(crate) before_bytes: u64,
+    /// With every connection open and at rest.
+    pub(crate) after_bytes: u64,
+    /// How many were open.
+    pub(crate) connections: u64,
+}
+
+impl Idle {
+    /// Growth per connection.
+    pub(crate) fn per_connection(&self) -> f64 {
+        self.after_bytes.saturating_sub(self.before_bytes) as f64 / self.connections as f64
+    }
+}
+
+/// Resident bytes of a server that has answered once and holds no connection.
+pub(crate) fn at_rest(process: &Process, port: u16, path: &str) -> Outcome<u64> {
+    drop(http::get(port, path, &[])?);
+    std::thread::sleep(Duration::from_millis(300));
+    process.resident_bytes()
+}
+
+/// Opens `connections`, has each answer one request, and gives the resident bytes while all are open.
+pub(crate) fn with(process: &Process, port: u16, path: &str, connections: u64) -> Outcome<u64> {
+    let request = http::request(port, path, &[]);
+    let mut open = Vec::with_capacity(connections as usize);
+    for number in 0..connections {
+        let at = |e| format!("connection {number} of {connections}: {e}");
+        let mut stream = http::connect(port).map_err(at)?;
+        let answer = http::exchange(&mut stream, &request).map_err(at)?;
+        if answer.status != 200 {
+            return Err(at(format!("status {}", answer.status)));
+        }
+        open.push(stream);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let bytes = process.resident_bytes()?;
+    // Every one must still be alive, or we counted fewer than we say.
+    for (number, stream) in open.iter_mut().enumerate() {
+        http::exchange(stream, &request).map_err(|e| format!("idle connection {number} of {connections}: {e}"))?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,132 @@
+//! What is served: one published version whose segments have exactly the sizes of the rows, in segue's
+//! store and, cut into files by the same names, in a directory for nginx.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use segue::base::id::{TrackId, VersionId};
+use segue::hls::package;
+use segue::hls::playlist::{media, segment_name};
+use segue::hls::version::{FORMAT, Family, Object, Rung, Segment, Slice, Source, VersionIndex, digest128};
+use segue::store::local::LocalStore;
+use sha2::{Digest as _, Sha256};
+
+use crate::Outcome;
+
+/// Segment sizes in KiB, each the rung of the same name.
+pub(crate) const SIZES_KIB: [u64; 5] = [1, 16, 64, 192, 512];
+/// A four-minute track of four-second segments; its media playlist is close to 2 KiB.
+const SEGMENTS: usize = 60;
+/// 172 AAC frames, the packager's segment at 44.1 kHz.
+const SEGMENT_TICKS: u64 = 172 * 1024;
+const RATE: u32 = 44_100;
+
+/// The files and their names.
+pub(crate) struct Tree {
+    /// segue's `--data`.
+    pub(crate) data: PathBuf,
+    /// nginx's `root`.
+    pub(crate) files: PathBuf,
+    /// The track in both.
+    pub(crate) track: TrackId,
+    /// Its only version.
+    pub(crate) version: VersionId,
+    /// The version's directory in URLs: `/a/{track}/{version}/`.
+    pub(crate) prefix: String,
+}
+
+impl Tree {
+    /// Makes everything below `dir`.
+    pub(crate) fn build(dir: &Path) -> Outcome<Tree> {
+        let (data, files) = (dir.join("data"), dir.join("files"));
+        let store = LocalStore::open(&data.join("store")).map_err(|e| e.chain())?;
+        let staging = store.stage().map_err(|e| e.chain())?;
+        let mut rungs = Vec::new();
+        let mut contents = Vec::new();
+        for kib in SIZES_KIB {
+            let bytes = noise(700 + SEGMENTS * (kib as usize) * 1024, kib);
+            let rung = rung(kib, &bytes);
+            fs::write(staging.dir().join(&rung.object.name), &bytes)
+                .map_err(|e| format!("cannot write a rung: {e}"))?;
+            rungs.push(rung);
+            contents.push(bytes);
+        }
+        let samples = SEGMENTS as u64 * SEGMENT_TICKS;
+        let source =
+            Source { sha256: "0".repeat(64), codec: "noise".into(), rate: RATE, channels: 2, bits: 16, samples };
+        let index = VersionIndex {
+            format: FORMAT,
+            source,
+            encoders: vec!["noise".into()],
+            loudness: None,
+            rungs,
+            extras: Vec::new(),
+        };
+        package::check(&index).map_err(|e| e.chain())?;
+        let track = TrackId::decode("trk_bench").ok_or("trk_bench is no track id")?;
+        let version = store.publish(staging, track, &index).map_err(|e| e.chain())?;
+
+        let prefix = format!("/a/{track}/{version}/");
+        for (rung, bytes) in index.rungs.iter().zip(&contents) {
+            let dir = files.join(&prefix[1..]).join(rung.path());
+            write_files(&dir, rung, bytes).map_err(|e| format!("cannot write below {}: {e}", dir.display()))?;
+        }
+        Ok(Tree { data, files, track, version, prefix })
+    }
+}
+
+/// A rung of `SEGMENTS` segments of `kib` KiB behind an init section of whatever is left of `bytes`.
+fn rung(kib: u64, bytes: &[u8]) -> Rung {
+    let segment_bytes = kib * 1024;
+    let (init, media) = bytes.split_at(bytes.len() - SEGMENTS * segment_bytes as usize);
+    let bps = segment_bytes * 8 * u64::from(RATE) / SEGMENT_TICKS;
+    Rung {
+        family: Family::Aac,
+        name: kib.to_string(),
+        codecs: "mp4a.40.2".into(),
+        rate: RATE,
+        channels: 2,
+        bits: 16,
+        nominal_bps: bps,
+        peak_bps: bps,
+        average_bps: bps,
+        priming: 1024,
+        padding: 0,
+        samples: SEGMENTS as u64 * SEGMENT_TICKS,
+        object: Object {
+            name: format!("aac-{kib}.mp4"),
+            bytes: bytes.len() as u64,
+            sha256: Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect(),
+        },
+        init: Slice { bytes: init.len() as u64, hash: digest128(init) },
+        segments: media
+            .chunks(segment_bytes as usize)
+            .map(|s| Segment { bytes: segment_bytes, ticks: SEGMENT_TICKS, hash: digest128(s) })
+            .collect(),
+    }
+}
+
+fn write_files(dir: &Path, rung: &Rung, bytes: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("index.m3u8"), media(rung))?;
+    let (init, media) = bytes.split_at(rung.init.bytes as usize);
+    fs::write(dir.join("init.mp4"), init)?;
+    for (number, segment) in media.chunks(rung.segments[0].bytes as usize).enumerate() {
+        fs::write(dir.join(segment_name(number)), segment)?;
+    }
+    Ok(())
+}
+
+/// Bytes that do not compress, the same on every run (xorshift64).
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

@@ -1,0 +1,397 @@
+//! The transcoder beside one ffmpeg process making the same rungs: wall time, CPU time, memory.
+//!
+//! ```text
+//! cargo bench --bench transcode -- [--rounds N] [--input FILE] [--smoke] [--markdown FILE] [--json FILE]
+//! ```
+//!
+//! The two take turns on the same input; figures are medians, bars are ratios within the run (Q10). ffmpeg
+//! gets one process, its native AAC encoder and HLS with fMP4 segments, one output per rung that segue
+//! made, read from its `version.json`. segue's time includes what ffmpeg is spared: probing, loudness,
+//! waveform, preview, hashing. Both write to memory where there is room, so no disk is measured.
+#![allow(clippy::print_stdout, reason = "the table is the product")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use segue::hls::version::{Family, Rung, VersionIndex};
+use serde_json::json;
+
+/// A result whose error is a line for people.
+type Outcome<T> = Result<T, String>;
+
+/// Q10: default encoder, default ladder, two cores.
+const WALL_MAX: f64 = 0.55;
+const CPU_MAX: f64 = 1.05;
+/// Q12: whatever segue starts, together.
+const MEMORY_MAX_MIB: f64 = 120.0;
+
+#[derive(Parser)]
+#[command(about = "The transcoder beside one ffmpeg process")]
+struct Options {
+    /// Rounds; figures are medians over them.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Length of the made-up input in seconds.
+    #[arg(long, default_value_t = 240)]
+    length: u32,
+    /// Use this file instead of a made-up input.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Only show that everything works: five seconds of input, one round, no verdict.
+    #[arg(long)]
+    smoke: bool,
+    /// Where to write; it is emptied again.
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// Also write the table as Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Also write everything as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Exit with 1 when a bar is missed.
+    #[arg(long)]
+    strict: bool,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("transcode bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Outcome<ExitCode> {
+    let length = if options.smoke { 5 } else { options.length };
+    let (rounds, load) = (if options.smoke { 1 } else { options.rounds.max(1) }, load());
+    let scratch = match &options.scratch {
+        Some(dir) => tempfile::tempdir_in(dir),
+        // A WAV of ten minutes and its ladder are some 150 MB.
+        None => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))),
+    };
+    let scratch = scratch.map_err(|e| format!("no scratch directory: {e}"))?;
+    let input = match &options.input {
+        Some(file) => file.clone(),
+        None => music(scratch.path(), length)?,
+    };
+
+    let out = scratch.path().join("segue");
+    let mut segue = Command::new(env!("CARGO_BIN_EXE_segue"));
+    segue.arg("transcode").arg(&input).arg("--out").arg(&out);
+    let peer_out = scratch.path().join("ffmpeg");
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    let mut rungs = Vec::new();
+    for round in 0..rounds {
+        let segue_turn = |segue: &mut Command| {
+            empty(&out)?;
+            measure("segue", segue)
+        };
+        // segue first in the first round, for its list of rungs; then they take turns at being first.
+        if round % 2 == 0 {
+            ours.push(segue_turn(&mut segue)?);
+            rungs = made(&out)?;
+        }
+        theirs.push(ffmpeg(&input, &peer_out, &rungs)?);
+        if round % 2 == 1 {
+            ours.push(segue_turn(&mut segue)?);
+        }
+        if let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) {
+            eprintln!(
+                "round {}: segue {:.2} s, CPU {:.2} s · ffmpeg {:.2} s, CPU {:.2} s",
+                round + 1,
+                ours.wall_s,
+                ours.cpu_s,
+                theirs.wall_s,
+                theirs.cpu_s
+            );
+        }
+    }
+    let report = Report { ours: Used::median(&ours), theirs: Used::median(&theirs), judged: !options.smoke };
+
+    let machine = machine(load);
+    let work = format!("{}: {}", if options.input.is_some() { "given input" } else { "made-up music" }, names(&rungs));
+    let title = format!("{machine}.\n{work}; {length} s, medians of {rounds}");
+    let title = if options.input.is_some() { title.replace(&format!("{length} s, "), "") } else { title };
+    println!("{title}\n\n{}", report.text());
+    if cfg!(debug_assertions) {
+        println!("warning: development build: the figures of segue mean nothing");
+    }
+    if let Some(file) = &options.markdown {
+        let text = format!("{}.\n\n{}", title.replace('\n', " "), report.markdown());
+        fs::write(file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
+    if let Some(file) = &options.json {
+        let list = |of: &[Used]| of.iter().map(Used::json).collect::<Vec<_>>();
+        let all = json!({
+            "machine": machine, "work": work, "smoke": options.smoke,
+            "segue": list(&ours), "ffmpeg": list(&theirs),
+            "wall_ratio": report.ours.wall_s / report.theirs.wall_s,
+            "cpu_ratio": report.ours.cpu_s / report.theirs.cpu_s,
+        });
+        fs::write(file, format!("{all:#}\n")).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
+    Ok(if options.strict && report.missed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+// ── the work ──
+
+/// Something an encoder has to work on: chords that swell, a beat with sharp attacks, a bed of noise; the
+/// two channels differ. The same bytes on every run.
+fn music(dir: &Path, length: u32) -> Outcome<PathBuf> {
+    let chord = |a: f64, b: f64, c: f64| {
+        format!(
+            "0.16*sin(2*PI*{a}*t)*(0.6+0.4*sin(2*PI*0.31*t))+0.12*sin(2*PI*{b}*t)*(0.5+0.5*sin(2*PI*0.17*t))\
+             +0.08*sin(2*PI*{c}*t+3*sin(2*PI*5*t))+0.3*exp(-24*mod(t,0.5))*(2*random(0)-1)"
+        )
+    };
+    let graph = format!(
+        "aevalsrc='{}|{}':s=44100:d={length}[tones];anoisesrc=c=pink:r=44100:a=0.06:seed=7:d={length}[noise];\
+         [tones][noise]amix=inputs=2:normalize=0,tremolo=f=0.9:d=0.3",
+        chord(220.0, 554.37, 1318.51),
+        chord(110.0, 659.26, 1760.0)
+    );
+    let file = dir.join("in.wav");
+    let mut ffmpeg = quiet_ffmpeg();
+    ffmpeg.args(["-filter_complex", &graph, "-ac", "2", "-c:a", "pcm_s16le", "-bitexact"]).arg(&file);
+    measure("ffmpeg (making the input)", &mut ffmpeg)?;
+    Ok(file)
+}
+
+fn quiet_ffmpeg() -> Command {
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]);
+    ffmpeg
+}
+
+/// One ffmpeg process, one HLS output per rung.
+fn ffmpeg(input: &Path, out: &Path, rungs: &[Rung]) -> Outcome<Used> {
+    empty(out)?;
+    let mut command = quiet_ffmpeg();
+    command.arg("-i").arg(input);
+    for rung in rungs {
+        let dir = out.join(rung.path());
+        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+        command.args(["-map", "0:a"]);
+        match rung.family {
+            Family::Aac => command.args(["-c:a", "aac", "-b:a", &rung.nominal_bps.to_string()]),
+            Family::Flac => command.args(["-c:a", "flac"]),
+        };
+        let seconds = rung.segments.first().map_or(6.0, |s| s.ticks as f64 / f64::from(rung.rate));
+        command.args(["-f", "hls", "-hls_segment_type", "fmp4", "-hls_playlist_type", "vod"]);
+        command.args(["-hls_time", &format!("{seconds:.3}"), "-hls_fmp4_init_filename", "init.mp4"]);
+        command.arg("-hls_segment_filename").arg(dir.join("%05d.mp4")).arg(dir.join("index.m3u8"));
+    }
+    let used = measure("ffmpeg", &mut command)?;
+    for rung in rungs {
+        check_playlist(&out.join(rung.path()).join("index.m3u8"), rung)?;
+    }
+    Ok(used)
+}
+
+/// The rungs segue made, having checked that their playlists are whole.
+fn made(out: &Path) -> Outcome<Vec<Rung>> {
+    let file = out.join("version.json");
+    let document = fs::read(&file).map_err(|e| format!("segue left no {}: {e}", file.display()))?;
+    let index = VersionIndex::decode(&document).map_err(|e| e.chain())?;
+    for rung in &index.rungs {
+        check_playlist(&out.join(rung.path()).join("index.m3u8"), rung)?;
+    }
+    Ok(index.rungs)
+}
+
+/// A playlist must end and be as long as the rung, or less work was done than we measured.
+fn check_playlist(file: &Path, rung: &Rung) -> Outcome<()> {
+    let text = fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+    let durations =
+        text.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.split(',').next()?.parse::<f64>().ok());
+    let (length, expected) = (durations.sum::<f64>(), rung.samples as f64 / f64::from(rung.rate));
+    if !text.contains("#EXT-X-ENDLIST") || (length - expected).abs() > 0.2 {
+        return Err(format!("{} ends after {length:.2} s instead of {expected:.2}", file.display()));
+    }
+    Ok(())
+}
+
+/// `64, 96, 160, 256 kbit/s AAC, FLAC`, for the report.
+fn names(rungs: &[Rung]) -> String {
+    let aac: Vec<String> =
+        rungs.iter().filter(|r| r.family == Family::Aac).map(|r| (r.nominal_bps / 1000).to_string()).collect();
+    let flac = if rungs.iter().any(|r| r.family == Family::Flac) { " and FLAC" } else { "" };
+    format!("AAC at {} kbit/s{flac}", aac.join(", "))
+}
+
+fn empty(dir: &Path) -> Outcome<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot empty {}: {e}", dir.display())),
+        _ => Ok(()),
+    }
+}
+
+// ── what it took ──
+
+/// What one run of a program used, everything it started included.
+#[derive(Clone, Copy)]
+struct Used {
+    wall_s: f64,
+    cpu_s: f64,
+    /// The highest sum of resident memory over its processes that was seen.
+    peak_mib: f64,
+}
+
+impl Used {
+    fn median(of: &[Used]) -> Used {
+        let middle = |field: fn(&Used) -> f64| {
+            let mut sorted: Vec<f64> = of.iter().map(field).collect();
+            sorted.sort_by(f64::total_cmp);
+            let at = sorted.len() / 2;
+            if sorted.len() % 2 == 1 { sorted[at] } else { f64::midpoint(sorted[at - 1], sorted[at]) }
+        };
+        Used { wall_s: middle(|u| u.wall_s), cpu_s: middle(|u| u.cpu_s), peak_mib: middle(|u| u.peak_mib) }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({"wall_s": self.wall_s, "cpu_s": self.cpu_s, "peak_mib": self.peak_mib})
+    }
+}
+
+/// Runs a program to its end. Fails, with its last words, when it does.
+fn measure(name: &str, command: &mut Command) -> Outcome<Used> {
+    let words = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    let log = words.reopen().and_then(|log| Ok((log.try_clone()?, log))).map_err(|e| e.to_string())?;
+    let before = children_cpu_s()?;
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(log.0)
+        .stderr(log.1)
+        .spawn()
+        .map_err(|e| format!("cannot start {name}: {e}; .ci/setup bench installs what is missing"))?;
+    let (status, peak_kib) = watch(&mut child)?;
+    let wall_s = start.elapsed().as_secs_f64();
+    if !status.success() {
+        let text = fs::read_to_string(words.path()).unwrap_or_default();
+        return Err(format!("{name} failed ({status}): {}", text.trim()));
+    }
+    Ok(Used { wall_s, cpu_s: children_cpu_s()? - before, peak_mib: peak_kib as f64 / 1024.0 })
+}
+
+/// Waits for the end, looking at the memory every few milliseconds.
+fn watch(child: &mut Child) -> Outcome<(std::process::ExitStatus, u64)> {
+    let mut peak_kib = 0;
+    let mut turn = 0u32;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
+            return Ok((status, peak_kib));
+        }
+        // Seldom enough that looking costs nothing that counts on two busy cores.
+        if turn.is_multiple_of(8) {
+            peak_kib = peak_kib.max(resident_kib(child.id()));
+        }
+        turn += 1;
+        sleep(Duration::from_millis(4));
+    }
+}
+
+/// Resident memory of a process and all its descendants.
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim_end_matches("kB").trim().parse().ok());
+    let mut sum = own.unwrap_or(0);
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        sum += children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(resident_kib).sum::<u64>();
+    }
+    sum
+}
+
+/// CPU time of all ended children of ours and theirs, to the clock tick (usually 10 ms).
+fn children_cpu_s() -> Outcome<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").map_err(|e| e.to_string())?;
+    // Fields 16 and 17, cutime and cstime, counted after the parenthesis that ends the command's name.
+    let fields: Vec<f64> =
+        stat.rsplit(')').next().unwrap_or("").split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
+    let ticks = fields.get(13).zip(fields.get(14)).map(|(user, system)| user + system);
+    Ok(ticks.ok_or("/proc/self/stat is short")? / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn machine(load: f64) -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim()));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let version = Command::new("ffmpeg").arg("-version").output().map(|o| o.stdout).unwrap_or_default();
+    let version = String::from_utf8_lossy(&version);
+    let version = version.split_whitespace().nth(2).unwrap_or("unknown");
+    format!(
+        "{}, {cores} cores; ffmpeg {version}; load {load:.2} before the start",
+        model.unwrap_or("unknown processor")
+    )
+}
+
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}
+
+// ── the report ──
+
+struct Report {
+    ours: Used,
+    theirs: Used,
+    judged: bool,
+}
+
+impl Report {
+    const COLUMNS: [&str; 5] = ["measure", "segue", "ffmpeg", "ratio", "bar"];
+
+    fn missed(&self) -> bool {
+        self.judged && self.rows().iter().any(|row| row[4].starts_with("MISS"))
+    }
+
+    fn rows(&self) -> Vec<[String; 5]> {
+        let word = |holds: bool, bar: String| match (self.judged, holds) {
+            (false, _) => "not judged".into(),
+            (true, true) => format!("pass ({bar})"),
+            (true, false) => format!("MISS ({bar})"),
+        };
+        let row = |name: &str, unit: &str, ours: f64, theirs: f64, max: f64| {
+            let ratio = ours / theirs;
+            let bar = word(ratio <= max, format!("≤ {max:.2} × ffmpeg"));
+            [name.into(), format!("{ours:.2} {unit}"), format!("{theirs:.2} {unit}"), format!("{ratio:.2}"), bar]
+        };
+        let (ours, theirs) = (self.ours, self.theirs);
+        vec![
+            row("wall time (Q10)", "s", ours.wall_s, theirs.wall_s, WALL_MAX),
+            row("CPU time (Q10)", "s", ours.cpu_s, theirs.cpu_s, CPU_MAX),
+            [
+                "peak memory (Q12)".into(),
+                format!("{:.0} MiB", ours.peak_mib),
+                format!("{:.0} MiB", theirs.peak_mib),
+                format!("{:.2}", ours.peak_mib / theirs.peak_mib),
+                word(ours.peak_mib <= MEMORY_MAX_MIB, format!("≤ {MEMORY_MAX_MIB:.0} MiB, all processes")),
+            ],
+        ]
+    }
+
+    fn text(&self) -> String {
+        let line = |c: [&str; 5]| format!("{:<18} {:>10} {:>10} {:>7}  {}\n", c[0], c[1], c[2], c[3], c[4]);
+        let rows = self.rows();
+        let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
+        line(Self::COLUMNS) + &rows.collect::<String>()
+    }
+
+    fn markdown(&self) -> String {
+        let rows = self.rows();
+        let rows = rows.iter().map(|row| format!("| {} |\n", row.join(" | ")));
+        format!("| {} |\n|{}\n{}", Self::COLUMNS.join(" | "), "---|".repeat(5), rows.collect::<String>())
+    }
+}

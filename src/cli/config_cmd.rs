@@ -1,0 +1,42 @@
+//! `segue config`: the settings as the server would see them.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{Settings, say};
+use crate::base::Result;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check everything and list every problem with its consequence.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show the whole tree, secrets masked.
+    Show {
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
+    match command {
+        ConfigCommand::Check { settings } => {
+            let problems = settings.load()?.problems();
+            for problem in &problems {
+                eprintln!("segue: {problem}");
+            }
+            if problems.is_empty() {
+                say("the configuration is fine");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ok(ExitCode::from(2))
+        }
+        ConfigCommand::Show { settings } => {
+            say(settings.load()?.masked().trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

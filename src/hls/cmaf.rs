@@ -1,1 +1,0 @@
-//! CMAF audio: writes init sections and media segments, and reads them back to check them.

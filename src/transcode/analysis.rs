@@ -1,0 +1,110 @@
+//! Measures the source while it passes: loudness (EBU R128) and the waveform.
+
+use ebur128::{EbuR128, Mode};
+
+use super::plan::Format;
+use crate::base::{Error, Result};
+use crate::hls::version::Loudness;
+
+/// Samples behind one point of the waveform: 5.8 ms at 44.1 kHz, audiowaveform's usual finest zoom.
+pub(super) const SAMPLES_PER_POINT: u32 = 256;
+
+/// Measures a source block by block; its memory does not grow but for 8 bytes per 100 ms (loudness).
+pub(super) struct Analysis {
+    channels: usize,
+    meter: EbuR128,
+    /// The block as float, reused.
+    samples: Vec<f32>,
+    wave: Waveform,
+}
+
+/// Minimum and maximum of all channels over every `SAMPLES_PER_POINT` samples.
+struct Waveform {
+    low: f32,
+    high: f32,
+    count: u32,
+}
+
+impl Analysis {
+    pub(super) fn new(format: Format) -> Result<Analysis> {
+        let mode = Mode::I | Mode::LRA | Mode::TRUE_PEAK;
+        let meter = EbuR128::new(format.channels, format.rate, mode)
+            .map_err(|cause| Error::internal("loudness cannot be measured").because(cause))?;
+        Ok(Analysis { channels: format.channels as usize, meter, samples: Vec::new(), wave: Waveform::new() })
+    }
+
+    /// A block of interleaved samples in one of the decoder's four formats. Answers the points of the
+    /// waveform it completed.
+    pub(super) fn add(&mut self, format: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        self.samples.clear();
+        match format {
+            "S16LE" => self.samples.extend(words(bytes).map(|b| f32::from(i16::from_le_bytes(b)) / 32_768.0)),
+            "S24_32LE" => {
+                self.samples.extend(words(bytes).map(|b| (i32::from_le_bytes(b) << 8) as f32 / 2_147_483_648.0))
+            }
+            "S32LE" => self.samples.extend(words(bytes).map(|b| i32::from_le_bytes(b) as f32 / 2_147_483_648.0)),
+            // A damaged float file may hold anything; NaN would poison every sum.
+            "F32LE" => {
+                self.samples.extend(words(bytes).map(f32::from_le_bytes).map(|x| if x.is_finite() { x } else { 0.0 }))
+            }
+            other => return Err(Error::internal(format!("samples of format {other} cannot be measured"))),
+        }
+        let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
+        self.meter.add_frames_f32(&self.samples).map_err(failed)?;
+        let mut points = Vec::new();
+        for frame in self.samples.chunks_exact(self.channels) {
+            self.wave.add(frame, &mut points);
+        }
+        Ok(points)
+    }
+
+    /// The numbers, and the last point of the waveform.
+    pub(super) fn finish(mut self) -> Result<(Loudness, Vec<u8>)> {
+        let mut points = Vec::new();
+        self.wave.flush(&mut points);
+        let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
+        let peaks: Result<Vec<f64>> =
+            (0..self.channels as u32).map(|channel| self.meter.true_peak(channel).map_err(failed)).collect();
+        let peak = peaks?.into_iter().fold(0.0, f64::max);
+        let loudness = Loudness {
+            integrated_lufs: finite(self.meter.loudness_global().map_err(failed)?),
+            range_lu: finite(self.meter.loudness_range().map_err(failed)?).unwrap_or(0.0),
+            true_peak_dbtp: finite(20.0 * peak.log10()),
+        };
+        Ok((loudness, points))
+    }
+}
+
+impl Waveform {
+    fn new() -> Waveform {
+        Waveform { low: f32::INFINITY, high: f32::NEG_INFINITY, count: 0 }
+    }
+
+    fn add(&mut self, frame: &[f32], points: &mut Vec<u8>) {
+        for sample in frame {
+            self.low = self.low.min(*sample);
+            self.high = self.high.max(*sample);
+        }
+        self.count += 1;
+        if self.count == SAMPLES_PER_POINT {
+            self.flush(points);
+        }
+    }
+
+    fn flush(&mut self, points: &mut Vec<u8>) {
+        if self.count > 0 {
+            let byte = |x: f32| (x * 128.0).floor().clamp(-128.0, 127.0) as i8 as u8;
+            points.extend([byte(self.low), byte(self.high)]);
+            *self = Waveform::new();
+        }
+    }
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.as_chunks().0.iter().copied()
+}
+
+/// Two decimals; infinite and undefined values are absent.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then(|| (value * 100.0).round() / 100.0 + 0.0)
+}

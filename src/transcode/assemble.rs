@@ -1,0 +1,310 @@
+//! Puts the child's output into files and reads them back. In: init sections and segments, as they
+//! come. Out: the rungs of a version index, every number measured on what is on the disk.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::plan::RungPlan;
+use crate::base::error::Context as _;
+use crate::base::{Error, Result, hex};
+use crate::hls::cmaf::RungCheck;
+use crate::hls::version::{Extra, Object, Role, Rung, Segment, Slice, digest128};
+
+/// The files of an attempt. Dropping it removes them, unless `keep` was called.
+pub(super) struct Workspace {
+    directory: PathBuf,
+    written: Vec<PathBuf>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Workspace {
+    pub(super) fn new(directory: &Path, bytes_max: u64) -> Workspace {
+        Workspace { directory: directory.to_owned(), written: Vec::new(), bytes: 0, bytes_max }
+    }
+
+    fn create(&mut self, name: &str) -> Result<File> {
+        let path = self.directory.join(name);
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&path).context(|| format!("cannot write {}", path.display()))?;
+        self.written.push(path);
+        Ok(file)
+    }
+
+    /// Counts what is written; a decompression bomb ends here.
+    fn admit(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes as u64;
+        match self.bytes > self.bytes_max {
+            true => Err(Error::invalid(format!("it makes more than {} MiB of output", self.bytes_max >> 20))),
+            false => Ok(()),
+        }
+    }
+
+    /// The attempt succeeded: the files stay.
+    pub(super) fn keep(mut self) {
+        self.written.clear();
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        for path in &self.written {
+            let _ = std::fs::remove_file(path); // nothing better can be done with a failure
+        }
+    }
+}
+
+/// One rung's file being written.
+pub(super) struct RungFile {
+    plan: RungPlan,
+    file: File,
+    init_bytes: usize,
+    init_is_final: bool,
+    segments: Vec<u64>,
+}
+
+impl RungFile {
+    pub(super) fn create(workspace: &mut Workspace, plan: RungPlan) -> Result<RungFile> {
+        let file = workspace.create(&plan.rung.object_name())?;
+        Ok(RungFile { plan, file, init_bytes: 0, init_is_final: false, segments: Vec::new() })
+    }
+
+    /// The plan it follows.
+    pub(super) fn plan(&self) -> &RungPlan {
+        &self.plan
+    }
+
+    /// Whole segments written so far, as presented samples.
+    pub(super) fn samples(&self) -> u64 {
+        self.segments.len() as u64 * self.plan.segment_samples
+    }
+
+    /// The init section: reserves its place the first time, fills it the second.
+    pub(super) fn init(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+        let failed = |name: String| move || format!("cannot write {name}");
+        if self.init_bytes == 0 {
+            workspace.admit(bytes.len())?;
+            self.init_bytes = bytes.len();
+            return self.file.write_all(bytes).context(failed(self.plan.rung.object_name()));
+        }
+        if bytes.len() != self.init_bytes || self.init_is_final {
+            return Err(Error::internal("the child changed the length of an init section"));
+        }
+        self.init_is_final = true;
+        self.file.write_all_at(bytes, 0).context(failed(self.plan.rung.object_name()))
+    }
+
+    /// The next segment.
+    pub(super) fn segment(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+        if self.init_bytes == 0 || self.init_is_final {
+            return Err(Error::internal("the child sent a segment outside of its rung"));
+        }
+        workspace.admit(bytes.len())?;
+        self.segments.push(bytes.len() as u64);
+        self.file.write_all(bytes).context(|| format!("cannot write {}", self.plan.rung.object_name()))
+    }
+
+    /// Reads the file back, checks all of it, and measures it.
+    pub(super) fn finish(mut self) -> Result<Rung> {
+        let name = self.plan.rung.object_name();
+        self.file.flush().context(|| format!("cannot write {name}"))?;
+        if !self.init_is_final {
+            return Err(Error::internal(format!("the child did not finish {name}")));
+        }
+        self.verify().context(|| format!("{name} does not add up"))
+    }
+
+    fn verify(self) -> Result<Rung> {
+        let mut reader = Hashing::new(&self.file)?;
+        let init = reader.take(self.init_bytes as u64)?;
+        let mut check = RungCheck::begin(&init)?;
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for bytes in &self.segments {
+            let segment = reader.take(*bytes)?;
+            segments.push(Segment { bytes: *bytes, ticks: check.segment(&segment)?, hash: digest128(&segment) });
+        }
+        let object = reader.end(self.plan.rung.object_name())?;
+
+        let facts = check.init().clone();
+        let frames = check.frames();
+        let samples = check.finish()?;
+        let plan = &self.plan;
+        let promised = (plan.rate, plan.channels, plan.bits, plan.priming());
+        if (facts.rate, u32::from(facts.channels), u32::from(facts.bits), facts.priming) != promised {
+            return Err(Error::internal("the child made another format than planned"));
+        }
+        let uneven = segments.split_last().is_none_or(|(last, others)| {
+            last.ticks > plan.segment_samples || others.iter().any(|s| s.ticks != plan.segment_samples)
+        });
+        if uneven {
+            return Err(Error::internal("its segments are not cut where planned"));
+        }
+        // AAC decoders give whole frames, whatever the last duration says; FLAC's last block is short.
+        let decoded = if plan.priming() > 0 { frames * u64::from(plan.frame()) } else { samples };
+        let padding = decoded.saturating_sub(samples + u64::from(plan.priming()));
+        let (peak_bps, average_bps) = bandwidths(&segments, plan.rate);
+        Ok(Rung {
+            family: plan.rung.family,
+            name: plan.rung.name.clone(),
+            codecs: facts.codecs,
+            rate: plan.rate,
+            channels: plan.channels,
+            bits: plan.bits,
+            nominal_bps: u64::from(plan.rung.bitrate_bps),
+            peak_bps,
+            average_bps,
+            priming: plan.priming(),
+            padding: u32::try_from(padding).map_err(|_| Error::internal("its padding is absurd"))?,
+            samples,
+            object,
+            init: Slice { bytes: init.len() as u64, hash: digest128(&init) },
+            segments,
+        })
+    }
+}
+
+/// Peak and average segment bit rate. The peak is the highest of any run of segments that lasts between
+/// half and one and a half target durations (RFC 8216bis §4.4.6.2); of the whole when no run does.
+pub(super) fn bandwidths(segments: &[Segment], rate: u32) -> (u64, u64) {
+    let bps = |bytes: u64, ticks: u64| {
+        let bits = u128::from(bytes) * 8 * u128::from(rate);
+        u64::try_from(bits.div_ceil(u128::from(ticks.max(1)))).unwrap_or(u64::MAX)
+    };
+    let longest = segments.iter().map(|s| s.ticks).max().unwrap_or(0);
+    let rate_64 = u64::from(rate);
+    let target_s = ((longest + rate_64 / 2) / rate_64).max(1);
+    let (least, most) = (target_s * rate_64 / 2, target_s * rate_64 * 3 / 2);
+    let mut peak = 0;
+    for from in 0..segments.len() {
+        let (mut bytes, mut ticks) = (0, 0);
+        for segment in &segments[from..] {
+            bytes += segment.bytes;
+            ticks += segment.ticks;
+            if ticks > most {
+                break;
+            }
+            if ticks >= least {
+                peak = peak.max(bps(bytes, ticks));
+            }
+        }
+    }
+    let average = bps(segments.iter().map(|s| s.bytes).sum(), segments.iter().map(|s| s.ticks).sum());
+    (if peak == 0 { average } else { peak }, average)
+}
+
+/// Reads a file from its start in pieces and hashes all of it.
+struct Hashing {
+    reader: BufReader<File>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Hashing {
+    fn new(file: &File) -> Result<Hashing> {
+        use std::io::Seek as _;
+        let mut file = file.try_clone().context(|| "cannot read back")?;
+        file.rewind().context(|| "cannot read back")?;
+        Ok(Hashing { reader: BufReader::with_capacity(1 << 16, file), hash: Sha256::new(), bytes: 0 })
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<Vec<u8>> {
+        let mut piece = Vec::new();
+        let read = (&mut self.reader).take(bytes).read_to_end(&mut piece).context(|| "cannot read back")?;
+        if read as u64 != bytes {
+            return Err(Error::internal("the file is shorter than what was written"));
+        }
+        self.hash.update(&piece);
+        self.bytes += bytes;
+        Ok(piece)
+    }
+
+    fn end(mut self, name: String) -> Result<Object> {
+        let mut more = [0];
+        match self.reader.read(&mut more).context(|| "cannot read back")? {
+            0 => Ok(Object { name, bytes: self.bytes, sha256: hex::encode(&self.hash.finalize()) }),
+            _ => Err(Error::internal("the file is longer than what was written")),
+        }
+    }
+}
+
+/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset.
+pub(super) fn hash_of(file: &File) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 18];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut block, at)? {
+            0 => return Ok(hex::encode(&hash.finalize())),
+            n => {
+                hash.update(&block[..n]);
+                at += n as u64;
+            }
+        }
+    }
+}
+
+/// An object beside the ladder, written as it comes.
+pub(super) struct ExtraFile {
+    role: Role,
+    name: &'static str,
+    file: File,
+    bytes: u64,
+}
+
+impl ExtraFile {
+    pub(super) fn create(workspace: &mut Workspace, role: Role, name: &'static str) -> Result<ExtraFile> {
+        Ok(ExtraFile { role, name, file: workspace.create(name)?, bytes: 0 })
+    }
+
+    /// Appends.
+    pub(super) fn write(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+        workspace.admit(bytes.len())?;
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).context(|| format!("cannot write {}", self.name))
+    }
+
+    /// Overwrites bytes that are there already.
+    pub(super) fn patch(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, at).context(|| format!("cannot write {}", self.name))
+    }
+
+    pub(super) fn finish(self) -> Result<Extra> {
+        let sha256 = hash_of(&self.file).context(|| format!("cannot read back {}", self.name))?;
+        Ok(Extra { role: self.role, object: Object { name: self.name.to_owned(), bytes: self.bytes, sha256 } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bandwidths_are_measured_over_runs_of_about_a_target_duration() {
+        let check = |segments: &[(u64, u64)], expected: (u64, u64)| {
+            let segments: Vec<Segment> =
+                segments.iter().map(|(bytes, ticks)| Segment { bytes: *bytes, ticks: *ticks, hash: [0; 16] }).collect();
+            assert_eq!(bandwidths(&segments, 1000), expected, "{segments:?}");
+        };
+        check(&[(6000, 6000), (9000, 6000), (3000, 6000)], (12_000, 8_000));
+        // The last second is dense, but alone it is shorter than half a target duration.
+        check(&[(6000, 6000), (6000, 6000), (3000, 1000)], (10_286, 9_231));
+        check(&[(100, 300)], (2_667, 2_667));
+        check(&[(1, 1), (0, 0)], (8_000, 8_000));
+    }
+
+    #[test]
+    fn a_dropped_workspace_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut workspace = Workspace::new(directory.path(), 10);
+        let mut extra = ExtraFile::create(&mut workspace, Role::Peaks, "peaks.bin").unwrap();
+        extra.write(&mut workspace, &[0; 10]).unwrap();
+        assert!(extra.write(&mut workspace, &[0; 1]).unwrap_err().chain().contains("output"));
+        drop(workspace);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,52 @@
+//! The child process: one attempt at one input. In: the source on descriptor 0, the plan as its
+//! argument. Out: events on descriptor 1. It opens no file and no socket of its own accord.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use super::plan::Plan;
+use super::protocol::{Event, Fault, write_event};
+use super::{gst, sandbox};
+use crate::base::error::Context as _;
+use crate::base::{Error, Kind, Result};
+
+/// The way to the parent, shared by all encoder threads. One event at a time.
+#[derive(Clone)]
+pub(super) struct Pipe(Arc<Mutex<File>>);
+
+impl Pipe {
+    /// Sends an event. A parent that is gone needs no answer: the process ends.
+    pub(super) fn send(&self, event: &Event, payload: &[u8]) {
+        let mut pipe = self.0.lock().expect("no panic while locked");
+        if write_event(&mut *pipe, event, payload).is_err() {
+            std::process::exit(3);
+        }
+    }
+}
+
+/// `segue child PLAN`: not for people.
+pub fn child_main() -> ExitCode {
+    let Ok(out) = std::io::stdout().as_fd().try_clone_to_owned() else { return ExitCode::from(3) };
+    let pipe = Pipe(Arc::new(Mutex::new(File::from(out))));
+    let last = match attempt(&pipe) {
+        Ok(outcome) => Event::Done(outcome),
+        Err(error) => {
+            let fault = if error.kind() == Kind::Invalid { Fault::Input } else { Fault::Internal };
+            Event::Failed { fault, message: error.chain() }
+        }
+    };
+    pipe.send(&last, &[]);
+    ExitCode::SUCCESS
+}
+
+fn attempt(pipe: &Pipe) -> Result<super::protocol::Outcome> {
+    let plan = std::env::args_os().nth(2).and_then(|text| serde_json::from_slice(text.as_encoded_bytes()).ok());
+    let plan: Plan = plan.ok_or_else(|| Error::usage("the child takes one argument, a plan"))?;
+    sandbox::enter(&plan)?;
+    let source = std::io::stdin().as_fd().try_clone_to_owned().context(|| "descriptor 0 is not the source")?;
+    gst::init()?;
+    sandbox::seal()?;
+    gst::run(&plan, File::from(source), pipe)
+}

@@ -1,0 +1,183 @@
+//! Input bytes → interleaved PCM at the source's own rate, depth and channels.
+//!
+//! `FileSource ! decodebin ! audioconvert ! caps ! identity ! appsink`. The reader pulls, so a slow
+//! encoder slows the decoder; nothing here grows with the length of the input.
+
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+
+use super::registry::make;
+use super::source::{FileSource, Input};
+use crate::base::{Error, Result};
+use crate::transcode::plan::Format;
+
+/// A running decoder. Dropping it stops the pipeline.
+pub(super) struct Decoder {
+    pipeline: gst::Pipeline,
+    sink: gst_app::AppSink,
+    found: Arc<Mutex<Found>>,
+}
+
+/// What appeared while decoding.
+#[derive(Default)]
+struct Found {
+    /// The format as the decoder gave it, before our conversion to one of four layouts.
+    decoded: Option<gst_audio::AudioInfo>,
+    /// The `audio-codec` tag.
+    codec: Option<String>,
+}
+
+/// What the next pull brought.
+pub(super) enum Pull {
+    /// Samples.
+    Samples(gst::Sample),
+    /// Nothing yet.
+    Idle,
+    /// There is no more.
+    End,
+}
+
+impl Decoder {
+    /// Starts to decode `input`.
+    pub(super) fn start(input: Input) -> Result<Decoder> {
+        let pipeline = gst::Pipeline::new();
+        let found = Arc::new(Mutex::new(Found::default()));
+        let source = FileSource::new(input);
+        let decodebin = make("decodebin")?;
+        decodebin.set_property("caps", gst::Caps::new_empty_simple("audio/x-raw"));
+        decodebin.set_property("expose-all-streams", false);
+        let convert = make("audioconvert")?;
+        // wider integers and doubles have a place in these four without loss
+        let layouts = gst::Caps::builder("audio/x-raw")
+            .field("format", gst::List::new(["S16LE", "S24_32LE", "S32LE", "F32LE"]))
+            .field("layout", "interleaved")
+            .build();
+        let caps = make("capsfilter")?;
+        caps.set_property("caps", layouts);
+        // One open-ended segment: appsink drops buffers beyond `segment.stop`, where decoders that
+        // know about priming and clipping put their last frames.
+        let identity = make("identity")?;
+        identity.set_property("single-segment", true);
+        identity.set_property("silent", true);
+        // 16 blocks of at most a few thousand samples
+        let sink = gst_app::AppSink::builder().sync(false).enable_last_sample(false).max_buffers(16).build();
+
+        let chain = [&convert, &caps, &identity, sink.upcast_ref()];
+        let wired = (|| {
+            pipeline.add_many([source.upcast_ref(), &decodebin])?;
+            pipeline.add_many(chain)?;
+            gst::Element::link_many(chain)?;
+            source.link(&decodebin)
+        })();
+        wired.map_err(|cause| Error::internal("the decoder cannot be wired").because(cause))?;
+
+        let entry = convert.static_pad("sink").expect("audioconvert has a sink pad");
+        watch(&entry, Arc::clone(&found));
+        let weak = pipeline.downgrade();
+        decodebin.connect_pad_added(move |_, pad| {
+            let Some(pipeline) = weak.upgrade() else { return };
+            if pad.link(&entry).is_err() {
+                swallow(&pipeline, pad); // a second elementary stream
+            }
+        });
+        let decoder = Decoder { pipeline, sink, found };
+        if decoder.pipeline.set_state(gst::State::Playing).is_err() {
+            decoder.fault()?;
+            return Err(Error::internal("the decoder does not start"));
+        }
+        Ok(decoder)
+    }
+
+    /// Waits up to 20 ms for samples.
+    pub(super) fn pull(&self) -> Result<Pull> {
+        if let Some(sample) = self.sink.try_pull_sample(gst::ClockTime::from_mseconds(20)) {
+            return Ok(Pull::Samples(sample));
+        }
+        self.fault()?;
+        Ok(if self.sink.is_eos() { Pull::End } else { Pull::Idle })
+    }
+
+    /// The format of a sample, with the depth the decoder had before our conversion.
+    pub(super) fn format(&self, info: &gst_audio::AudioInfo) -> Format {
+        let decoded = self.found.lock().expect("no panic while locked").decoded.clone();
+        let original = decoded.as_ref().unwrap_or(info).format_info();
+        let float = original.is_float();
+        Format { rate: info.rate(), channels: info.channels(), bits: if float { 32 } else { original.depth() }, float }
+    }
+
+    /// What the demuxer or decoder calls the codec.
+    pub(super) fn codec(&self) -> Option<String> {
+        self.found.lock().expect("no panic while locked").codec.clone()
+    }
+
+    /// Raises the first error on the bus.
+    fn fault(&self) -> Result<()> {
+        let Some(bus) = self.pipeline.bus() else { return Ok(()) };
+        while let Some(message) = bus.pop() {
+            if let gst::MessageView::Error(error) = message.view() {
+                return Err(explain(&error.error()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
+    }
+}
+
+/// Notes format and codec name as they pass; nothing is changed.
+fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
+        if let Some(gst::PadProbeData::Event(event)) = &probe.data {
+            let mut found = found.lock().expect("no panic while locked");
+            match event.view() {
+                gst::EventView::Caps(caps) => found.decoded = gst_audio::AudioInfo::from_caps(caps.caps()).ok(),
+                gst::EventView::Tag(tag) => {
+                    if let Some(codec) = tag.tag().get::<gst::tags::AudioCodec>() {
+                        found.codec = Some(codec.get().to_owned());
+                    }
+                }
+                _ => (),
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Lets a stream that nobody wants run dry.
+fn swallow(pipeline: &gst::Pipeline, pad: &gst::Pad) {
+    let Ok(sink) = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()
+    else {
+        return;
+    };
+    if pipeline.add(&sink).is_ok() && sink.sync_state_with_parent().is_ok() {
+        let _ = pad.link(&sink.static_pad("sink").expect("fakesink has a sink pad"));
+    }
+}
+
+/// GStreamer's error in words somebody who uploaded the file can act on.
+fn explain(error: &gst::glib::Error) -> Error {
+    use gst::{CoreError, StreamError};
+    if let Some(kind) = error.kind::<StreamError>() {
+        return Error::invalid(match kind {
+            StreamError::TypeNotFound => "it is not audio: no known format begins like this".to_owned(),
+            StreamError::WrongType => "it is text, not audio".to_owned(),
+            StreamError::CodecNotFound => "its codec is not supported".to_owned(),
+            StreamError::Decrypt | StreamError::DecryptNokey => "it is encrypted".to_owned(),
+            StreamError::Demux | StreamError::Decode => format!("it is damaged or truncated ({})", plain(error)),
+            _ => format!("it cannot be decoded ({})", plain(error)),
+        });
+    }
+    match error.kind::<CoreError>() {
+        Some(CoreError::MissingPlugin) => Error::invalid("it has no audio in a supported codec"),
+        _ => Error::internal(format!("the decoder failed ({})", plain(error))),
+    }
+}
+
+fn plain(error: &gst::glib::Error) -> String {
+    error.message().trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,241 @@
+//! PCM → every rung at once.
+//!
+//! ```text
+//! appsrc ! convert ! resample ! F32 at the AAC rate ! tee ! { queue ! avenc_aac ! appsink } per rung
+//! appsrc ! convert ! resample ! S16/S24 at the FLAC rate ! flacenc ! appsink
+//! ```
+//! All AAC rungs share one resampler. Two sources, because FLAC's channel layouts are fixed by count
+//! and would otherwise be mixed (side → rear), while the stereo downmix needs the true ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gst::prelude::*;
+
+use super::registry::make;
+use super::rung::{self, Finished};
+use crate::base::{Error, Result};
+use crate::hls::version::Family;
+use crate::transcode::child::Pipe;
+use crate::transcode::plan::{RungPlan, rescale};
+
+/// Source samples a source element holds before the decoder has to wait, in seconds.
+const AHEAD_S: u64 = 1;
+/// Silence pushed through a resampler after the last sample so that its filter gives everything back;
+/// longer than half its longest filter at any ratio.
+const FLUSH_SAMPLES: usize = 4096;
+
+/// All rungs, running. Dropping it stops the pipeline.
+pub(super) struct Encoder {
+    pipeline: gst::Pipeline,
+    inlets: Vec<Inlet>,
+    rungs: Vec<Arc<rung::Rung>>,
+}
+
+/// One way into the pipeline.
+struct Inlet {
+    source: gst_app::AppSrc,
+    /// Frame size in bytes, for silence.
+    frame_bytes: usize,
+    rate_in: u32,
+    rate_out: u32,
+    /// Samples that may leave the resampler; unlimited until the length is known.
+    most: Arc<AtomicU64>,
+}
+
+impl Encoder {
+    /// Starts every rung of `plans` for PCM of `caps`.
+    pub(super) fn start(
+        plans: &[RungPlan],
+        caps: &gst::Caps,
+        info: &gst_audio::AudioInfo,
+        pipe: &Pipe,
+    ) -> Result<Encoder> {
+        let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![] };
+        let wired = encoder.wire(plans, caps, info, pipe);
+        wired.map_err(|cause| Error::internal("the encoders cannot be wired").because(cause))?;
+        match encoder.pipeline.set_state(gst::State::Playing) {
+            Ok(_) => Ok(encoder),
+            Err(_) => encoder.fault().and(Err(Error::internal("the encoders do not start"))),
+        }
+    }
+
+    fn wire(&mut self, plans: &[RungPlan], caps: &gst::Caps, info: &gst_audio::AudioInfo, pipe: &Pipe) -> Result<()> {
+        for family in [Family::Aac, Family::Flac] {
+            let mut of_family = plans.iter().enumerate().filter(|(_, plan)| plan.rung.family == family).peekable();
+            let Some((_, first)) = of_family.peek() else { continue };
+            let tee = self.inlet(first, caps, info)?;
+            for (index, plan) in of_family {
+                let (elements, rung) = rung::elements(index, plan, pipe)?;
+                self.chain(&tee, &elements)?;
+                self.rungs.push(rung);
+            }
+        }
+        Ok(())
+    }
+
+    /// Source, conversion and a tee for the rungs of one family.
+    fn inlet(&mut self, plan: &RungPlan, caps: &gst::Caps, info: &gst_audio::AudioInfo) -> Result<gst::Element> {
+        let aac = plan.rung.family == Family::Aac;
+        let caps = if aac { positioned(caps, info) } else { relabelled(caps, info) };
+        let source = gst_app::AppSrc::builder()
+            .caps(&caps)
+            .format(gst::Format::Time)
+            .max_bytes(u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S)
+            .build();
+        let convert = make("audioconvert")?;
+        // Dither is random and noise shaping has a memory: neither belongs into a lossless copy, and the
+        // same input shall give the same bytes.
+        convert.set_property_from_str("dithering", "none");
+        convert.set_property_from_str("noise-shaping", "none");
+        let resample = make("audioresample")?;
+        let format = match (aac, plan.bits) {
+            (true, _) => "F32LE",
+            (false, 16) => "S16LE",
+            (false, _) => "S24_32LE",
+        };
+        let wanted = gst::Caps::builder("audio/x-raw")
+            .field("format", format)
+            .field("rate", plan.rate as i32)
+            .field("channels", plan.channels as i32)
+            .field("layout", "interleaved")
+            .build();
+        let filter = make("capsfilter")?;
+        filter.set_property("caps", wanted);
+        let tee = make("tee")?;
+        let elements = [source.upcast_ref(), &convert, &resample, &filter, &tee];
+        let linked = self.pipeline.add_many(elements).and_then(|()| gst::Element::link_many(elements));
+        linked.map_err(|cause| Error::internal("a source cannot be linked").because(cause))?;
+
+        let most = Arc::new(AtomicU64::new(u64::MAX));
+        let width = if format == "S16LE" { 2 } else { 4 };
+        cut_at(&filter, Arc::clone(&most), width * plan.channels as usize);
+        let (rate_in, rate_out) = (info.rate(), plan.rate);
+        self.inlets.push(Inlet { source, frame_bytes: info.bpf() as usize, rate_in, rate_out, most });
+        Ok(tee)
+    }
+
+    fn chain(&self, tee: &gst::Element, elements: &[gst::Element]) -> Result<()> {
+        let linked = self.pipeline.add_many(elements).and_then(|()| {
+            gst::Element::link_many(elements)?;
+            tee.link(&elements[0])
+        });
+        linked.map_err(|cause| Error::internal("a rung cannot be linked").because(cause))
+    }
+
+    /// Gives a block of PCM to every rung; waits while they are behind.
+    pub(super) fn push(&self, buffer: &gst::Buffer) -> Result<()> {
+        for inlet in &self.inlets {
+            while inlet.source.current_level_bytes() >= inlet.source.max_bytes() {
+                self.fault()?;
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            self.give(inlet, buffer.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Ends every rung after `samples` source samples and waits for the last segment.
+    pub(super) fn finish(&self, samples: u64) -> Result<Vec<Finished>> {
+        for inlet in &self.inlets {
+            inlet.most.store(rescale(samples, inlet.rate_in, inlet.rate_out), Ordering::SeqCst);
+            if inlet.rate_in != inlet.rate_out {
+                let silence = gst::Buffer::from_mut_slice(vec![0u8; FLUSH_SAMPLES * inlet.frame_bytes]);
+                self.give(inlet, super::stamp(silence, samples, FLUSH_SAMPLES as u64, inlet.rate_in))?;
+            }
+            let _ = inlet.source.end_of_stream(); // a failure is on the bus
+        }
+        while !self.ended()? {}
+        self.rungs.iter().map(|rung| rung.finished()).collect()
+    }
+
+    fn give(&self, inlet: &Inlet, buffer: gst::Buffer) -> Result<()> {
+        match inlet.source.push_buffer(buffer) {
+            Ok(_) => Ok(()),
+            Err(flow) => self.fault().and(Err(Error::internal(format!("an encoder takes no more ({flow})")))),
+        }
+    }
+
+    /// Waits a little for the end of all rungs.
+    fn ended(&self) -> Result<bool> {
+        let bus = self.pipeline.bus().expect("a pipeline has a bus");
+        match bus
+            .timed_pop_filtered(gst::ClockTime::from_mseconds(50), &[gst::MessageType::Eos, gst::MessageType::Error])
+        {
+            None => Ok(false),
+            Some(message) => judge(&message).map(|()| true),
+        }
+    }
+
+    /// Raises the first error on the bus.
+    fn fault(&self) -> Result<()> {
+        let bus = self.pipeline.bus().expect("a pipeline has a bus");
+        bus.pop_filtered(&[gst::MessageType::Error]).map_or(Ok(()), |message| judge(&message))
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
+    }
+}
+
+fn judge(message: &gst::Message) -> Result<()> {
+    match message.view() {
+        gst::MessageView::Error(error) => {
+            let place = message.src().map(|s| s.name().to_string()).unwrap_or_default();
+            Err(Error::internal(format!("encoder {place} failed ({})", error.error().message())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets `most` samples pass and drops what a resampler gives beyond.
+fn cut_at(filter: &gst::Element, most: Arc<AtomicU64>, frame_bytes: usize) {
+    let passed = AtomicU64::new(0);
+    let pad = filter.static_pad("src").expect("capsfilter has a source pad");
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &mut probe.data else { return gst::PadProbeReturn::Ok };
+        let frames = (buffer.size() / frame_bytes) as u64;
+        let before = passed.fetch_add(frames, Ordering::Relaxed);
+        let room = most.load(Ordering::SeqCst).saturating_sub(before);
+        if room == 0 {
+            return gst::PadProbeReturn::Drop;
+        }
+        if room < frames {
+            let bytes = room as usize * frame_bytes;
+            match buffer.copy_region(gst::BufferCopyFlags::all(), ..bytes) {
+                Ok(cut) => *buffer = cut,
+                Err(_) => return gst::PadProbeReturn::Drop,
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Caps whose channels have places, guessed from their number when the source does not say.
+fn positioned(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
+    let known = caps.structure(0).and_then(|s| s.get::<gst::Bitmask>("channel-mask").ok()).is_some_and(|m| m.0 != 0);
+    if known || info.channels() < 3 {
+        return caps.clone();
+    }
+    with_mask(caps, gst_audio::AudioChannelPosition::fallback_mask(info.channels()))
+}
+
+/// Caps with the one layout `flacenc` takes for that number of channels. The samples stay
+/// as they are, in their order.
+fn relabelled(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
+    const MASKS: [u64; 6] = [0x7, 0x33, 0x37, 0x3f, 0x13f, 0xc3f];
+    match info.channels() {
+        n @ 3..=8 => with_mask(caps, MASKS[n as usize - 3]),
+        _ => caps.clone(),
+    }
+}
+
+fn with_mask(caps: &gst::Caps, mask: u64) -> gst::Caps {
+    let mut caps = caps.clone();
+    if let Some(structure) = caps.make_mut().structure_mut(0) {
+        structure.set("channel-mask", gst::Bitmask(mask));
+    }
+    caps
+}

@@ -1,0 +1,191 @@
+//! Everything that knows GStreamer. Runs only in the child.
+
+mod decode;
+mod encode;
+mod registry;
+mod rung;
+mod source;
+
+use std::fs::File;
+
+use gst::prelude::*;
+
+use super::analysis::Analysis;
+use super::child::Pipe;
+use super::plan::{Plan, RungPlan, Trim, rescale};
+use super::protocol::{Event, Outcome};
+use crate::base::{Error, Result};
+use decode::{Decoder, Pull};
+use encode::Encoder;
+
+/// Loads GStreamer and takes away what an upload does not need.
+pub(super) fn init() -> Result<()> {
+    gst::init().map_err(|cause| Error::internal("GStreamer does not start").because(cause))?;
+    registry::restrict();
+    Ok(())
+}
+
+/// Decodes `file` to its end into every rung of the plan. The events before the last go out here.
+pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
+    let input = source::Input { file, bytes: plan.input_bytes, patches: plan.patches.clone() };
+    let decoder = Decoder::start(input)?;
+    let mut hop = None;
+    loop {
+        match decoder.pull()? {
+            Pull::Idle => (),
+            Pull::End => break,
+            Pull::Samples(sample) => {
+                let hop = match &mut hop {
+                    Some(hop) => hop,
+                    empty => empty.insert(Hop::open(plan, &decoder, &sample, pipe)?),
+                };
+                hop.take(&sample)?;
+            }
+        }
+    }
+    let codec = decoder.codec();
+    drop(decoder); // frees its memory while the encoders finish
+    let hop = hop.ok_or_else(|| Error::invalid("it has no audio samples"))?;
+    hop.finish(codec)
+}
+
+/// Between decoder and encoders: counts, trims, measures, and gives every sample its time anew.
+struct Hop<'a> {
+    plan: &'a Plan,
+    pipe: &'a Pipe,
+    caps: gst::Caps,
+    info: gst_audio::AudioInfo,
+    encoder: Option<Encoder>,
+    rungs: Vec<RungPlan>,
+    analysis: Analysis,
+    /// Samples to drop before the first.
+    skip: u64,
+    /// Samples to keep.
+    keep: Option<u64>,
+    /// Samples kept so far.
+    samples: u64,
+    /// Samples dropped after them.
+    surplus: u64,
+    /// `samples` at the last progress event.
+    told: u64,
+}
+
+impl<'a> Hop<'a> {
+    fn open(plan: &'a Plan, decoder: &Decoder, sample: &gst::Sample, pipe: &'a Pipe) -> Result<Hop<'a>> {
+        let (caps, info) = described(sample)?;
+        let mut format = decoder.format(&info);
+        format.bits = plan.bits.map_or(format.bits, |bits| bits.min(format.bits));
+        format.check()?;
+        pipe.send(&Event::Opened(format), &[]);
+        let rungs = plan.ladder.as_ref().map(|ladder| format.rungs(ladder)).unwrap_or_default();
+        let encoder = match rungs.is_empty() {
+            true => None,
+            false => Some(Encoder::start(&rungs, &caps, &info, pipe)?),
+        };
+        let in_source = |samples: u64, trim: &Trim| rescale(samples, trim.rate, info.rate());
+        Ok(Hop {
+            plan,
+            pipe,
+            encoder,
+            rungs,
+            analysis: Analysis::new(format)?,
+            skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
+            keep: plan.trim.and_then(|trim| Some(in_source(trim.length?, &trim))),
+            caps,
+            info,
+            samples: 0,
+            surplus: 0,
+            told: 0,
+        })
+    }
+
+    fn take(&mut self, sample: &gst::Sample) -> Result<()> {
+        let (caps, info) = described(sample)?;
+        if caps != self.caps && (info.rate(), info.channels()) != (self.info.rate(), self.info.channels()) {
+            return Err(Error::invalid("its rate or number of channels changes in the middle"));
+        }
+        let buffer = sample.buffer().ok_or_else(|| Error::internal("the decoder gave a sample without bytes"))?;
+        let frame = self.info.bpf() as usize;
+        let frames = (buffer.size() / frame) as u64;
+        let from = self.skip.min(frames);
+        self.skip -= from;
+        let room = self.keep.map_or(u64::MAX, |keep| keep.saturating_sub(self.samples));
+        let to = frames.min(from.saturating_add(room));
+        self.surplus += frames - to;
+        if from == to {
+            return Ok(());
+        }
+        let region = buffer
+            .copy_region(gst::BufferCopyFlags::MEMORY, from as usize * frame..to as usize * frame)
+            .map_err(|_| Error::internal("a block of samples cannot be cut"))?;
+        let count = to - from;
+        if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
+            let hours = self.plan.duration_s_max as f64 / 3600.0;
+            return Err(Error::invalid(format!("it is longer than {hours:.1} hours, the most that is accepted")));
+        }
+        {
+            let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
+            let points = self.analysis.add(self.info.format_info().name(), &map)?;
+            if !points.is_empty() {
+                self.pipe.send(&Event::Peaks, &points);
+            }
+        }
+        let stamped = stamp(region, self.samples, count, self.info.rate());
+        if let Some(encoder) = &self.encoder {
+            encoder.push(&stamped)?;
+        }
+        self.samples += count;
+        self.tell();
+        Ok(())
+    }
+
+    /// A sign of life every ten seconds of audio: a FLAC of silence gives no segments for long.
+    fn tell(&mut self) {
+        if self.samples - self.told >= 10 * u64::from(self.info.rate()) {
+            self.told = self.samples;
+            self.pipe.send(&Event::Decoded { samples: self.samples }, &[]);
+        }
+    }
+
+    fn finish(self, codec: Option<String>) -> Result<Outcome> {
+        if self.samples == 0 {
+            return Err(Error::invalid("it has no audio samples"));
+        }
+        let mut encoders = Vec::new();
+        if let Some(encoder) = &self.encoder {
+            for rung in encoder.finish(self.samples)? {
+                let plan = &self.rungs[rung.index];
+                let wanted = rescale(self.samples, self.info.rate(), plan.rate);
+                if rung.samples != wanted {
+                    let (name, found) = (plan.rung.object_name(), rung.samples);
+                    return Err(Error::internal(format!("{name} has {found} samples, the source {wanted}")));
+                }
+                encoders.push(rung.encoder);
+            }
+        }
+        encoders.dedup();
+        let (loudness, points) = self.analysis.finish()?;
+        self.pipe.send(&Event::Peaks, &points);
+        Ok(Outcome { samples: self.samples, surplus: self.surplus, codec, loudness, encoders })
+    }
+}
+
+fn described(sample: &gst::Sample) -> Result<(gst::Caps, gst_audio::AudioInfo)> {
+    let caps = sample.caps_owned();
+    let info = caps.as_ref().and_then(|caps| gst_audio::AudioInfo::from_caps(caps).ok());
+    caps.zip(info).ok_or_else(|| Error::internal("the decoder does not say what its samples are"))
+}
+
+/// Gives `frames` samples that begin at sample `start` their exact time.
+fn stamp(mut buffer: gst::Buffer, start: u64, frames: u64, rate: u32) -> gst::Buffer {
+    let time = |samples: u64| {
+        let ns = samples.mul_div_round(1_000_000_000, u64::from(rate)).expect("bounded by the longest duration");
+        gst::ClockTime::from_nseconds(ns)
+    };
+    {
+        let buffer = buffer.make_mut();
+        buffer.set_pts(time(start));
+        buffer.set_duration(time(start + frames) - time(start));
+    }
+    buffer
+}

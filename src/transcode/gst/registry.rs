@@ -1,0 +1,70 @@
+//! What GStreamer may use. With its default plugins an uploaded playlist makes a decoder fetch URLs
+//! and open local files, so everything but decoders, demuxers and our encoders is taken away.
+
+use gst::prelude::*;
+
+/// Plugins a legitimate upload needs. None of them opens a file, a URL or a device by itself.
+const PLUGINS: [&str; 24] = [
+    "staticelements",
+    "coreelements",
+    "typefindfunctions",
+    "playback",
+    "app",
+    "audioconvert",
+    "audioresample",
+    "audioparsers",
+    "wavparse",
+    "aiff",
+    "flac",
+    "ogg",
+    "vorbis",
+    "opus",
+    "opusparse",
+    "isomp4",
+    "matroska",
+    "mpg123",
+    "libav",
+    "id3demux",
+    "apetag",
+    "wavpack",
+    "alaw",
+    "mulaw",
+];
+
+/// Features of those plugins that are doors.
+const DOORS: [&str; 12] = [
+    "filesrc",
+    "filesink",
+    "fdsrc",
+    "fdsink",
+    "playbin",
+    "playbin3",
+    "uridecodebin",
+    "uridecodebin3",
+    "urisourcebin",
+    "subtitleoverlay",
+    "playsink",
+    "parsebin",
+];
+
+/// Forgets every other plugin of this process. The registry on disk is not touched.
+pub(super) fn restrict() {
+    let registry = gst::Registry::get();
+    for plugin in registry.plugins() {
+        if !PLUGINS.contains(&plugin.plugin_name().as_str()) {
+            registry.remove_plugin(&plugin);
+        }
+    }
+    for door in DOORS {
+        if let Some(feature) = registry.find_feature(door, gst::ElementFactory::static_type()) {
+            registry.remove_feature(&feature);
+        }
+    }
+}
+
+/// An element by name; `Internal` when its package is not installed.
+pub(super) fn make(name: &str) -> crate::base::Result<gst::Element> {
+    gst::ElementFactory::make(name)
+        .build()
+        .map_err(|cause| crate::base::Error::internal(format!("GStreamer has no {name}")).because(cause))
+}

@@ -1,0 +1,69 @@
+//! Bounds of an attempt. Every default has its reason here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How an attempt is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The executable whose hidden command `child` is `child_main`.
+    pub exe: PathBuf,
+    /// The child's whole environment; empty is enough for an installed GStreamer. `GST_REGISTRY`,
+    /// `GST_PLUGIN_SYSTEM_PATH_1_0` or `HOME` go here.
+    pub env: Vec<(String, String)>,
+    /// What an input may cost.
+    pub limits: Limits,
+}
+
+/// What an input may cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Length of the input in bytes. 4 GiB: the most a WAV can say; ten hours of CD audio have 6 GiB as WAV.
+    pub input_bytes_max: u64,
+    /// Length of the audio in seconds. Ten hours: the longest mixes and audio books.
+    pub duration_s_max: u64,
+    /// Least time an attempt may take, in seconds: a minute for a busy machine to start.
+    pub wall_s_min: u64,
+    /// Input bytes that must be handled per second on top of that. 20 kB/s: a 64 kbit/s stream (the
+    /// densest in audio per byte worth having) at two and a half times real time on one slow core.
+    pub bytes_per_s_min: u64,
+    /// Seconds until the first decoded sample. 20: plugins load in 0.1 s, 0.5 s without a registry cache;
+    /// the rest is for a busy machine.
+    pub first_sample_s: u64,
+    /// Seconds without any event. 60: the slowest ladder makes a segment in about a second.
+    pub no_progress_s: u64,
+    /// Address space of the child in bytes. 2 GiB: below 1 GiB libav does not load; what is really used
+    /// stays below 120 MiB.
+    pub memory_bytes_max: u64,
+    /// Bytes written in all. 16 GiB: ten hours of 96 kHz/24 bit FLAC and the AAC rungs.
+    pub output_bytes_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        // `/proc/self/exe` stays right when the program's file was replaced while it runs.
+        Options { exe: PathBuf::from("/proc/self/exe"), env: Vec::new(), limits: Limits::default() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            input_bytes_max: 8 << 30,
+            duration_s_max: 36_000,
+            wall_s_min: 60,
+            bytes_per_s_min: 20_000,
+            first_sample_s: 20,
+            no_progress_s: 60,
+            memory_bytes_max: 2 << 30,
+            output_bytes_max: 16 << 30,
+        }
+    }
+}
+
+impl Limits {
+    /// The longest an attempt at an input of this length may take.
+    pub fn wall(&self, input_bytes: u64) -> Duration {
+        Duration::from_secs(self.wall_s_min + input_bytes / self.bytes_per_s_min.max(1))
+    }
+}

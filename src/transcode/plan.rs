@@ -1,0 +1,194 @@
+//! What will be made. In: the decoded format and the ladder. Out: rates, channels, depths and segment
+//! lengths of every rung, or why not. Pure, and the same in the parent and in the child.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Result};
+use crate::hls::ladder::{self, AAC_FRAME, Encoder, FLAC_BLOCK, Ladder};
+use crate::hls::version::Family;
+
+/// What the parent asks of the child; its only argument.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// What to make; `None` only measures.
+    pub(super) ladder: Option<Ladder>,
+    /// Length of the source in bytes.
+    pub(super) input_bytes: u64,
+    /// Samples to leave out.
+    pub(super) trim: Option<Trim>,
+    /// Bytes of the source to read differently.
+    pub(super) patches: Vec<Patch>,
+    /// Depth the container states, where decoders say more than there is.
+    pub(super) bits: Option<u32>,
+    /// Longest source accepted, in seconds.
+    pub(super) duration_s_max: u64,
+    /// Address space, in bytes.
+    pub(super) memory_bytes_max: u64,
+    /// Processor time, in seconds.
+    pub(super) cpu_s_max: u64,
+}
+
+/// Encoder delay and padding that the container declares, in samples at `rate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trim {
+    /// Samples to drop at the start.
+    pub(super) start: u64,
+    /// Samples to keep after them; `None`: all.
+    pub(super) length: Option<u64>,
+    /// The rate both count in.
+    pub(super) rate: u32,
+}
+
+/// Four bytes that the decoder shall see instead of what is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Patch {
+    /// Offset in the file.
+    pub(super) at: u64,
+    /// What to see there.
+    pub(super) bytes: [u8; 4],
+}
+
+/// The decoded source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Format {
+    /// Samples per second.
+    pub(super) rate: u32,
+    /// Channels.
+    pub(super) channels: u32,
+    /// Bits per sample; 32 for float.
+    pub(super) bits: u32,
+    /// Whether the samples are floating point.
+    pub(super) float: bool,
+}
+
+/// One rung, settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RungPlan {
+    /// The ladder's rung.
+    pub(super) rung: ladder::Rung,
+    /// Samples per second.
+    pub(super) rate: u32,
+    /// Channels.
+    pub(super) channels: u32,
+    /// Bits per sample.
+    pub(super) bits: u32,
+    /// Presented samples in every segment but the last.
+    pub(super) segment_samples: u64,
+}
+
+impl RungPlan {
+    /// Samples in an encoded frame.
+    pub(super) fn frame(&self) -> u32 {
+        match self.rung.family {
+            Family::Aac => AAC_FRAME,
+            Family::Flac => FLAC_BLOCK,
+        }
+    }
+
+    /// Samples the decoder gives before the first of the source.
+    pub(super) fn priming(&self) -> u32 {
+        Encoder::priming(self.rung.encoder)
+    }
+}
+
+impl Format {
+    /// Refuses what no rung can carry.
+    ///
+    /// # Errors
+    /// `Invalid`, saying which number is out of which range.
+    pub(super) fn check(&self) -> Result<()> {
+        // A damaged header can claim anything; an absurd rate would make time-bounded queues unbounded.
+        if !(8_000..=384_000).contains(&self.rate) {
+            return Err(Error::invalid(format!("its sample rate of {} Hz is not in 8000..=384000", self.rate)));
+        }
+        if !(1..=8).contains(&self.channels) {
+            return Err(Error::invalid(format!("its {} channels are not in 1..=8", self.channels)));
+        }
+        Ok(())
+    }
+
+    /// The rate all AAC rungs run at: the base of the source's family.
+    pub(super) fn aac_rate(&self) -> u32 {
+        if self.rate.is_multiple_of(11_025) { 44_100 } else { 48_000 }
+    }
+
+    fn flac_rate(&self) -> u32 {
+        match self.rate {
+            44_100 | 48_000 | 88_200 | 96_000 | 176_400 | 192_000 => self.rate,
+            // Others have no whole number of blocks in a segment.
+            _ => self.aac_rate(),
+        }
+    }
+
+    /// Every rung of the ladder for this source.
+    pub(super) fn rungs(&self, ladder: &Ladder) -> Vec<RungPlan> {
+        let aac_rate = self.aac_rate();
+        let segment = u64::from(ladder.segment_samples(aac_rate));
+        let settle = |rung: &ladder::Rung| match rung.family {
+            Family::Aac => RungPlan {
+                rung: rung.clone(),
+                rate: aac_rate,
+                channels: self.channels.min(2),
+                bits: 16,
+                segment_samples: segment,
+            },
+            Family::Flac => RungPlan {
+                rung: rung.clone(),
+                rate: self.flac_rate(),
+                channels: self.channels,
+                bits: if self.float || self.bits > 16 { 24 } else { 16 },
+                segment_samples: segment * u64::from(self.flac_rate() / aac_rate),
+            },
+        };
+        ladder.rungs.iter().map(settle).collect()
+    }
+}
+
+/// Length of `samples` at `from` Hz when resampled to `to` Hz. Rounded up, so that a last segment of
+/// one sample exists on every rung or on none.
+pub(super) fn rescale(samples: u64, from: u32, to: u32) -> u64 {
+    let scaled = (u128::from(samples) * u128::from(to)).div_ceil(u128::from(from));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_source_gets_rates_channels_and_depths() {
+        let check = |(rate, channels, bits, float), aac: (u32, u32), flac: (u32, u32, u32), segment: u64| {
+            let rungs = Format { rate, channels, bits, float }.rungs(&Ladder::default_audio());
+            let (a, f) = (&rungs[0], &rungs[4]);
+            assert_eq!((a.rate, a.channels), aac, "{rate}");
+            assert_eq!((f.rate, f.channels, f.bits), flac, "{rate}");
+            assert_eq!(f.segment_samples, segment, "{rate}");
+            assert_eq!(a.segment_samples * u64::from(f.rate), f.segment_samples * u64::from(a.rate), "{rate}");
+            assert_eq!(f.segment_samples % 4096, 0, "{rate}");
+        };
+        check((44_100, 2, 16, false), (44_100, 2), (44_100, 2, 16), 266_240);
+        check((48_000, 1, 24, false), (48_000, 1), (48_000, 1, 24), 294_912);
+        check((96_000, 6, 32, true), (48_000, 2), (96_000, 6, 24), 589_824);
+        check((176_400, 2, 24, false), (44_100, 2), (176_400, 2, 24), 1_064_960);
+        check((192_000, 2, 32, false), (48_000, 2), (192_000, 2, 24), 1_179_648);
+        check((8_000, 1, 8, false), (48_000, 1), (48_000, 1, 16), 294_912);
+        check((22_050, 3, 16, false), (44_100, 2), (44_100, 3, 16), 266_240);
+        check((64_000, 2, 16, false), (48_000, 2), (48_000, 2, 16), 294_912);
+    }
+
+    #[test]
+    fn lengths_round_up_and_never_overflow() {
+        assert_eq!(rescale(589_825, 96_000, 48_000), 294_913);
+        assert_eq!(rescale(589_824, 96_000, 48_000), 294_912);
+        assert_eq!(rescale(7, 44_100, 44_100), 7);
+        assert_eq!(rescale(u64::MAX, 8_000, 48_000), u64::MAX);
+    }
+
+    #[test]
+    fn absurd_formats_are_refused_with_the_range() {
+        let format = Format { rate: 2_000_000_000, channels: 2, bits: 16, float: false };
+        assert!(format.check().unwrap_err().chain().contains("8000..=384000"));
+        let format = Format { rate: 44_100, channels: 9, ..format };
+        assert!(format.check().unwrap_err().chain().contains("1..=8"));
+    }
+}

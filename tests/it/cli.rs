@@ -1,0 +1,181 @@
+//! The commands as a user types them: one line for every wrong input, the right exit code, nothing left behind.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{published, run, said};
+
+/// A wrong use: exit code, one line on standard error holding `words`, nothing on standard output.
+fn refused(args: &[&str], code: i32, words: &[&str]) {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{args:?}: {}", said(&output));
+    for word in words {
+        assert!(stderr.contains(word), "{args:?} does not say {word:?}: {stderr}");
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for path in fs::read_dir(&next).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+            found.push(path.strip_prefix(dir).unwrap().display().to_string());
+            if path.is_dir() {
+                dirs.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn wrong_command_lines_are_one_line_and_exit_2() {
+    refused(&["frobnicate"], 2, &["frobnicate", "--help"]);
+    refused(&["publish"], 2, &["FILE", "--help"]);
+    refused(&["transcode", "song.wav"], 2, &["--out", "--help"]);
+    refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "--listen"]);
+    refused(&["serve", "--role", "dj"], 2, &["dj", "--role"]);
+    refused(&["serve", "--config", "/nonexistent/segue.toml"], 2, &["/nonexistent/segue.toml"]);
+    refused(&["publish", "a.wav", "b.wav", "--title", "x"], 2, &["--title"]);
+    refused(&["publish", "a.wav", "--track", "not/an/id"], 2, &["not/an/id"]);
+    refused(&["sign", "no-path"], 2, &["no-path"]);
+}
+
+#[test]
+fn help_teaches_and_succeeds() {
+    for args in
+        [&["--help"][..], &["serve", "--help"], &["publish", "--help"], &["transcode", "--help"], &["--version"]]
+    {
+        let output = run(args);
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.stderr.is_empty());
+    }
+    assert!(said(&run(["--help"])).contains("Examples:"));
+}
+
+#[test]
+fn every_wrong_input_is_refused_with_what_to_do_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let noise: Vec<u8> = (0..50_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let inputs = [
+        (write("empty.wav", b""), "empty"),
+        (write("notes.txt", b"dear diary, this is a text and not a song\n".repeat(20).as_slice()), "text"),
+        (write("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nfile:///etc/passwd\n"), "playlist"),
+        (write("noise.flac", &noise), "noise.flac"),
+        (dir.path().join("missing.flac").to_str().unwrap().to_owned(), "missing.flac"),
+        (dir.path().to_str().unwrap().to_owned(), "directory"),
+    ];
+    let before = files_below(dir.path());
+    let out = dir.path().join("deep/er/hls");
+    let data = dir.path().join("data");
+    for (input, word) in &inputs {
+        refused(&["transcode", input, "--out", out.to_str().unwrap()], 1, &[word, input]);
+        refused(&["publish", input, "--data", data.to_str().unwrap()], 1, &[word, input]);
+        refused(&["probe", input], 1, &[word, input]);
+    }
+    let after: Vec<_> = files_below(dir.path()).into_iter().filter(|path| path.ends_with(".mp4")).collect();
+    assert!(after.is_empty(), "{after:?}");
+    assert!(!dir.path().join("deep").exists(), "directories made for the output are removed again");
+    let left: Vec<_> = files_below(dir.path()).into_iter().filter(|path| !before.contains(path)).collect();
+    let skeleton = ["data", "data/store", "data/store/staging", "data/store/tracks", "data/store/v"];
+    assert!(left.iter().all(|path| skeleton.contains(&path.as_str())), "{left:?}");
+}
+
+#[test]
+fn an_output_directory_that_is_used_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("precious"), b"x").unwrap();
+    let out = dir.path().to_str().unwrap();
+    refused(&["transcode", "song.wav", "--out", out], 2, &["not empty"]);
+    assert_eq!(files_below(dir.path()), ["precious"]);
+}
+
+#[test]
+fn a_wrong_encoding_plan_is_refused_with_file_line_and_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan.toml");
+    let wav = published().source_wav;
+    let good = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/audio.toml")).unwrap();
+    fs::write(&plan, good.replacen("bitrate_bps", "bitrate_bsp", 1)).unwrap();
+    let plan = plan.to_str().unwrap();
+    refused(&["pipelines", "check", plan], 2, &["plan.toml:", "bitrate_bsp"]);
+    refused(&["publish", wav.to_str().unwrap(), "--ladder", plan], 2, &["plan.toml:", "bitrate_bsp"]);
+    assert!(run(["pipelines", "check"]).status.success());
+}
+
+#[test]
+fn settings_are_checked_all_at_once_and_secrets_are_masked() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("segue.toml");
+    fs::write(&file, "profile = \"production\"\n[server]\nio = \"magic\"\n[origin]\ntoken_ttl_s = 0\n").unwrap();
+    let output = run(["config", "check", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    for word in ["server.io", "origin.token_ttl_s", "origin.keys.bunny"] {
+        assert!(said(&output).contains(word), "{}", said(&output));
+    }
+    fs::write(&file, "[origin.keys]\nbunny = [\"hush-hush\"]\n").unwrap();
+    let shown = run(["config", "show", "--config", file.to_str().unwrap()]);
+    assert!(shown.status.success());
+    assert!(!said(&shown).contains("hush-hush") && said(&shown).contains("(hidden)"));
+}
+
+#[test]
+fn every_setting_is_in_the_documentation() {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
+    let tree: toml::Table = said(&run(["config", "show"])).parse().unwrap();
+    let mut missing = Vec::new();
+    let mut tables = vec![(String::new(), tree)];
+    while let Some((prefix, table)) = tables.pop() {
+        for (key, value) in table {
+            match value {
+                toml::Value::Table(inner) => tables.push((format!("{prefix}{key}."), inner)),
+                _ if docs.contains(&format!("| `{prefix}{key}` |")) => {}
+                _ => missing.push(format!("{prefix}{key}")),
+            }
+        }
+    }
+    assert!(missing.is_empty(), "docs/CONFIG.md does not explain {missing:?}");
+}
+
+#[test]
+fn a_signed_url_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let sign = |args: &[&str]| {
+        let output = run([&["sign", "--data", data], args].concat());
+        (output.status.code().unwrap(), said(&output).trim_end().to_owned())
+    };
+    let (code, url) = sign(&["/a/trk_1/v/aac/master.m3u8", "--dir"]);
+    assert_eq!(code, 0, "{url}");
+    assert!(url.starts_with("/bcdn_token=HS256-") && url.ends_with("/a/trk_1/v/aac/master.m3u8"), "{url}");
+    assert_eq!(sign(&["--explain", &url]).0, 0);
+    let sibling = url.replace("/aac/master", "/flac/master");
+    let (code, why) = sign(&["--explain", &sibling]);
+    assert!(code == 1 && why.contains("another path"), "{why}");
+    let (code, why) = sign(&["--explain", &url.replace("HS256-", "HS256-A")]);
+    assert!(code == 1 && why.contains("cannot be read"), "{why}");
+    let (_, query_form) = sign(&["https://cdn.example.com/a/x.mp4", "--expires", "60", "--ip", "192.0.2.7"]);
+    assert_eq!(sign(&["--explain", &query_form, "--ip", "192.0.2.7"]).0, 0);
+    assert_eq!(sign(&["--explain", &query_form, "--ip", "192.0.2.8"]).0, 1);
+}
+
+#[test]
+fn a_second_server_on_the_same_address_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = crate::support::Server::start(dir.path(), &[], &[]);
+    let taken = server.addr.to_string();
+    let data = dir.path().to_str().unwrap();
+    refused(&["serve", "--data", data, "--listen", &taken, "--admin-listen", "127.0.0.1:0"], 1, &[&taken, "--listen"]);
+    let admin = server.admin.to_string();
+    let args = ["serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", &admin];
+    refused(&args, 1, &[&admin, "--admin-listen"]);
+}

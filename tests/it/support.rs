@@ -1,0 +1,198 @@
+//! Real parts for the tests: the built command, a published demo track, a running server, a raw client.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// The built command.
+pub(crate) fn segue() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
+    // Nothing of the developer's settings leaks into a test.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEGUE_") || name == "PORT") {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs the command to its end.
+pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
+    segue().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What the command said, for assertion messages.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The demo track, synthesised, transcoded and published once for all tests of this build.
+pub(crate) struct Published {
+    /// Data directory; read only for tests that share it.
+    pub(crate) data: PathBuf,
+    /// What was published.
+    pub(crate) source_wav: PathBuf,
+    /// What `publish --json` printed.
+    pub(crate) report: serde_json::Value,
+}
+
+/// Publishes the demo track, or takes what an earlier test of the same build published: nextest runs
+/// each test in its own process, and a publish costs seconds.
+pub(crate) fn published() -> Published {
+    let binary = fs::metadata(env!("CARGO_BIN_EXE_segue")).unwrap();
+    let stamp = binary.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("published-{stamp}"));
+    let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("published.lock");
+    let lock = File::create(lock).unwrap();
+    lock.lock().unwrap();
+    if !dir.exists() {
+        for old in fs::read_dir(env!("CARGO_TARGET_TMPDIR")).unwrap().map(|entry| entry.unwrap().path()) {
+            if old.file_name().is_some_and(|name| name.to_string_lossy().starts_with("published-")) {
+                fs::remove_dir_all(old).unwrap();
+            }
+        }
+        let partial = dir.with_extension("partial");
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial).unwrap();
+        let wav = partial.join("demo.wav");
+        segue::demo::write_wav(&wav).unwrap();
+        let done = segue()
+            .args(["publish", "--json", "--title", "First light", "--data"])
+            .args([partial.join("data"), wav])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", said(&done));
+        fs::write(partial.join("report.json"), &done.stdout).unwrap();
+        fs::rename(&partial, &dir).unwrap();
+    }
+    drop(lock);
+    let report = serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap();
+    Published { data: dir.join("data"), source_wav: dir.join("demo.wav"), report }
+}
+
+/// A running `segue serve`, killed when dropped.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Server {
+    /// Starts on free loopback ports and waits until it says where it listens.
+    pub(crate) fn start(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Server {
+        let mut child = segue()
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(args)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut addr, mut admin) = (None, None);
+        while addr.is_none() || admin.is_none() {
+            let line = lines.next().expect("the server prints where it listens before it ends").unwrap();
+            if let Some(text) = line.strip_prefix("listening on http://") {
+                addr = text.split_whitespace().next().and_then(|text| text.parse().ok());
+            } else if let Some(text) = line.strip_prefix("admin on http://") {
+                admin = text.split_whitespace().next().and_then(|text| text.parse().ok());
+            }
+        }
+        // Keep reading so that the server never blocks on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Server { child, addr: addr.unwrap(), admin: admin.unwrap() }
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        request(self.addr, "GET", path, &[])
+    }
+
+    /// Sends a signal by number.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A whole HTTP/1.1 answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// The value of a header, by lowercase name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// One request on a connection of its own, closed by the server after the answer.
+pub(crate) fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole response head") + 4;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    Reply { status, head, body: bytes.split_off(end) }
+}
+
+/// A demo track behind a server, with everything a player test needs to know.
+pub(crate) struct Served {
+    pub(crate) base: String,
+    pub(crate) aac_master: String,
+    pub(crate) flac_master: String,
+    pub(crate) all_master: String,
+    pub(crate) watch: String,
+    pub(crate) samples: u64,
+    pub(crate) rate: u32,
+    pub(crate) source_wav: PathBuf,
+    /// Keeps the server running.
+    pub(crate) server: Server,
+}
+
+/// Serves the demo track with tokens on.
+pub(crate) fn published_server() -> Served {
+    let published = published();
+    let server = Server::start(&published.data, &[], &[]);
+    let base = format!("http://{}", server.addr);
+    let url = |key: &str| format!("{base}{}", published.report[key].as_str().unwrap());
+    Served {
+        aac_master: url("master_url"),
+        flac_master: url("lossless_master_url"),
+        all_master: url("all_master_url"),
+        watch: format!("{base}/watch/{}", published.report["track_id"].as_str().unwrap()),
+        samples: published.report["samples"].as_u64().unwrap(),
+        rate: published.report["rate"].as_u64().unwrap() as u32,
+        source_wav: published.source_wav,
+        base,
+        server,
+    }
+}
