@@ -80,11 +80,11 @@ pub struct Origin {
     /// Threads that serve media, one core each. 0: as many as the machine has.
     pub cores: usize,
     /// Requests in flight at most. Full: 503.
-    pub requests_in_flight_max: usize,
+    pub requests_in_flight_max: u64,
     /// Body bytes in flight at most. Full: 503.
     pub bytes_in_flight_max: u64,
-    /// Versions kept open at most; each holds one descriptor a rung.
-    pub versions_open_max: usize,
+    /// Files of published versions kept open at most; a version has one a rung.
+    pub files_open_max: u64,
     /// Signing keys.
     pub keys: Keys,
 }
@@ -137,8 +137,8 @@ impl Default for Server {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             public_base_url: None,
             io: "auto".into(),
-            connections_max: 20_000,
-            connections_per_ip_max: 0,
+            connections_max: 32_768,
+            connections_per_ip_max: 1_024,
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,
@@ -153,9 +153,9 @@ impl Default for Origin {
             require_token: true,
             token_ttl_s: 6 * 3600,
             cores: 0,
-            requests_in_flight_max: 10_000,
-            bytes_in_flight_max: 4 << 30,
-            versions_open_max: 2_000,
+            requests_in_flight_max: 16_384,
+            bytes_in_flight_max: 8 << 30,
+            files_open_max: 8_192,
             keys: Keys::default(),
         }
     }
@@ -229,7 +229,10 @@ impl Config {
             self.origin.requests_in_flight_max > 0 && self.origin.bytes_in_flight_max > 0,
             "origin.requests_in_flight_max or origin.bytes_in_flight_max is 0: every request would be refused",
         );
-        need(self.origin.versions_open_max > 0, "origin.versions_open_max is 0: nothing could be served");
+        need(
+            self.origin.files_open_max > 15,
+            "origin.files_open_max is below 16: a few versions would push each other out",
+        );
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
         let base = self.server.public_base_url.as_deref();
         need(

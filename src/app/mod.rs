@@ -20,7 +20,7 @@ use crate::cdn::bunny::{Key, Keys};
 use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::origin::{self, Origin};
-use crate::server::{self, IoMode, gate, handover};
+use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
 
 #[cfg(all(feature = "control", feature = "transcode"))]
@@ -101,6 +101,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         .build()
         .context(|| "cannot start the control runtime")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
+    refuse_taken(config.server.listen)?;
     let origin = Origin::new(origin_options(config), store.clone(), keys, Clock::System)?;
     let pages = roles.pages && cfg!(feature = "control");
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
@@ -133,15 +134,11 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
 
 fn origin_options(config: &Config) -> origin::Options {
     let settings = &config.origin;
-    origin::Options {
-        require_token: settings.require_token,
-        versions_open_max: settings.versions_open_max,
-        limits: gate::Limits {
-            requests_max: settings.requests_in_flight_max as u64,
-            bytes_max: settings.bytes_in_flight_max,
-        },
-        ..origin::Options::default()
-    }
+    let mut options = origin::Options { require_token: settings.require_token, ..origin::Options::default() };
+    options.cache.files_max = settings.files_open_max;
+    options.gate.requests_max = settings.requests_in_flight_max;
+    options.gate.bytes_max = settings.bytes_in_flight_max;
+    options
 }
 
 fn server_options(config: &Config) -> server::Options {
@@ -173,6 +170,14 @@ async fn listen(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
     TcpListener::bind(addr)
         .await
         .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with {flag}"))
+}
+
+/// The cores share their port (`SO_REUSEPORT`), so a second server of the same user would silently get
+/// half of the connections. A socket that does not share finds out.
+fn refuse_taken(addr: SocketAddr) -> Result<()> {
+    std::net::TcpListener::bind(addr)
+        .map(drop)
+        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with --listen"))
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {

@@ -7,13 +7,12 @@ mod encode;
 mod serve;
 mod sign;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::base::{Error, Kind, Result};
+use crate::base::{Kind, Result};
 use crate::config::Config;
 
 /// A media streaming server for music: HLS origin, transcoder and control pages in one binary.
@@ -137,8 +136,4 @@ fn run(command: Command) -> Result<ExitCode> {
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-fn parse_addr(text: &str) -> Result<SocketAddr> {
-    text.parse().map_err(|_| Error::usage(format!("{text:?} is not an address like 127.0.0.1:8080")))
 }

@@ -1,1 +1,229 @@
-//! The media data plane: decode, admit, authorize, lookup, condition, range, respond.
+//! The media data plane: a request comes in, bytes of a published version go out.
+//!
+//! ```text
+//! &str ─ decode ─▶ Target ─ admit ─▶ Permit ─ authorize ─▶ () ─ lookup ─▶ Version ─ select ─▶ Object
+//!      ─ condition ─▶ Verdict ─ range ─▶ Ranged ─ respond ─▶ Response<Body>
+//! ```
+//! `target` `server::gate` `authorize` `cache` `version` `conditional` `range` `respond`: always in this
+//! order. A hit copies no media byte, reads no file and waits for nothing.
+
+mod authorize;
+mod cache;
+pub mod conditional;
+mod metrics;
+pub mod range;
+mod respond;
+pub mod target;
+mod version;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{RANGE, TRANSFER_ENCODING};
+use hyper::{Method, Request, Response, StatusCode};
+
+pub use cache::Limits as CacheLimits;
+
+use crate::base::Result;
+use crate::base::clock::Clock;
+use crate::cdn::bunny::Keys;
+use crate::server::gate::{Gate, Limits as GateLimits, Permit};
+use crate::server::{Body, Service, reply};
+use crate::store::local::LocalStore;
+use cache::{Cache, Lookup, Missed};
+use conditional::{Validators, Verdict};
+use metrics::Metrics;
+use range::Ranged;
+use respond::Templates;
+use target::{Route, Target};
+use version::Version;
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether `/a` and `/d` take a token. Default on; off, a token in the path is still stripped.
+    pub require_token: bool,
+    /// Whether `X-Real-IP` names the client of an address-bound token. Default off: only behind a proxy
+    /// that sets it, and that nobody can go around.
+    pub trust_proxy: bool,
+    /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
+    pub cache_control: String,
+    /// How many answers and bytes may be on their way.
+    pub gate: GateLimits,
+    /// How many versions may be open.
+    pub cache: CacheLimits,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            require_token: true,
+            trust_proxy: false,
+            cache_control: "public, max-age=31536000, immutable".into(),
+            gate: GateLimits::default(),
+            cache: CacheLimits::default(),
+        }
+    }
+}
+
+/// The origin; one for the process, shared by the cores.
+pub struct Origin {
+    options: Options,
+    keys: Keys,
+    clock: Clock,
+    gate: Gate,
+    cache: Arc<Cache>,
+    templates: Templates,
+    metrics: Metrics,
+}
+
+impl Origin {
+    /// An origin over `store`. The metrics recorder must be installed before, or nothing is counted.
+    ///
+    /// # Errors
+    /// `Usage` when an option cannot be used.
+    pub fn new(options: Options, store: LocalStore, keys: Keys, clock: Clock) -> Result<Arc<Origin>> {
+        Ok(Arc::new(Origin {
+            gate: Gate::new(options.gate),
+            cache: Cache::new(store, options.cache),
+            templates: Templates::new(&options.cache_control)?,
+            metrics: Metrics::new(),
+            options,
+            keys,
+            clock,
+        }))
+    }
+
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        target: Option<Target<'_>>,
+    ) -> Response<Body> {
+        if request.headers().contains_key(TRANSFER_ENCODING) {
+            // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
+            return reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n");
+        }
+        match *request.method() {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => return respond::preflight(),
+            _ => return respond::method_not_allowed(),
+        }
+        let Some(target) = target else { return respond::not_found() };
+        let Some(permit) = self.gate.admit() else {
+            self.metrics.gate_full();
+            return reply::busy("busy, try again\n");
+        };
+        if let Some(refusal) = self.refuse_without_grant(request, peer, &target) {
+            return refusal;
+        }
+        match self.cache.get(&(target.track, target.version)) {
+            Some(version) => {
+                self.metrics.found(Lookup::Hit);
+                self.send(request, &target, &version, permit)
+            }
+            // Boxed: the future of a hit stays small.
+            None => Box::pin(self.answer_miss(request, &target, permit)).await,
+        }
+    }
+
+    fn refuse_without_grant(
+        &self,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        target: &Target<'_>,
+    ) -> Option<Response<Body>> {
+        if !self.options.require_token || !target.needs_token() {
+            return None;
+        }
+        let client = authorize::client(request, peer, self.options.trust_proxy);
+        let query = request.uri().query();
+        let refused = authorize::authorize(&self.keys, target, query, client, self.clock.unix_s()).err()?;
+        self.metrics.refused(refused);
+        // Neither token nor URL: they would open the door for whoever reads the log.
+        tracing::debug!(reason = refused.as_str(), track = %target.track, %client, "refused");
+        Some(respond::forbidden())
+    }
+
+    async fn answer_miss(&self, request: &Request<Incoming>, target: &Target<'_>, permit: Permit) -> Response<Body> {
+        let started = Instant::now();
+        match self.cache.fill((target.track, target.version)).await {
+            Ok((version, lookup)) => {
+                self.metrics.found(lookup);
+                let mut response = self.send(request, target, &version, permit);
+                let outcome = if lookup == Lookup::Wait { "wait" } else { "miss" };
+                respond::time_miss(&mut response, outcome, started.elapsed());
+                response
+            }
+            Err(Missed::NotFound) => {
+                self.metrics.missing();
+                respond::not_found()
+            }
+            Err(Missed::Busy) => reply::busy("busy, try again\n"),
+            Err(Missed::Broken) => respond::broken(),
+        }
+    }
+
+    fn send(
+        &self,
+        request: &Request<Incoming>,
+        target: &Target<'_>,
+        version: &Version,
+        mut permit: Permit,
+    ) -> Response<Body> {
+        let Some(object) = version.select(&target.object) else { return respond::not_found() };
+        let headers = request.headers();
+        let validators = Validators { etag: object.etag.as_bytes(), modified_s: version.modified_s };
+        match conditional::evaluate(headers, validators) {
+            Verdict::NotModified => return self.templates.not_modified(version, object),
+            Verdict::PreconditionFailed => return respond::precondition_failed(),
+            Verdict::Send => {}
+        }
+        // RFC 9110 §14.2: only GET has ranges; a HEAD is answered as if there were none.
+        let range = match headers.get(RANGE) {
+            Some(range) if *request.method() == Method::GET => {
+                conditional::range_counts(headers, validators, self.clock.unix_s()).then_some(range)
+            }
+            _ => None,
+        };
+        let ranged = range::resolve(range, object.length());
+        let body_bytes = match &ranged {
+            Ranged::Whole => object.length(),
+            Ranged::Part(part) => part.end - part.start,
+            Ranged::Unsatisfiable => return respond::unsatisfiable(object.length()),
+        };
+        if !permit.load(body_bytes) {
+            self.metrics.gate_full();
+            return reply::busy("busy, try again\n");
+        }
+        match ranged {
+            Ranged::Part(part) => self.templates.part(version, object, part, permit),
+            _ => self.templates.whole(version, object, permit),
+        }
+    }
+}
+
+impl Service for Origin {
+    fn takes(&self, path: &str) -> bool {
+        target::is_media(path)
+    }
+
+    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let started = Instant::now();
+        let target = Target::decode(request.uri().path());
+        let route = target.as_ref().map_or(Route::Unknown, Target::route);
+        let response = self.answer(&request, peer, target).await;
+        let body_bytes = match *request.method() {
+            Method::HEAD => 0,
+            _ => response.body().size_hint().exact().unwrap_or(0),
+        };
+        self.metrics.answered(route, response.status(), body_bytes, started.elapsed());
+        response
+    }
+
+    fn on_tick(&self) {
+        self.metrics.sample(&self.gate);
+    }
+}

@@ -1,1 +1,280 @@
-//! Sockets, connections and the per-core runtime.
+//! Sockets, connections and the per-core runtime: HTTP/1.1 in, HTTP/1.1 out, nothing about media.
+//!
+//! ```text
+//! start ─▶ probe io_uring ─▶ one thread for each core: runtime + listener (SO_REUSEPORT)
+//!                               └▶ accept ─▶ place ─▶ conn (hyper over `socket`) ─▶ Service │ Handover
+//! ```
+//! Every wait has a bound, in `Limits`.
+
+pub mod body;
+mod conn;
+mod core;
+pub mod gate;
+pub mod handover;
+pub mod reply;
+mod runtime;
+mod socket;
+mod watch;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use body::Body;
+pub use runtime::IoMode;
+pub use socket::SocketBytes;
+
+use self::core::{Core, Places};
+use crate::base::error::Context as _;
+use crate::base::shutdown::Shutdown;
+use crate::base::{Error, Kind, Result, telemetry};
+use handover::Handover;
+use runtime::CoreRuntime;
+use socket::Tally;
+use watch::{Deadlines, Watch};
+
+/// What answers requests on the cores.
+pub trait Service: Send + Sync + 'static {
+    /// Whether requests for `path` are its business; all others are handed over.
+    fn takes(&self, path: &str) -> bool;
+    /// Answers a request. Runs on a core: it must never block.
+    fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Body>>;
+    /// Called on every core four times a second, for gauges.
+    fn on_tick(&self) {}
+}
+
+/// How to listen and how much to bear.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address of the public listener; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Threads, each with its own runtime and listener. Default: one for each processor.
+    pub cores: usize,
+    /// Whether to bind thread *n* to processor *n*. Default off: the control plane and the kernel's
+    /// network work share the machine, and pinning takes their scheduler's choice away.
+    pub pin_cores: bool,
+    /// The file side.
+    pub io: IoMode,
+    /// Bounds and deadlines.
+    pub limits: Limits,
+}
+
+/// Bounds and deadlines of connections. Full means an answer or a close, never a longer line.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections of the process. Default 32,768; beyond it, 503 and close. Each costs a
+    /// descriptor, so the limit of open files must be higher.
+    pub connections_max: usize,
+    /// Open connections of one peer (IPv4 address or IPv6 /64). Default 1,024: a CDN's edge pools some
+    /// hundreds, a household a few dozen.
+    pub connections_per_ip_max: usize,
+    /// Whether loopback peers are free of the per-peer limit: they are the reverse proxy or ourselves.
+    /// Default on.
+    pub loopback_exempt: bool,
+    /// Time for a request head to arrive, from its first byte, or from accept for the first. Default 10 s.
+    pub head_timeout: Duration,
+    /// Time a connection may stay without a request. Default 75 s, more than CDNs keep theirs.
+    pub idle_timeout: Duration,
+    /// Time after which an idle connection's buffers are freed. Default 2 s; rebuilding costs ~1 µs.
+    pub park_after: Duration,
+    /// Time in which a client must take at least 16 KiB of what waits for it. Default 30 s.
+    pub write_stall: Duration,
+    /// Path and query of a request, in bytes; longer is 414. Default 8 KiB.
+    pub uri_bytes_max: usize,
+    /// Header fields of a request, in bytes; more is 431. Default 16 KiB. hyper also refuses more than
+    /// 100 fields, and a whole head over 64 KiB.
+    pub head_bytes_max: usize,
+    /// Time for started answers to finish after `Draining`. Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 32_768,
+            connections_per_ip_max: 1_024,
+            loopback_exempt: true,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            park_after: Duration::from_secs(2),
+            write_stall: Duration::from_secs(30),
+            uri_bytes_max: 8 << 10,
+            head_bytes_max: 16 << 10,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, listening on `listen`.
+    pub fn new(listen: SocketAddr) -> Options {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Options { listen, cores, pin_cores: false, io: IoMode::Auto, limits: Limits::default() }
+    }
+}
+
+/// A running server. Dropping it does not stop it: the shutdown signal does.
+#[derive(Debug)]
+pub struct Handle {
+    local_addr: SocketAddr,
+    on_uring: bool,
+    tallies: Vec<Arc<Tally>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Whether the file side runs on io_uring.
+    pub fn on_uring(&self) -> bool {
+        self.on_uring
+    }
+
+    /// Body bytes that have left so far, by path, over all cores.
+    pub fn socket_bytes(&self) -> SocketBytes {
+        self.tallies.iter().map(|tally| tally.read()).fold(SocketBytes::default(), |sum, core| SocketBytes {
+            sendfile: sum.sendfile + core.sendfile,
+            copied: sum.copied + core.copied,
+        })
+    }
+
+    /// Waits for every core to end. Blocks; call it after the shutdown signal.
+    ///
+    /// # Errors
+    /// When a core panicked.
+    pub fn join(self) -> Result<()> {
+        let panicked = self.threads.into_iter().map(JoinHandle::join).filter(|end| end.is_err()).count();
+        match panicked {
+            0 => Ok(()),
+            n => Err(Error::internal(format!("{n} server cores panicked"))),
+        }
+    }
+}
+
+/// Binds the listener, starts the cores and returns when all of them serve. Blocks briefly.
+///
+/// Requests that `service` does not take go through `handover`; without one they are answered 404.
+///
+/// # Errors
+/// When the address cannot be bound, a thread cannot start, or `IoMode::Uring` cannot be had.
+pub fn start<S: Service>(
+    options: &Options,
+    service: Arc<S>,
+    handover: Option<Handover>,
+    shutdown: &Shutdown,
+) -> Result<Handle> {
+    let on_uring = choose(options.io)?;
+    raise_descriptor_limit();
+    let mut listeners = vec![listen(options.listen)?];
+    let local_addr = listeners[0].local_addr().context(|| "the listener has no address")?;
+    for _ in 1..options.cores.max(1) {
+        listeners.push(listen(local_addr)?);
+    }
+    let places = Arc::new(Places::new(&options.limits));
+    let mut handle = Handle { local_addr, on_uring, tallies: vec![], threads: vec![] };
+    let (ready, started) = mpsc::channel();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let tally = Arc::new(Tally::default());
+        handle.tallies.push(tally.clone());
+        let (service, handover, places) = (service.clone(), handover.clone(), places.clone());
+        let (limits, shutdown, ready) = (options.limits.clone(), shutdown.clone(), ready.clone());
+        let pin = options.pin_cores;
+        let run = move || {
+            if pin {
+                pin_to(number);
+            }
+            let runtime = match CoreRuntime::new(on_uring) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            let watch = Watch::new(deadlines(&limits));
+            let core = Rc::new(Core { service, handover, limits, watch, tally, places });
+            let _ = ready.send(Ok(()));
+            drop(ready); // `start` waits until every core has dropped its end
+            runtime.run(core.run(listener, shutdown));
+        };
+        let thread = std::thread::Builder::new().name(format!("segue-core-{number}"));
+        handle.threads.push(thread.spawn(run).context(|| "cannot start a server thread")?);
+    }
+    drop(ready);
+    for result in started {
+        result.context(|| "a server core cannot start its runtime")?;
+    }
+    Ok(handle)
+}
+
+/// Decides about io_uring, once, and says so.
+fn choose(mode: IoMode) -> Result<bool> {
+    let on_uring = match mode {
+        IoMode::Plain => false,
+        IoMode::Auto | IoMode::Uring => match runtime::probe() {
+            Ok(()) => true,
+            Err(cause) if mode == IoMode::Auto => {
+                tracing::info!(%cause, "io_uring is not available; cold files are read by threads");
+                false
+            }
+            Err(cause) => return Err(Error::new(Kind::Unavailable, "io_uring is not available here").because(cause)),
+        },
+    };
+    tracing::info!(io_uring = on_uring, "file side chosen");
+    metrics::gauge!(telemetry::IO_URING).set(f64::from(u8::from(on_uring)));
+    Ok(on_uring)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    /// Handshakes the kernel completes for us while a core is busy; the system's own limit cuts it.
+    const BACKLOG: i32 = 4096;
+    let bind = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bind().context(|| format!("cannot listen on {address}"))
+}
+
+/// Lets the process open as many files as the system allows: connections and mapped rungs need them.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current < maximum || maximum.is_none() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+}
+
+fn pin_to(processor: usize) {
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(processor);
+    if let Err(cause) = rustix::thread::sched_setaffinity(None, &only) {
+        tracing::warn!(%cause, processor, "cannot pin a core");
+    }
+}
+
+fn deadlines(limits: &Limits) -> Deadlines {
+    let ticks = |time: Duration| u32::try_from(time.as_millis() / watch::TICK.as_millis()).unwrap_or(u32::MAX).max(1);
+    Deadlines {
+        head: ticks(limits.head_timeout),
+        idle: ticks(limits.idle_timeout),
+        park: ticks(limits.park_after),
+        stall: ticks(limits.write_stall),
+        linger: ticks(Duration::from_secs(1)),
+    }
+}

@@ -207,7 +207,7 @@ impl Job {
 
     /// The decoded source, if it is all there.
     fn source(&self, format: &Format, outcome: &Outcome, sha256: String) -> Result<Source> {
-        self.sniffed.check_length(outcome.samples, format.rate)?;
+        self.sniffed.check_length(outcome.samples, outcome.surplus, format.rate)?;
         Ok(Source {
             sha256,
             codec: self.sniffed.codec.clone().or_else(|| outcome.codec.clone()).unwrap_or_else(|| "unknown".into()),
@@ -269,6 +269,7 @@ impl Making {
         let Some(format) = self.format else { return };
         let in_source = |rung: &RungFile| rescale(rung.samples(), rung.plan().rate, format.rate);
         let done_samples = self.rungs.iter().map(in_source).min().unwrap_or(0);
+        let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
         if done_samples > self.told {
             self.told = done_samples;
             on_progress(Progress::Encoded { done_samples, total_samples: self.total_samples });

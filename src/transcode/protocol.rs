@@ -55,6 +55,8 @@ pub(super) enum Event {
 pub(super) struct Outcome {
     /// Samples per channel at the source's rate.
     pub(super) samples: u64,
+    /// Samples decoded beyond what the plan keeps.
+    pub(super) surplus: u64,
     /// What it is called by whoever decoded it.
     pub(super) codec: Option<String>,
     /// Loudness of the source.

@@ -1,4 +1,9 @@
 //! Integration tests, one binary: what a user outside the process can see, over real sockets, with
 //! real files, real players and real peers.
 
+mod cli;
+mod http;
+mod light;
+mod support;
 mod tidy;
+mod transcode;

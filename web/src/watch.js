@@ -13,6 +13,11 @@ import { RungMap } from "./rungmap.js";
 const root = document.getElementById("player");
 const at = (name) => root.querySelector(`[data-part="${name}"]`);
 
+// Seven hours of segments; the log is for tests and bug reports, not for keeping.
+const EVENTS_MAX = 5000;
+
+const STATUS = { loading: "Loading…", ended: "The end." };
+
 if (root.dataset.state === "preparing") waitUntilReady();
 else if (root.dataset.state === "ready") start();
 
@@ -280,8 +285,3 @@ function bufferedAhead(audio) {
 }
 
 const bitrate = (bps) => (bps >= 10e6 ? `${Math.round(bps / 1e6)} Mbit/s` : `${Math.round(bps / 1000)} kbit/s`);
-
-// Seven hours of segments; the log is for tests and bug reports, not for keeping.
-const EVENTS_MAX = 5000;
-
-const STATUS = { loading: "Loading…", ended: "The end." };

@@ -40,9 +40,6 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
                     empty => empty.insert(Hop::open(plan, &decoder, &sample, pipe)?),
                 };
                 hop.take(&sample)?;
-                if hop.full() {
-                    break;
-                }
             }
         }
     }
@@ -67,6 +64,8 @@ struct Hop<'a> {
     keep: Option<u64>,
     /// Samples kept so far.
     samples: u64,
+    /// Samples dropped after them.
+    surplus: u64,
     /// `samples` at the last progress event.
     told: u64,
 }
@@ -95,6 +94,7 @@ impl<'a> Hop<'a> {
             caps,
             info,
             samples: 0,
+            surplus: 0,
             told: 0,
         })
     }
@@ -111,6 +111,7 @@ impl<'a> Hop<'a> {
         self.skip -= from;
         let room = self.keep.map_or(u64::MAX, |keep| keep.saturating_sub(self.samples));
         let to = frames.min(from.saturating_add(room));
+        self.surplus += frames - to;
         if from == to {
             return Ok(());
         }
@@ -136,11 +137,6 @@ impl<'a> Hop<'a> {
         self.samples += count;
         self.tell();
         Ok(())
-    }
-
-    /// Whether everything the container promises is there; what follows is padding.
-    fn full(&self) -> bool {
-        false
     }
 
     /// A sign of life every ten seconds of audio: a FLAC of silence gives no segments for long.
@@ -170,7 +166,7 @@ impl<'a> Hop<'a> {
         encoders.dedup();
         let (loudness, points) = self.analysis.finish()?;
         self.pipe.send(&Event::Peaks, &points);
-        Ok(Outcome { samples: self.samples, codec, loudness, encoders })
+        Ok(Outcome { samples: self.samples, surplus: self.surplus, codec, loudness, encoders })
     }
 }
 

@@ -4,7 +4,7 @@
 use gst::prelude::*;
 
 /// Plugins a legitimate upload needs. None of them opens a file, a URL or a device by itself.
-const PLUGINS: [&str; 25] = [
+const PLUGINS: [&str; 24] = [
     "staticelements",
     "coreelements",
     "typefindfunctions",
@@ -27,7 +27,6 @@ const PLUGINS: [&str; 25] = [
     "id3demux",
     "apetag",
     "wavpack",
-    "asf",
     "alaw",
     "mulaw",
 ];

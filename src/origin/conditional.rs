@@ -1,0 +1,177 @@
+//! Whether a request's conditions let it have the object. In: the headers and the object's validators.
+//! Out: Send, NotModified or PreconditionFailed. RFC 9110 §13, evaluated in the order of §13.2.2.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::header::{
+    HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+};
+
+/// What identifies the representation.
+#[derive(Clone, Copy, Debug)]
+pub struct Validators<'o> {
+    /// The strong entity tag, with its quotes.
+    pub etag: &'o [u8],
+    /// Last modification, whole seconds since 1970.
+    pub modified_s: u64,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer as if there were no condition.
+    Send,
+    /// 304: the client has it.
+    NotModified,
+    /// 412: the client wants another one.
+    PreconditionFailed,
+}
+
+/// Evaluates the preconditions of a GET or HEAD.
+pub fn evaluate(headers: &HeaderMap, object: Validators<'_>) -> Verdict {
+    // 1 and 2: If-Match, else If-Unmodified-Since.
+    if headers.contains_key(IF_MATCH) {
+        // §13.1.1: the strong comparison; a list is one that never matches when it cannot be read.
+        if !lists(headers, &IF_MATCH, |tag| tag == object.etag) {
+            return Verdict::PreconditionFailed;
+        }
+    } else if date(headers.get(IF_UNMODIFIED_SINCE)).is_some_and(|since_s| object.modified_s > since_s) {
+        return Verdict::PreconditionFailed;
+    }
+    // 3 and 4: If-None-Match, else If-Modified-Since (§13.1.3: ignored when the other is present).
+    if headers.contains_key(IF_NONE_MATCH) {
+        // §13.1.2: the weak comparison, so that a cache's weakened tag still matches.
+        if lists(headers, &IF_NONE_MATCH, |tag| tag.strip_prefix(b"W/").unwrap_or(tag) == object.etag) {
+            return Verdict::NotModified;
+        }
+    } else if date(headers.get(IF_MODIFIED_SINCE)).is_some_and(|since_s| object.modified_s <= since_s) {
+        return Verdict::NotModified;
+    }
+    Verdict::Send
+}
+
+/// 5: whether a Range header counts, given If-Range (§13.1.5). `now_s` decides whether a date is strong.
+pub fn range_counts(headers: &HeaderMap, object: Validators<'_>, now_s: u64) -> bool {
+    let mut fields = headers.get_all(IF_RANGE).iter();
+    let Some(field) = fields.next() else { return true };
+    if fields.next().is_some() {
+        return false;
+    }
+    let value = field.as_bytes();
+    if value.starts_with(b"\"") || value.starts_with(b"W/") {
+        return value == object.etag; // ours is strong: a weak one cannot be equal
+    }
+    // §13.1.5: an exact match, and §8.8.2.2: of a date that no later change could share.
+    date(Some(field)) == Some(object.modified_s) && object.modified_s < now_s
+}
+
+/// Whether a list of entity tags names one that `matches`, or is `*`.
+fn lists(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> bool {
+    headers.get_all(name).iter().any(|field| {
+        let mut rest = field.as_bytes().trim_ascii();
+        if rest == b"*" {
+            return true;
+        }
+        while let Some((tag, after)) = next_tag(rest) {
+            if matches(tag) {
+                return true;
+            }
+            rest = after;
+        }
+        false
+    })
+}
+
+/// The next `"…"` or `W/"…"` of a list. A comma inside the quotes belongs to the tag (§8.8.3).
+fn next_tag(list: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = list.iter().position(|b| !matches!(b, b',' | b' ' | b'\t'))?;
+    let list = &list[start..];
+    let quote = if list.starts_with(b"W/") { 2 } else { 0 };
+    if list.get(quote) != Some(&b'"') {
+        return None;
+    }
+    let end = quote + 2 + list[quote + 1..].iter().position(|b| *b == b'"')?;
+    Some(list.split_at(end))
+}
+
+/// An HTTP date in whole seconds; `None` when there is none or it cannot be read (then it is ignored).
+fn date(field: Option<&HeaderValue>) -> Option<u64> {
+    let time: SystemTime = httpdate::parse_http_date(field?.to_str().ok()?).ok()?;
+    time.duration_since(UNIX_EPOCH).as_ref().map(Duration::as_secs).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict::*;
+    use super::*;
+
+    const MODIFIED_S: u64 = 1_445_412_480;
+    const MODIFIED: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
+    const BEFORE: &str = "Wed, 21 Oct 2015 07:27:59 GMT";
+    const AFTER: &str = "Wed, 21 Oct 2015 07:28:01 GMT";
+    const OBJECT: Validators<'_> = Validators { etag: b"\"a,b\"", modified_s: MODIFIED_S };
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
+        HeaderMap::from_iter(lines.iter().map(line))
+    }
+
+    fn check(lines: &[(&'static str, &str)], expected: Verdict) {
+        assert_eq!(evaluate(&headers(lines), OBJECT), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn each_condition_alone() {
+        check(&[], Send);
+        // §13.1.1: "the origin server MUST NOT perform the requested method if the condition is false".
+        check(&[("if-match", "\"a,b\"")], Send);
+        check(&[("if-match", "*")], Send);
+        check(&[("if-match", "\"x\", \"a,b\"")], Send);
+        check(&[("if-match", "\"x\"")], PreconditionFailed);
+        check(&[("if-match", "W/\"a,b\"")], PreconditionFailed);
+        check(&[("if-match", "garbage")], PreconditionFailed);
+        // §13.1.2
+        check(&[("if-none-match", "\"a,b\"")], NotModified);
+        check(&[("if-none-match", "W/\"a,b\"")], NotModified);
+        check(&[("if-none-match", "*")], NotModified);
+        check(&[("if-none-match", "\"x\" ,, W/\"y\",\"a,b\"")], NotModified);
+        check(&[("if-none-match", "\"a\", \"b\"")], Send);
+        check(&[("if-none-match", "a,b")], Send);
+        // §13.1.3
+        check(&[("if-modified-since", MODIFIED)], NotModified);
+        check(&[("if-modified-since", AFTER)], NotModified);
+        check(&[("if-modified-since", BEFORE)], Send);
+        check(&[("if-modified-since", "yesterday")], Send);
+        // §13.1.4
+        check(&[("if-unmodified-since", MODIFIED)], Send);
+        check(&[("if-unmodified-since", BEFORE)], PreconditionFailed);
+        check(&[("if-unmodified-since", "yesterday")], Send);
+    }
+
+    #[test]
+    fn tags_outrank_dates_and_matching_comes_before_freshness() {
+        // §13.2.2, steps 1 to 4.
+        check(&[("if-match", "\"a,b\""), ("if-unmodified-since", BEFORE)], Send);
+        check(&[("if-match", "\"x\""), ("if-none-match", "\"a,b\"")], PreconditionFailed);
+        check(&[("if-match", "\"a,b\""), ("if-none-match", "\"a,b\"")], NotModified);
+        check(&[("if-none-match", "\"x\""), ("if-modified-since", AFTER)], Send);
+        check(&[("if-unmodified-since", BEFORE), ("if-none-match", "\"a,b\"")], PreconditionFailed);
+    }
+
+    #[test]
+    fn if_range_takes_only_strong_validators() {
+        let counts = |value: &str, now_s| range_counts(&headers(&[("if-range", value)]), OBJECT, now_s);
+        let later = MODIFIED_S + 60;
+        assert!(range_counts(&HeaderMap::new(), OBJECT, later));
+        assert!(counts("\"a,b\"", later));
+        assert!(!counts("W/\"a,b\"", later));
+        assert!(!counts("\"x\"", later));
+        assert!(counts(MODIFIED, later));
+        assert!(!counts(MODIFIED, MODIFIED_S), "within the same second the file could still change");
+        assert!(!counts(AFTER, later), "a date must match exactly");
+        assert!(!counts(BEFORE, later));
+        assert!(!counts("garbage", later));
+    }
+}

@@ -1,0 +1,172 @@
+//! Responses. In: an object and what to do with it. Out: `Response<Body>`.
+//!
+//! The headers of a kind of object are put together once; a hit clones them and fills in four values.
+//! `Content-Length` and `Date` are hyper's: it knows the body's length and keeps the date of the second.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::version::{Content, Media, Object, Version};
+use crate::base::Result;
+use crate::base::error::Error;
+use crate::server::gate::Permit;
+use crate::server::{Body, reply};
+
+/// Comma-separated tags that a purge names.
+const CDN_TAG: HeaderName = HeaderName::from_static("cdn-tag");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// The headers of every kind of object, with places for what differs.
+#[derive(Debug)]
+pub(super) struct Templates {
+    /// By `Media`: 200.
+    whole: [HeaderMap; 4],
+    /// By `Media`: 206, with a place for Content-Range.
+    part: [HeaderMap; 4],
+}
+
+impl Templates {
+    /// # Errors
+    /// `Usage` when `cache_control` cannot be a header.
+    pub(super) fn new(cache_control: &str) -> Result<Templates> {
+        let caching = HeaderValue::from_str(cache_control)
+            .map_err(|cause| Error::usage(format!("{cache_control:?} cannot be Cache-Control")).because(cause))?;
+        let whole = Media::ALL.map(|media| {
+            let mut headers = HeaderMap::with_capacity(16);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media.as_str()));
+            headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            headers.insert(header::CACHE_CONTROL, caching.clone());
+            for place in [header::ETAG, header::LAST_MODIFIED, CDN_TAG] {
+                headers.insert(place, HeaderValue::from_static(""));
+            }
+            reply::open_to_all(&mut headers);
+            headers
+        });
+        let part = whole.clone().map(|mut headers| {
+            headers.insert(header::CONTENT_RANGE, HeaderValue::from_static(""));
+            headers
+        });
+        Ok(Templates { whole, part })
+    }
+
+    /// 200 with all of it. The body keeps `permit`.
+    pub(super) fn whole(&self, version: &Version, object: Object<'_>, permit: Permit) -> Response<Body> {
+        let length = object.length();
+        let body = body(&object, 0..length).with_permit(permit);
+        respond(StatusCode::OK, fill_in(&self.whole, version, object), body)
+    }
+
+    /// 206 with bytes `range` of it. The body keeps `permit`.
+    pub(super) fn part(
+        &self,
+        version: &Version,
+        object: Object<'_>,
+        range: Range<u64>,
+        permit: Permit,
+    ) -> Response<Body> {
+        let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, object.length());
+        let body = body(&object, range).with_permit(permit);
+        let mut headers = fill_in(&self.part, version, object);
+        set(&mut headers, &header::CONTENT_RANGE, ascii(content_range));
+        respond(StatusCode::PARTIAL_CONTENT, headers, body)
+    }
+
+    /// 304: the validators and cache headers of the 200, no body (RFC 9110 §15.4.5).
+    pub(super) fn not_modified(&self, version: &Version, object: Object<'_>) -> Response<Body> {
+        let mut headers = fill_in(&self.whole, version, object);
+        headers.remove(header::CONTENT_TYPE);
+        respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
+    }
+}
+
+/// 412.
+pub(super) fn precondition_failed() -> Response<Body> {
+    reply::refusal(StatusCode::PRECONDITION_FAILED, "precondition failed\n")
+}
+
+/// 416, and how long the object is (RFC 9110 §15.5.17).
+pub(super) fn unsatisfiable(length: u64) -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::RANGE_NOT_SATISFIABLE, "range not satisfiable\n");
+    response.headers_mut().insert(header::CONTENT_RANGE, ascii(format!("bytes */{length}")));
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+/// 404, for whatever is not there: unknown, unpublished, misspelt.
+pub(super) fn not_found() -> Response<Body> {
+    reply::refusal(StatusCode::NOT_FOUND, "not found\n")
+}
+
+/// 403, without a reason: that would help a forger.
+pub(super) fn forbidden() -> Response<Body> {
+    reply::refusal(StatusCode::FORBIDDEN, "forbidden\n")
+}
+
+/// 500 for a version that is damaged.
+pub(super) fn broken() -> Response<Body> {
+    reply::refusal(StatusCode::INTERNAL_SERVER_ERROR, "this object cannot be served\n")
+}
+
+/// 405, and what is allowed.
+pub(super) fn method_not_allowed() -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    response
+}
+
+/// 204 to a preflight (Fetch standard, CORS-preflight) and to any other OPTIONS.
+pub(super) fn preflight() -> Response<Body> {
+    /// Ranges and conditions, and what players send to measure (CTA-5004 CMCD).
+    const HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
+        Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    reply::open_to_all(headers);
+    headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+/// Says how long a miss took.
+pub(super) fn time_miss(response: &mut Response<Body>, outcome: &str, took: Duration) {
+    let timing = format!("cache;desc={outcome}, open;dur={:.1}", took.as_secs_f64() * 1e3);
+    response.headers_mut().insert(SERVER_TIMING, ascii(timing));
+}
+
+fn body(object: &Object<'_>, range: Range<u64>) -> Body {
+    match &object.content {
+        Content::Memory(bytes) => Body::bytes(bytes.slice(range.start as usize..range.end as usize)),
+        Content::File(file, slice) => Body::mapped((*file).clone(), slice.start + range.start..slice.start + range.end),
+    }
+}
+
+fn fill_in(templates: &[HeaderMap; 4], version: &Version, object: Object<'_>) -> HeaderMap {
+    let mut headers = templates[object.media as usize].clone();
+    set(&mut headers, &header::ETAG, object.etag);
+    set(&mut headers, &header::LAST_MODIFIED, version.modified.clone());
+    set(&mut headers, &CDN_TAG, version.tag.clone());
+    headers
+}
+
+/// Replaces a place holder, without growing the map.
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    *headers.get_mut(name).expect("the template has a place for it") = value;
+}
+
+fn ascii(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("made of ASCII")
+}
+
+fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,245 @@
+//! One core: a thread, a runtime, a listener of its own (`SO_REUSEPORT`), its connections.
+//!
+//! `listener → TcpStream → place in the limits → connection task`. At the end: stop accepting, tell
+//! every connection to finish, wait for them until the deadline, drop the rest.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::handover::Handover;
+use super::socket::Tally;
+use super::watch::{TICK, Watch};
+use super::{Limits, Service, conn};
+use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::telemetry;
+
+/// What a connection needs of its core.
+pub(super) struct Core<S> {
+    pub(super) service: Arc<S>,
+    pub(super) handover: Option<Handover>,
+    pub(super) limits: Limits,
+    pub(super) watch: Watch,
+    pub(super) tally: Arc<Tally>,
+    pub(super) places: Arc<Places>,
+}
+
+/// Connections of the whole process.
+#[derive(Debug)]
+pub(super) struct Places {
+    all_max: usize,
+    per_ip_max: usize,
+    loopback_exempt: bool,
+    taken: AtomicUsize,
+    by_ip: Mutex<HashMap<IpAddr, usize>>,
+    open: metrics::Gauge,
+    refused: [metrics::Counter; 2],
+}
+
+/// The right to be connected; dropping it gives it back.
+struct Place {
+    places: Arc<Places>,
+    ip: Option<IpAddr>,
+}
+
+impl Places {
+    pub(super) fn new(limits: &Limits) -> Places {
+        let refused = |reason: &'static str| metrics::counter!(telemetry::REFUSED, "reason" => reason);
+        Places {
+            all_max: limits.connections_max,
+            per_ip_max: limits.connections_per_ip_max,
+            loopback_exempt: limits.loopback_exempt,
+            taken: AtomicUsize::new(0),
+            by_ip: Mutex::default(),
+            open: metrics::gauge!(telemetry::CONNECTIONS),
+            refused: [refused("connections"), refused("connections_per_ip")],
+        }
+    }
+
+    fn take(self: &Arc<Places>, peer: SocketAddr) -> Option<Place> {
+        let before = self.taken.fetch_add(1, Ordering::Relaxed);
+        let mut place = Place { places: self.clone(), ip: None };
+        if before >= self.all_max {
+            self.refused[0].increment(1);
+            return None;
+        }
+        let ip = neighbourhood(peer.ip());
+        if !(self.loopback_exempt && ip.is_loopback()) {
+            let mut by_ip = self.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_ip.entry(ip).or_insert(0);
+            if *count >= self.per_ip_max {
+                self.refused[1].increment(1);
+                return None;
+            }
+            *count += 1;
+            place.ip = Some(ip);
+        }
+        Some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken.fetch_sub(1, Ordering::Relaxed);
+        let Some(ip) = self.ip else { return };
+        let mut by_ip = self.places.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_ip.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                by_ip.remove(&ip);
+            }
+        }
+    }
+}
+
+/// What counts as one peer: an IPv4 address, or an IPv6 /64, the least a household gets.
+fn neighbourhood(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
+        other => other,
+    }
+}
+
+impl<S: Service> Core<S> {
+    /// Serves `listener` until `shutdown` says otherwise.
+    pub(super) async fn run(self: Rc<Core<S>>, listener: std::net::TcpListener, mut shutdown: Shutdown) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(cause) => return tracing::error!(%cause, "a core cannot watch its listener"),
+        };
+        let looking = tokio::task::spawn_local(self.clone().look());
+        let mut until_now = shutdown.clone();
+        tokio::select! {
+            () = self.accept(&listener) => {}
+            () = shutdown.reached(Phase::Draining) => {}
+        }
+        let drained = async {
+            // The kernel has completed these handshakes: dropping the listener now would reset them.
+            self.accept_waiting(&listener).await;
+            drop(listener);
+            self.watch.drain();
+            self.wait_until_empty().await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = until_now.reached(Phase::Now) => {}
+        }
+        looking.abort();
+        self.publish_tally(&mut Default::default());
+    }
+
+    async fn accept(self: &Rc<Core<S>>, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.welcome(stream, peer),
+                // Out of descriptors or memory: taking a breath lets connections end; spinning would not.
+                Err(error) if is_exhaustion(&error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    sleep(Duration::from_millis(50)).await;
+                }
+                Err(_) => {} // that connection is gone already
+            }
+        }
+    }
+
+    async fn accept_waiting(self: &Rc<Core<S>>, listener: &TcpListener) {
+        while let Ok(Ok((stream, peer))) = timeout(Duration::from_millis(1), listener.accept()).await {
+            self.welcome(stream, peer);
+        }
+    }
+
+    fn welcome(self: &Rc<Core<S>>, stream: TcpStream, peer: SocketAddr) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let Some(place) = self.places.take(peer) else {
+            return turn_away(stream);
+        };
+        let _ = stream.set_nodelay(true); // heads are held back by MSG_MORE, nothing else should be
+        let core = self.clone();
+        // Nobody joins this task: its place and its entry in the watch say that it has ended.
+        tokio::task::spawn_local(async move {
+            conn::serve(stream, peer, core).await;
+            drop(place);
+        });
+    }
+
+    /// Looks at the connections four times a second and keeps the sampled gauges fresh.
+    async fn look(self: Rc<Core<S>>) {
+        let mut published = Default::default();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.watch.look();
+            self.publish_tally(&mut published);
+            self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);
+            self.service.on_tick();
+        }
+    }
+
+    fn publish_tally(&self, published: &mut super::SocketBytes) {
+        let now = self.tally.read();
+        let counter = |path: &'static str| metrics::counter!(telemetry::SOCKET_BYTES, "path" => path);
+        counter("sendfile").increment(now.sendfile - published.sendfile);
+        counter("copy").increment(now.copied - published.copied);
+        *published = now;
+    }
+
+    async fn wait_until_empty(&self) {
+        let deadline = Instant::now() + self.limits.drain;
+        while self.watch.open() > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Answers a connection too many without reading its request, and waits a moment for it to hang up:
+/// closing at once would reset the answer away.
+fn turn_away(stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nCache-Control: no-store\r\n\
+        Content-Type: text/plain; charset=utf-8\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 21\r\n\
+        Connection: close\r\n\r\ntoo many connections\n";
+    /// Turned away, but not yet gone: a bound on what a flood can hold.
+    static LEAVING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(256);
+    let _ = stream.try_write(ANSWER);
+    let Ok(leaving) = LEAVING.try_acquire() else { return };
+    tokio::task::spawn_local(async move {
+        let mut stream = stream;
+        let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Write);
+        let mut scratch = [0; 1024];
+        let gone = async { while matches!(stream.read(&mut scratch).await, Ok(1..)) {} };
+        let _ = timeout(Duration::from_millis(500), gone).await;
+        drop(leaving);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_for_all_and_for_each_neighbourhood() {
+        let limits = Limits { connections_max: 3, connections_per_ip_max: 2, ..Limits::default() };
+        let places = Arc::new(Places::new(&limits));
+        let from = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 1);
+        let first = places.take(from("2001:db8::1")).unwrap();
+        let _second = places.take(from("2001:db8::ffff:2")).unwrap();
+        assert!(places.take(from("2001:db8::3")).is_none(), "one /64 is one peer");
+        let third = places.take(from("192.0.2.1")).unwrap();
+        assert!(places.take(from("192.0.2.2")).is_none(), "all places are taken");
+        drop((first, third));
+        assert!(places.take(from("2001:db8::3")).is_some());
+        assert_eq!(places.by_ip.lock().unwrap().len(), 1, "nobody is remembered who has left");
+    }
+}

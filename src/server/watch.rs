@@ -1,0 +1,281 @@
+//! The watch over a core's connections: one look at all of them four times a second, instead of a timer
+//! for each request. The hot path only stores a tick; deadlines are judged here.
+//!
+//! `connection → Phase, since when → Verdict`. A verdict wakes the connection's task, which acts on it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+/// Four looks a second: deadlines are kept to a quarter of a second.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+
+thread_local! {
+    static NOW: Cell<u32> = const { Cell::new(1) };
+}
+
+/// Ticks of this core's watch; stands still on threads without one. Wraps after 34 years.
+pub(super) fn now_tick() -> u32 {
+    NOW.get()
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// New: has not sent a byte yet.
+    New,
+    /// Between requests, with hyper still in memory.
+    Idle,
+    /// Between requests, only the socket in memory.
+    Parked,
+    /// Has begun to send a request head.
+    Head,
+    /// A request is being answered.
+    Busy,
+    /// The last body byte was handed to hyper, but not yet to the kernel.
+    Flushing,
+    /// We have said goodbye and wait for the peer to do so.
+    Lingering,
+}
+
+/// What the watch wants a connection to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Go,
+    /// Give up hyper's buffers until the next request comes.
+    Park,
+    /// Finish what has started, then close.
+    Drain,
+    /// Close; time is up.
+    Close,
+}
+
+/// How long each phase may last, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    pub(super) head: u32,
+    pub(super) idle: u32,
+    pub(super) park: u32,
+    pub(super) stall: u32,
+    pub(super) linger: u32,
+}
+
+/// A connection as the watch sees it; shared by its task and its socket.
+#[derive(Debug)]
+pub(super) struct Watched {
+    phase: Cell<Phase>,
+    /// When the phase began, or when the write side last moved.
+    since: Cell<u32>,
+    /// Whether the kernel refused the last write.
+    blocked: Cell<bool>,
+    /// Bytes written since `since`.
+    moved: Cell<usize>,
+    verdict: Cell<Verdict>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A peer that takes less than this in the stall time is not reading: sixteen bytes a minute are not.
+const MOVED_MIN: usize = 16 << 10;
+
+impl Watched {
+    fn new() -> Watched {
+        Watched {
+            phase: Cell::new(Phase::New),
+            since: Cell::new(now_tick()),
+            blocked: Cell::new(false),
+            moved: Cell::new(0),
+            verdict: Cell::new(Verdict::Go),
+            waker: RefCell::new(None),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(now_tick());
+        self.moved.set(0);
+        self.blocked.set(false);
+    }
+
+    /// hyper has the last byte of a body. The stall clock runs on: the kernel does not have it yet.
+    pub(super) fn enter_flushing(&self) {
+        self.phase.set(Phase::Flushing);
+    }
+
+    /// The peer sent bytes.
+    pub(super) fn on_read(&self) {
+        if matches!(self.phase.get(), Phase::New | Phase::Idle | Phase::Parked) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The kernel took `bytes`.
+    pub(super) fn on_written(&self, bytes: usize) {
+        if self.blocked.replace(false) || self.moved.get() > 0 {
+            let moved = self.moved.get() + bytes;
+            self.moved.set(moved);
+            if moved >= MOVED_MIN {
+                self.since.set(now_tick());
+                self.moved.set(0);
+            }
+        }
+    }
+
+    /// The kernel took nothing: its buffer is full, the peer is not reading.
+    pub(super) fn on_blocked(&self) {
+        if !self.blocked.replace(true) && self.moved.get() == 0 {
+            self.since.set(now_tick());
+        }
+    }
+
+    /// Everything hyper had is in the kernel.
+    pub(super) fn on_flushed(&self) {
+        if self.phase.get() == Phase::Flushing {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// Takes the verdict, once; the next one wakes this task.
+    pub(super) fn verdict(&self, cx: &mut Context<'_>) -> Verdict {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.verdict.replace(Verdict::Go)
+    }
+
+    fn judge(&self, now: u32, limits: &Deadlines) -> Verdict {
+        let age = now.wrapping_sub(self.since.get());
+        match self.phase.get() {
+            Phase::New | Phase::Head if age > limits.head => Verdict::Close,
+            Phase::Idle | Phase::Parked if age > limits.idle => Verdict::Close,
+            Phase::Idle if age >= limits.park => Verdict::Park,
+            Phase::Busy | Phase::Flushing if self.blocked.get() && age > limits.stall => Verdict::Close,
+            Phase::Lingering if age > limits.linger => Verdict::Close,
+            _ => Verdict::Go,
+        }
+    }
+
+    fn pronounce(&self, verdict: Verdict) {
+        self.verdict.set(verdict);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// All connections of a core.
+#[derive(Debug)]
+pub(super) struct Watch {
+    limits: Deadlines,
+    all: RefCell<Vec<Rc<Watched>>>,
+    draining: Cell<bool>,
+}
+
+impl Watch {
+    pub(super) fn new(limits: Deadlines) -> Watch {
+        Watch { limits, all: RefCell::default(), draining: Cell::new(false) }
+    }
+
+    /// Takes a new connection under watch until `forget`.
+    pub(super) fn register(&self) -> Rc<Watched> {
+        let watched = Rc::new(Watched::new());
+        if self.draining.get() {
+            watched.verdict.set(Verdict::Drain);
+        }
+        self.all.borrow_mut().push(watched.clone());
+        watched
+    }
+
+    /// Looks at every connection. A connection nobody else holds has ended: it is forgotten here.
+    pub(super) fn look(&self) {
+        let now = NOW.get().wrapping_add(1);
+        NOW.set(now);
+        self.all.borrow_mut().retain(|watched| {
+            let alive = Rc::strong_count(watched) > 1;
+            if alive {
+                match watched.judge(now, &self.limits) {
+                    Verdict::Go => {}
+                    verdict => watched.pronounce(verdict),
+                }
+            }
+            alive
+        });
+    }
+
+    /// Connections that have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.all.borrow().iter().filter(|watched| Rc::strong_count(watched) > 1).count()
+    }
+
+    /// Tells every connection, present and future, to finish and close.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        self.all.borrow().iter().for_each(|watched| watched.pronounce(Verdict::Drain));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Deadlines = Deadlines { head: 10, idle: 20, park: 4, stall: 8, linger: 2 };
+
+    fn check(phase: Phase, blocked: bool, ticks: u32, expected: Verdict) {
+        let watched = Watched::new();
+        watched.enter(phase);
+        if blocked {
+            watched.on_blocked();
+        }
+        assert_eq!(watched.judge(now_tick() + ticks, &LIMITS), expected, "{phase:?} {blocked} {ticks}");
+    }
+
+    #[test]
+    fn each_phase_has_its_own_deadline() {
+        check(Phase::New, false, 10, Verdict::Go);
+        check(Phase::New, false, 11, Verdict::Close);
+        check(Phase::Head, false, 11, Verdict::Close);
+        check(Phase::Idle, false, 3, Verdict::Go);
+        check(Phase::Idle, false, 4, Verdict::Park);
+        check(Phase::Idle, false, 21, Verdict::Close);
+        check(Phase::Parked, false, 20, Verdict::Go);
+        check(Phase::Parked, false, 21, Verdict::Close);
+        check(Phase::Busy, false, 1000, Verdict::Go);
+        check(Phase::Busy, true, 8, Verdict::Go);
+        check(Phase::Busy, true, 9, Verdict::Close);
+        check(Phase::Flushing, true, 9, Verdict::Close);
+        check(Phase::Lingering, false, 3, Verdict::Close);
+    }
+
+    #[test]
+    fn a_trickle_does_not_count_as_reading_and_a_gulp_does() {
+        let watched = Watched::new();
+        watched.enter(Phase::Busy);
+        watched.on_blocked();
+        NOW.set(now_tick() + 6);
+        watched.on_written(100);
+        watched.on_blocked();
+        assert_eq!(watched.judge(now_tick() + 3, &LIMITS), Verdict::Close);
+        watched.on_written(MOVED_MIN);
+        watched.on_blocked();
+        assert_eq!(watched.judge(now_tick() + 3, &LIMITS), Verdict::Go);
+    }
+
+    #[test]
+    fn a_connection_goes_idle_only_when_its_last_byte_is_in_the_kernel() {
+        let watched = Watched::new();
+        watched.on_read();
+        assert_eq!(watched.phase(), Phase::Head);
+        watched.enter(Phase::Busy);
+        watched.on_flushed();
+        assert_eq!(watched.phase(), Phase::Busy);
+        watched.enter(Phase::Flushing);
+        watched.on_flushed();
+        assert_eq!(watched.phase(), Phase::Idle);
+    }
+}

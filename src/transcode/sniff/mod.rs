@@ -1,0 +1,153 @@
+//! Looks at an input before anything decodes it. In: the file's bytes. Out: what its container
+//! promises and hides (length, encoder delay, depth), or why it is refused. Reads a few kilobytes.
+
+mod flac;
+mod mp3;
+mod mp4;
+mod ogg;
+mod refuse;
+mod riff;
+
+use std::fs::File;
+
+use super::plan::{Patch, Trim, rescale};
+use crate::base::error::Context as _;
+use crate::base::{Error, Result};
+
+/// What the container says. Everything is optional: unknown formats go to the decoder as they are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Sniffed {
+    /// Codec, where the container says it better than the decoder.
+    pub(super) codec: Option<String>,
+    /// Length after trimming.
+    pub(super) declared: Option<Declared>,
+    /// What to leave out of the decoded samples.
+    pub(super) trim: Option<Trim>,
+    /// What the demuxer shall not see.
+    pub(super) patches: Vec<Patch>,
+    /// Bits per sample.
+    pub(super) bits: Option<u32>,
+}
+
+/// The length a container promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Declared {
+    /// Samples per channel, after trimming.
+    pub(super) samples: u64,
+    /// The rate they count in.
+    pub(super) rate: u32,
+    /// Samples that may be missing or too many without anything being lost: a codec frame.
+    pub(super) tolerance: u64,
+}
+
+/// Looks at `file`.
+///
+/// # Errors
+/// `Invalid` with the reason to refuse it.
+pub(super) fn sniff(file: &File, bytes: u64) -> Result<Sniffed> {
+    recognise(&Look { source: file, bytes })
+}
+
+fn recognise(look: &Look<'_>) -> Result<Sniffed> {
+    let head = look.at(0, 4096)?;
+    refuse::by_first_bytes(&head)?;
+    let audio = mp3::after_id3(look)?;
+    let start = look.at(audio, 12)?;
+    match &start[..] {
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => riff::wav(look),
+        [b'R', b'F', b'6', b'4', _, _, _, _, b'W', b'A', b'V', b'E'] => riff::wav(look),
+        [b'F', b'O', b'R', b'M', _, _, _, _, b'A', b'I', b'F', b'F' | b'C'] => riff::aiff(look),
+        [b'f', b'L', b'a', b'C', ..] => flac::flac(look, audio),
+        [b'O', b'g', b'g', b'S', ..] => ogg::ogg(look),
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] | [_, _, _, _, b'm', b'o', b'o', b'v', ..] => mp4::mp4(look),
+        _ => mp3::mp3(look, audio),
+    }
+}
+
+impl Sniffed {
+    /// The promised length at the decoded rate.
+    pub(super) fn samples_at(&self, rate: u32) -> Option<u64> {
+        self.declared.map(|declared| rescale(declared.samples, declared.rate, rate))
+    }
+
+    /// Compares what was decoded with what was promised. `surplus` was decoded beyond the trim.
+    pub(super) fn check_length(&self, samples: u64, surplus: u64, rate: u32) -> Result<()> {
+        let (Some(declared), Some(promised)) = (self.declared, self.samples_at(rate)) else { return Ok(()) };
+        let tolerance = match declared.tolerance {
+            0 => 0,
+            some => rescale(some, declared.rate, rate) + 1,
+        };
+        if samples + tolerance < promised {
+            return Err(truncated(promised, samples, rate, "could be decoded"));
+        }
+        // A second of surplus is no padding: two files were joined, or the header is another file's.
+        if samples > promised + tolerance
+            || (declared.tolerance > 0 && self.trim_is_exact() && surplus > u64::from(rate))
+        {
+            let (promised, found) = (seconds(promised, rate), seconds(samples + surplus, rate));
+            return Err(Error::invalid(format!(
+                "its header promises {promised:.1} s, but {found:.1} s could be decoded; export the file again"
+            )));
+        }
+        Ok(())
+    }
+
+    fn trim_is_exact(&self) -> bool {
+        self.patches.is_empty() && self.trim.is_some_and(|trim| trim.length.is_some())
+    }
+}
+
+/// The refusal for a file that ends too early.
+fn truncated(promised: u64, found: u64, rate: u32, how: &str) -> Error {
+    let (promised, found) = (seconds(promised, rate), seconds(found, rate));
+    // A tenth of a second must not be rounded away: "promises 3.0 s, only 3.0 s" helps nobody.
+    let digits = if promised - found < 0.1 { 4 } else { 1 };
+    Error::invalid(format!(
+        "truncated or damaged: the header promises {promised:.digits$} s, only {found:.digits$} s {how}; upload the file again"
+    ))
+}
+
+fn seconds(samples: u64, rate: u32) -> f64 {
+    samples as f64 / f64::from(rate.max(1))
+}
+
+/// Random access to the input.
+struct Look<'a> {
+    source: &'a dyn ReadAt,
+    bytes: u64,
+}
+
+trait ReadAt {
+    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(self, out, at)
+    }
+}
+
+impl Look<'_> {
+    /// Up to `most` bytes from `at`; fewer at the end of the file.
+    fn at(&self, at: u64, most: usize) -> Result<Vec<u8>> {
+        let there = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let mut out = vec![0; most.min(there)];
+        let mut done = 0;
+        while done < out.len() {
+            match self.source.read_at(at + done as u64, &mut out[done..]).context(|| "cannot read it")? {
+                0 => break,
+                n => done += n,
+            }
+        }
+        out.truncate(done);
+        Ok(out)
+    }
+
+    /// Exactly `N` bytes, or `None` when the file ends before.
+    fn array<const N: usize>(&self, at: u64) -> Result<Option<[u8; N]>> {
+        Ok(self.at(at, N)?.try_into().ok())
+    }
+}
+
+#[cfg(test)]
+mod tests;

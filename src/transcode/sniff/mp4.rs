@@ -1,0 +1,245 @@
+//! MP4/M4A/MOV: the edit list (or iTunes' own comment) says which samples to present. GStreamer turns
+//! edits into nanoseconds and loses samples at the end, so the demuxer does not get to see the edits
+//! (`edts` reads as `free`) nor the movie's end (it reads as a second later), and the exact samples are
+//! cut afterwards.
+
+use super::{Declared, Look, Sniffed, Trim};
+use crate::base::{Error, Result};
+use crate::transcode::plan::Patch;
+
+/// Boxes looked at in one parent; real files have a few dozen.
+const BOXES_MAX: usize = 1024;
+/// Samples in an AAC frame, SBR included.
+const AAC_FRAME_MAX: u64 = 2048;
+
+/// A box in the file: its type, where its body begins and ends.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    kind: [u8; 4],
+    body: u64,
+    end: u64,
+}
+
+pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
+    let whole = Span { kind: *b"file", body: 0, end: look.bytes };
+    let top = children(look, whole)?;
+    let Some(moov) = top.iter().find(|b| &b.kind == b"moov") else {
+        // A recorder or an upload that stopped: the index is written last.
+        return Err(Error::invalid("truncated: the index at its end is missing; upload the file again"));
+    };
+    if moov.end > look.bytes {
+        return Err(Error::invalid("truncated: it ends within its index; upload the file again"));
+    }
+    let inside = children(look, *moov)?;
+    if inside.iter().any(|b| &b.kind == b"rmra") {
+        return Err(Error::invalid(
+            "it only refers to other files; upload the audio itself, references are not followed",
+        ));
+    }
+    for trak in inside.iter().filter(|b| &b.kind == b"trak") {
+        if let Some(audio) = audio_stream(look, *trak)? {
+            let fragmented = inside.iter().any(|b| &b.kind == b"mvex");
+            return audio.describe(look, *moov, fragmented);
+        }
+    }
+    Err(Error::invalid("it has no audio; upload a file with sound"))
+}
+
+/// The elementary stream that will be decoded.
+#[derive(Debug)]
+struct Audio {
+    /// Where the box type `edts` stands.
+    edts_at: Option<u64>,
+    /// First edit that is not empty: length in movie ticks, start in media ticks.
+    edit: Option<(u64, u64)>,
+    timescale: u32,
+    duration: u64,
+    entry: [u8; 4],
+    bits: Option<u32>,
+}
+
+fn audio_stream(look: &Look<'_>, trak: Span) -> Result<Option<Audio>> {
+    let Some(mdia) = child(look, trak, b"mdia")? else { return Ok(None) };
+    let Some(hdlr) = child(look, mdia, b"hdlr")? else { return Ok(None) };
+    if look.at(hdlr.body + 8, 4)? != b"soun" {
+        return Ok(None);
+    }
+    let Some((timescale, duration)) = timing(look, child(look, mdia, b"mdhd")?)? else { return Ok(None) };
+    let Some(minf) = child(look, mdia, b"minf")? else { return Ok(None) };
+    if let Some(dinf) = child(look, minf, b"dinf")? {
+        refuse_references(look, dinf)?;
+    }
+    let Some(stbl) = child(look, minf, b"stbl")? else { return Ok(None) };
+    let Some(stsd) = child(look, stbl, b"stsd")? else { return Ok(None) };
+    let Some(entry) = children(look, Span { body: stsd.body + 8, ..stsd })?.first().copied() else { return Ok(None) };
+    let edts = child(look, trak, b"edts")?;
+    let edit = match edts {
+        Some(edts) => first_edit(look, child(look, edts, b"elst")?)?,
+        None => None,
+    };
+    let bits = if &entry.kind == b"alac" { alac_bits(look, entry)? } else { None };
+    Ok(Some(Audio { edts_at: edts.map(|b| b.body - 4), edit, timescale, duration, entry: entry.kind, bits }))
+}
+
+impl Audio {
+    fn describe(&self, look: &Look<'_>, moov: Span, fragmented: bool) -> Result<Sniffed> {
+        let codec = match &self.entry {
+            b"alac" => Some("ALAC".to_owned()),
+            b"mp4a" => Some("AAC".to_owned()),
+            _ => None,
+        };
+        let base = Sniffed { codec, bits: self.bits, ..Sniffed::default() };
+        let gapless = match &self.entry {
+            b"mp4a" => itunes_gapless(look, moov)?,
+            _ => None,
+        };
+        let movie_scale = timing(look, child(look, moov, b"mvhd")?)?.map_or(0, |(timescale, _)| timescale);
+        let (start, length) = self.presented(gapless, movie_scale, fragmented);
+        if base.codec.is_none() {
+            return Ok(base);
+        }
+        let mut patches: Vec<Patch> = self.edts_at.map(|at| Patch { at, bytes: *b"free" }).into_iter().collect();
+        patches.extend(later_end(look, child(look, moov, b"mvhd")?)?);
+        let tolerance = if &self.entry == b"alac" { 0 } else { AAC_FRAME_MAX };
+        let declared = length.map(|samples| Declared { samples, rate: self.timescale, tolerance });
+        let trim = Trim { start, length, rate: self.timescale };
+        Ok(Sniffed { declared, trim: Some(trim), patches, ..base })
+    }
+
+    /// First sample presented and how many, in media ticks, which are samples.
+    fn presented(&self, gapless: Option<(u64, u64)>, movie_scale: u32, fragmented: bool) -> (u64, Option<u64>) {
+        let (edit_length, start) = self.edit.unwrap_or_default();
+        if let Some((start, total)) = gapless.filter(|(s, n)| s + n <= self.duration + AAC_FRAME_MAX) {
+            return (start, Some(total));
+        }
+        if fragmented || self.duration <= start {
+            return (start, None);
+        }
+        let rest = self.duration - start;
+        if edit_length == 0 || movie_scale == 0 {
+            return (start, Some(rest));
+        }
+        // The edit counts in movie ticks, often milliseconds: when it means "to the end", the media's
+        // own length is the exact one.
+        let tick = u64::from(self.timescale).div_ceil(u64::from(movie_scale));
+        let edit = u128::from(edit_length) * u128::from(self.timescale) / u128::from(movie_scale);
+        let edit = u64::try_from(edit).unwrap_or(u64::MAX);
+        (start, Some(if edit + 2 * tick >= rest { rest } else { edit }))
+    }
+}
+
+/// `iTunSMPB`: delay, padding and length in hexadecimal words, written by iTunes and afconvert.
+fn itunes_gapless(look: &Look<'_>, moov: Span) -> Result<Option<(u64, u64)>> {
+    let Some(udta) = child(look, moov, b"udta")? else { return Ok(None) };
+    let Some(meta) = child(look, udta, b"meta")? else { return Ok(None) };
+    let Some(ilst) = child(look, Span { body: meta.body + 4, ..meta }, b"ilst")? else { return Ok(None) };
+    for item in children(look, ilst)?.into_iter().filter(|b| &b.kind == b"----" && b.end - b.body < 1024) {
+        let bytes = look.at(item.body, 1024.min((item.end - item.body) as usize))?;
+        if !bytes.windows(8).any(|w| w == b"iTunSMPB") {
+            continue;
+        }
+        let Some(data) = bytes.windows(4).position(|w| w == b"data") else { continue };
+        let text = String::from_utf8_lossy(&bytes[(data + 12).min(bytes.len())..]).into_owned();
+        let words: Vec<u64> =
+            text.split_ascii_whitespace().take(4).map_while(|w| u64::from_str_radix(w, 16).ok()).collect();
+        return Ok(match words[..] {
+            [_, delay, _, total] if total > 0 && delay < 1 << 16 && total < 1 << 48 => Some((delay, total)),
+            _ => None,
+        });
+    }
+    Ok(None)
+}
+
+/// Media that lies in another file, named by the input.
+fn refuse_references(look: &Look<'_>, dinf: Span) -> Result<()> {
+    let Some(dref) = child(look, dinf, b"dref")? else { return Ok(()) };
+    for entry in children(look, Span { body: dref.body + 8, ..dref })? {
+        let outside = look.array::<4>(entry.body)?.is_some_and(|flags| flags[3] & 1 == 0);
+        if outside && matches!(&entry.kind, b"url " | b"urn " | b"alis" | b"rsrc") {
+            return Err(Error::invalid("its sound is in another file; export it as one file with the media inside"));
+        }
+    }
+    Ok(())
+}
+
+/// Timescale and duration of `mvhd` or `mdhd`.
+fn timing(look: &Look<'_>, header: Option<Span>) -> Result<Option<(u32, u64)>> {
+    let Some(header) = header else { return Ok(None) };
+    let bytes = look.at(header.body, 32)?;
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+    let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+    let found = match bytes.first() {
+        Some(1) => word(20).zip(long(24)),
+        Some(_) => word(12).zip(word(16).map(u64::from)),
+        None => None,
+    };
+    let unknown = |n: u64| n == u64::from(u32::MAX) || n >= 1 << 48;
+    Ok(found.filter(|(timescale, _)| *timescale > 0).map(|(t, n)| (t, if unknown(n) { 0 } else { n })))
+}
+
+/// Moves the movie's end, which the demuxer would cut at, behind the last frame.
+fn later_end(look: &Look<'_>, mvhd: Option<Span>) -> Result<Option<Patch>> {
+    let Some(mvhd) = mvhd else { return Ok(None) };
+    let long = look.at(mvhd.body, 1)? == [1];
+    let (scale_at, low_at) = if long { (20, 28) } else { (12, 16) };
+    let (scale, low) = (look.array(mvhd.body + scale_at)?, look.array(mvhd.body + low_at)?);
+    let (Some(scale), Some(low)) = (scale.map(u32::from_be_bytes), low.map(u32::from_be_bytes)) else {
+        return Ok(None);
+    };
+    // 0 and all ones mean "unknown", which needs no help
+    let later = low.checked_add(scale).filter(|later| low != 0 && *later != u32::MAX);
+    Ok(later.map(|later| Patch { at: mvhd.body + low_at, bytes: later.to_be_bytes() }))
+}
+
+fn first_edit(look: &Look<'_>, elst: Option<Span>) -> Result<Option<(u64, u64)>> {
+    let Some(elst) = elst else { return Ok(None) };
+    let bytes = look.at(elst.body, 4096)?;
+    let Some(head) = bytes.first_chunk::<8>() else { return Ok(None) };
+    let (long, width) = (head[0] == 1, if head[0] == 1 { 20 } else { 12 });
+    for edit in bytes[8..].chunks_exact(width) {
+        let (length, start) = if long {
+            let (a, b) = edit[..16].split_at(8);
+            (be(a), be(b) as i64)
+        } else {
+            let (a, b) = edit[..8].split_at(4);
+            (be(a), i64::from(be(b) as u32 as i32))
+        };
+        if let Ok(start) = u64::try_from(start) {
+            return Ok(Some((length, start)).filter(|_| start < 1 << 48)); // −1 is an empty edit
+        }
+    }
+    Ok(None)
+}
+
+fn be(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b))
+}
+
+/// Depth from the magic cookie: a box of the same name inside the sample entry.
+fn alac_bits(look: &Look<'_>, entry: Span) -> Result<Option<u32>> {
+    let inner = children(look, Span { body: entry.body + 28, ..entry })?;
+    let Some(cookie) = inner.iter().find(|b| &b.kind == b"alac") else { return Ok(None) };
+    Ok(look.at(cookie.body + 9, 1)?.first().map(|b| u32::from(*b)).filter(|b| (8..=32).contains(b)))
+}
+
+fn child(look: &Look<'_>, parent: Span, kind: &[u8; 4]) -> Result<Option<Span>> {
+    Ok(children(look, parent)?.into_iter().find(|b| &b.kind == kind))
+}
+
+/// The boxes of a parent, until one makes no sense.
+fn children(look: &Look<'_>, parent: Span) -> Result<Vec<Span>> {
+    let mut found = Vec::new();
+    let mut at = parent.body;
+    while at + 8 <= parent.end && found.len() < BOXES_MAX {
+        let Some(head) = look.array::<8>(at)? else { break };
+        let (header, length) = match be(&head[..4]) {
+            0 => (8, parent.end - at),
+            1 => (16, look.array::<8>(at + 8)?.map_or(0, u64::from_be_bytes)),
+            length => (8, length),
+        };
+        let Some(end) = at.checked_add(length).filter(|_| length >= header) else { break };
+        found.push(Span { kind: [head[4], head[5], head[6], head[7]], body: at + header, end });
+        at = end;
+    }
+    Ok(found)
+}

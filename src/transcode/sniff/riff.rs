@@ -1,0 +1,116 @@
+//! WAV, RF64 and AIFF: uncompressed, so that length in bytes is length in samples.
+
+use super::{Declared, Look, Sniffed, truncated};
+use crate::base::{Error, Result};
+use crate::transcode::plan::Format;
+
+/// Chunks before the samples; real files have a handful.
+const CHUNKS_MAX: usize = 256;
+
+#[derive(Default)]
+struct Wave {
+    tag: u16,
+    channels: u32,
+    rate: u32,
+    frame: u64,
+    bits: u32,
+}
+
+pub(super) fn wav(look: &Look<'_>) -> Result<Sniffed> {
+    let mut wave = None;
+    let mut long_data = None;
+    let mut at = 12;
+    for _ in 0..CHUNKS_MAX {
+        let Some(head) = look.array::<8>(at)? else { break };
+        let size = u64::from(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
+        match &head[..4] {
+            b"fmt " => wave = Some(wave_format(&look.at(at + 8, 40)?)?),
+            b"ds64" => long_data = look.array::<8>(at + 16)?.map(u64::from_le_bytes),
+            b"data" => {
+                let wave = wave.ok_or_else(|| Error::invalid("damaged: its samples come before their format"))?;
+                let size = if size == 0xffff_ffff { long_data.unwrap_or(size) } else { size };
+                return wave.describe(size, look.bytes - (at + 8));
+            }
+            _ => (),
+        }
+        at = at.saturating_add(8 + size + size % 2);
+    }
+    Err(Error::invalid("truncated or damaged: it has no samples after its header; upload the file again"))
+}
+
+fn wave_format(fmt: &[u8]) -> Result<Wave> {
+    if fmt.len() < 16 {
+        return Err(Error::invalid("truncated: it ends within its header; upload the file again"));
+    }
+    let word = |at: usize| u16::from_le_bytes([fmt[at], fmt[at + 1]]);
+    let tag = match word(0) {
+        0xfffe if fmt.len() >= 26 => word(24), // extensible: the first bytes of the sub-format's GUID
+        tag => tag,
+    };
+    let rate = u32::from_le_bytes([fmt[4], fmt[5], fmt[6], fmt[7]]);
+    Ok(Wave { tag, channels: word(2).into(), rate, frame: word(12).into(), bits: word(14).into() })
+}
+
+impl Wave {
+    fn describe(&self, size: u64, there: u64) -> Result<Sniffed> {
+        Format { rate: self.rate, channels: self.channels, bits: self.bits, float: false }.check()?;
+        let codec = match self.tag {
+            1 => Some(format!("PCM {}-bit (WAV)", self.bits)),
+            3 => Some(format!("PCM {}-bit float (WAV)", self.bits)),
+            _ => None,
+        };
+        let linear = codec.is_some() && self.frame > 0 && self.rate > 0 && self.channels > 0;
+        if !linear {
+            return Ok(Sniffed { codec, ..Sniffed::default() });
+        }
+        // Programs that write to a pipe cannot go back to fill in the length.
+        let unknown = size == 0 || size >= 0xffff_0000 || (0x7fff_0000..=0x7fff_ffff).contains(&size);
+        if size > there && !unknown {
+            return Err(truncated(size / self.frame, there / self.frame, self.rate, "are in the file"));
+        }
+        let samples = if size > there || size == 0 { there } else { size } / self.frame;
+        let declared = (!unknown || size <= there).then_some(Declared { samples, rate: self.rate, tolerance: 0 });
+        Ok(Sniffed { codec, declared: declared.filter(|d| d.samples > 0 && size > 0), ..Sniffed::default() })
+    }
+}
+
+pub(super) fn aiff(look: &Look<'_>) -> Result<Sniffed> {
+    let mut common = None;
+    let mut at = 12;
+    for _ in 0..CHUNKS_MAX {
+        let Some(head) = look.array::<8>(at)? else { break };
+        let size = u64::from(u32::from_be_bytes([head[4], head[5], head[6], head[7]]));
+        match &head[..4] {
+            b"COMM" => common = look.array::<18>(at + 8)?,
+            b"SSND" => {
+                let there = look.bytes - (at + 8);
+                let common = common.map(|c| read_common(&c));
+                return match common {
+                    Some((samples, _, rate)) if size > there && rate > 0 && size > 0 => {
+                        let part = u128::from(samples) * u128::from(there) / u128::from(size);
+                        Err(truncated(samples, part as u64, rate, "are in the file"))
+                    }
+                    Some((samples, bits, rate)) if rate > 0 && samples > 0 => Ok(Sniffed {
+                        codec: Some(format!("PCM {bits}-bit (AIFF)")),
+                        declared: Some(Declared { samples, rate, tolerance: 0 }),
+                        ..Sniffed::default()
+                    }),
+                    _ => Ok(Sniffed::default()),
+                };
+            }
+            _ => (),
+        }
+        at = at.saturating_add(8 + size + size % 2);
+    }
+    Err(Error::invalid("truncated or damaged: it has no samples after its header; upload the file again"))
+}
+
+/// Sample frames, bits, and the rate from its 80-bit extended float.
+fn read_common(comm: &[u8; 18]) -> (u64, u32, u32) {
+    let samples = u32::from_be_bytes([comm[2], comm[3], comm[4], comm[5]]);
+    let bits = u16::from_be_bytes([comm[6], comm[7]]);
+    let exponent = i32::from(u16::from_be_bytes([comm[8], comm[9]]) & 0x7fff) - 16_383;
+    let mantissa = u64::from_be_bytes([comm[10], comm[11], comm[12], comm[13], comm[14], comm[15], comm[16], comm[17]]);
+    let rate = if (0..32).contains(&exponent) { mantissa >> (63 - exponent) } else { 0 };
+    (u64::from(samples), u32::from(bits), rate as u32)
+}

@@ -1,0 +1,34 @@
+// Shaka on a bare page, the same shape as hls.page.js. Levels are its variants, lowest first.
+
+"use strict";
+
+const audio = document.getElementById("audio");
+const test = { ready: false, levels: [], errors: [], waits: 0, audio };
+window.test = test;
+
+audio.addEventListener("waiting", () => { test.waits++; });
+audio.addEventListener("error", () => test.errors.push(`media: ${audio.error?.message}`));
+
+const words = (error) => `shaka ${error.severity === 2 ? "critical " : ""}${error.category}/${error.code}: ${String(error.data?.[0] ?? error.message ?? "")}`;
+
+test.load = async (master) => {
+  const player = new shaka.Player();
+  test.player = player;
+  player.addEventListener("error", (event) => test.errors.push(words(event.detail)));
+  player.configure({ abr: { enabled: false }, streaming: { bufferingGoal: 14 } });
+  await player.attach(audio);
+  try {
+    await player.load(master);
+  } catch (error) {
+    test.errors.push(words(error));
+    return;
+  }
+  test.levels = variants().map((track) => ({ bitrate: track.bandwidth, codec: track.audioCodec ?? track.codecs }));
+  test.ready = true;
+};
+
+const variants = () => test.player.getVariantTracks().sort((a, b) => a.bandwidth - b.bandwidth);
+
+// Clears what is buffered beyond two seconds, so that the change is heard soon.
+test.choose = (level) => test.player.selectVariantTrack(variants()[level], true, 2);
+test.playing = () => variants().findIndex((track) => track.active);

@@ -1,0 +1,61 @@
+// hls.js or Shaka on a bare page of another origin: play, seek, every rung, the end.
+
+import { until } from "../lib/check.mjs";
+import { exactLength, round, steadyPlay } from "./common.mjs";
+
+export async function bare({ page, checks, options, pages, segments }) {
+  await page.goto(`${pages}/${options.scenario}.html`, { waitUntil: "load" });
+  await page.evaluate((url) => { test.load(url); }, options.url);
+  const state = () => page.evaluate(() => ({
+    ready: test.ready, time: test.audio.currentTime, waits: test.waits, ended: test.audio.ended, playing: test.ready ? test.playing() : -1,
+  }));
+  if (!checks.that(await until(async () => (await state()).ready, 10_000, 30), "the playlist did not open")) return collect(page, checks);
+  const levels = await page.evaluate(() => test.levels);
+  checks.fact("levels", levels.map((level) => `${level.codec} ${level.bitrate}`));
+
+  const began = Date.now();
+  await page.evaluate(() => test.audio.play());
+  if (!checks.that(await until(async () => (await state()).time > 0, 8_000, 20), "no sound")) return collect(page, checks);
+  checks.fact("start_ms", Date.now() - began);
+  await steadyPlay(checks, state, 2);
+
+  const seekTo = async (seconds) => {
+    await page.evaluate((to) => { test.audio.currentTime = to; }, seconds);
+    const landed = await until(async () => { const { time } = await state(); return time > seconds + 0.25 && time < seconds + 4; }, 8_000);
+    checks.that(landed, `seek to ${seconds.toFixed(1)} s did not play on from there`);
+  };
+
+  // Every rung after every other kind: up through the ladder and back down, at places not loaded yet.
+  const order = levels.length > 1 ? tour(levels.length) : [];
+  for (const [i, level] of order.entries()) {
+    await page.evaluate((to) => test.choose(to), level);
+    await seekTo(options.duration * (0.1 + (0.75 * i) / order.length));
+    const heard = await until(async () => (await state()).playing === level, 8_000);
+    checks.that(heard, `rung ${levels[level].codec} ${levels[level].bitrate} was chosen but is not playing`);
+  }
+  checks.fact("tour", order);
+  if (!order.length) for (const share of [0.6, 0.2, 0.8]) await seekTo(options.duration * share);
+
+  await seekTo(options.duration - 2);
+  checks.that(await until(async () => (await state()).ended, 8_000), "the end is not reached");
+  exactLength(checks, options, await page.evaluate(() => test.audio.duration), options.scenario);
+  checks.fact("end", round((await state()).time));
+  checks.fact("segments", segments.length);
+  checks.that(segments.length > 2, "no media segment was fetched");
+  await collect(page, checks);
+}
+
+/** 0, last, 1, last-1, …, then the first again: with FLAC on top this crosses codecs at every step. */
+function tour(levels) {
+  const order = [];
+  for (let low = 0, high = levels - 1; low <= high; low++, high--) {
+    order.push(low);
+    if (high !== low) order.push(high);
+  }
+  order.push(0);
+  return order;
+}
+
+async function collect(page, checks) {
+  for (const error of await page.evaluate(() => test.errors)) checks.that(false, error);
+}

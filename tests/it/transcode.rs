@@ -1,0 +1,7 @@
+//! The real child on real files: every input format of the product, every refusal, and what comes out
+//! measured with ffmpeg as the independent decoder.
+
+mod bench;
+mod faults;
+mod formats;
+mod output;

@@ -1,0 +1,196 @@
+//! What is refused, in which words, and what ends a child.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use segue::base::Kind;
+use segue::transcode::{Limits, Options, Progress};
+
+use super::bench::{Bench, ladder, options};
+
+fn check(bench: &Bench, input: &Path, said: &str) {
+    check_with(bench, input, Limits::default(), said);
+}
+
+fn check_with(bench: &Bench, input: &Path, limits: Limits, said: &str) {
+    let error = bench.refused(input, limits);
+    let line = error.chain();
+    assert_eq!(error.kind(), Kind::Invalid, "{line}");
+    assert!(line.contains(said), "{line}");
+    assert!(line.contains(&input.display().to_string()) && !line.contains('\n'), "{line}");
+}
+
+fn cut(bench: &Bench, input: &Path, name: &str, part: f64) -> std::path::PathBuf {
+    let bytes = std::fs::read(input).unwrap();
+    bench.file(name, &bytes[..(bytes.len() as f64 * part) as usize])
+}
+
+#[test]
+fn what_is_not_audio_is_refused() {
+    let bench = Bench::new();
+    let missing = bench.refused(&bench.path("missing.wav"), Limits::default());
+    assert_eq!(missing.kind(), Kind::NotFound);
+    assert!(missing.chain().contains("missing.wav"));
+    check(&bench, Path::new("/tmp"), "it is not a file");
+    check(&bench, &bench.file("empty.wav", b""), "it is empty");
+    check(&bench, &bench.file("notes.mp3", b"dear diary\n"), "it is a text file");
+    check(&bench, &bench.file("list.mp3", b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"), "it is an m3u8 playlist");
+    check(&bench, &bench.file("list.wav", b"<?xml version='1.0'?><MPD></MPD>"), "it is a DASH manifest");
+    check(&bench, &bench.file("picture.wav", b"\x89PNG\r\n\x1a\n0000"), "it is a PNG picture");
+    let noise: Vec<u8> = (1..200_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 19) as u8).collect();
+    check(&bench, &bench.file("noise.bin", noise), "it is not audio");
+    let zero = bench.music(44_100, 2, 0);
+    check(&bench, &zero, "it has no audio samples");
+}
+
+#[test]
+fn video_without_sound_is_refused() {
+    let bench = Bench::new();
+    let silent = bench.path("silent.mp4");
+    let make = |out: &Path| {
+        let arguments = ["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc=s=64x64:d=1", "-c:v", "mpeg4"];
+        assert!(std::process::Command::new("ffmpeg").args(arguments).arg(out).status().unwrap().success());
+    };
+    make(&silent);
+    check(&bench, &silent, "it has no audio");
+    let silent = bench.path("silent.mkv");
+    make(&silent);
+    check(&bench, &silent, "no audio");
+}
+
+#[test]
+fn truncated_files_are_refused_with_both_lengths() {
+    let bench = Bench::new();
+    let wav = bench.music(44_100, 2, 441_000);
+    check(&bench, &cut(&bench, &wav, "cut.wav", 0.5), "the header promises 10.0 s, only 5.0 s are in the file");
+    let flac = bench.convert(&wav, "", "a.flac");
+    check(&bench, &cut(&bench, &flac, "cut.flac", 0.5), "the header promises 10.0 s, only ");
+    let mp3 = bench.convert(&wav, "-c:a libmp3lame -b:a 128k", "a.mp3");
+    check(&bench, &cut(&bench, &mp3, "cut.mp3", 0.5), "the header promises 10.0 s, only 5.0 s could be decoded");
+    let fast = bench.convert(&wav, "-c:a aac -movflags +faststart", "fast.m4a");
+    check(&bench, &cut(&bench, &fast, "cutfast.m4a", 0.5), "truncated");
+    let slow = bench.convert(&wav, "-c:a aac", "slow.m4a");
+    check(&bench, &cut(&bench, &slow, "cutslow.m4a", 0.5), "the index at its end is missing");
+    let aiff = bench.convert(&wav, "", "a.aiff");
+    check(&bench, &cut(&bench, &aiff, "cut.aiff", 0.5), "the header promises 10.0 s, only 5.0 s are in the file");
+}
+
+#[test]
+fn a_file_damaged_in_the_middle_is_not_published_with_a_hole() {
+    let bench = Bench::new();
+    let flac = bench.convert(&bench.music(44_100, 2, 441_000), "", "a.flac");
+    let mut bytes = std::fs::read(&flac).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 40_000].fill(0x55);
+    check(&bench, &bench.file("hole.flac", bytes), "truncated or damaged");
+}
+
+#[test]
+fn limits_are_named_when_they_refuse() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 441_000);
+    let with = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        limits
+    };
+    check_with(&bench, &music, with(|l| l.duration_s_max = 2), "longer than");
+    check_with(&bench, &music, with(|l| l.input_bytes_max = 1 << 20), "at most 1 MiB are accepted");
+    check_with(&bench, &music, with(|l| l.output_bytes_max = 1 << 20), "more than 1 MiB of output");
+    let hurry = with(|l| (l.wall_s_min, l.bytes_per_s_min) = (0, u64::MAX));
+    check_with(&bench, &music, hurry, "gave up after 0 s");
+    check_with(&bench, &bench.music(4_000, 1, 9_000), Limits::default(), "4000 Hz is not in 8000..=384000");
+    check_with(&bench, &bench.music(44_100, 12, 9_000), Limits::default(), "channels");
+}
+
+#[test]
+fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
+    let bench = Bench::new();
+    let limits = Limits { memory_bytes_max: 200 << 20, ..Limits::default() };
+    let error = bench.refused(&bench.music(44_100, 2, 441_000), limits);
+    assert!(error.chain().contains("avenc_aac"), "{error:?}"); // libavcodec cannot even be loaded
+}
+
+/// Children that misbehave, played by a shell.
+#[test]
+fn whatever_a_child_does_is_an_error_and_not_a_hang() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 4_410);
+    let play = |name: &str, script: &str, said: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let exe = bench.file(name, format!("#!/bin/sh\n{script}\n"));
+        std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let limits = Limits { first_sample_s: 1, ..Limits::default() };
+        let options = Options { exe, limits, ..options() };
+        let error = bench.try_make(&music, &ladder(), &options).err().unwrap();
+        assert!(error.chain().contains(said), "{error:?}");
+    };
+    play("oom", "echo 'GLib-ERROR **: failed to allocate 9999 bytes' >&2; kill -ABRT $$", "needs more memory than");
+    play("crash", "echo 'free(): invalid pointer' >&2; kill -SEGV $$", "SIGSEGV (free(): invalid pointer)");
+    play("exit", "exit 7", "ended without a result");
+    play("garbage", "head -c 100000 /dev/urandom", "ended without a result");
+    play("nothing", "printf '\\002\\000\\000\\000\\000\\000\\000\\000{}'", "ended without a result");
+    play("hang", "exec sleep 60", "no audio could be decoded within 1 s");
+    play("liar", "printf '\\030\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
+}
+
+#[test]
+fn a_cancelled_run_ends_soon_and_leaves_nothing() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 60 * 44_100);
+    let cancel = AtomicBool::new(false);
+    let mut watch = |_| cancel.store(true, Ordering::Relaxed);
+    let error = bench.try_watch(&music, &ladder(), &options(), &cancel, &mut watch).err().unwrap();
+    assert_eq!(error.kind(), Kind::Cancelled);
+    assert!(error.chain().contains("cancelled"));
+}
+
+#[test]
+fn a_killed_child_is_an_error_with_the_signal_named() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 60 * 44_100);
+    let options = Options { env: vec![("SEGUE_TEST".into(), "to-be-killed".into())], ..options() };
+    let mut watch = |progress| {
+        if matches!(progress, Progress::Probed { .. }) {
+            kill_child_marked(b"SEGUE_TEST=to-be-killed");
+        }
+    };
+    let error = bench.try_watch(&music, &ladder(), &options, &AtomicBool::new(false), &mut watch).err().unwrap();
+    assert_eq!(error.kind(), Kind::Internal);
+    assert!(error.chain().contains("SIGKILL"), "{error:?}");
+}
+
+fn kill_child_marked(mark: &[u8]) {
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        if environment.windows(mark.len()).any(|w| w == mark) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+}
+
+/// An uploaded playlist must not make us fetch what it names, however it is dressed up.
+#[test]
+fn no_input_makes_the_child_connect_or_open_files() {
+    let bench = Bench::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/x", server.local_addr().unwrap());
+    let secret = bench.music(44_100, 2, 44_100);
+    // a control character gets them past our own look at the text
+    for text in [
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{url}.ts\n#EXT-X-ENDLIST\n\x01"),
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nfile://{}\n#EXT-X-ENDLIST\n\x01", secret.display()),
+        format!("<?xml version=\"1.0\"?><MPD><BaseURL>{url}</BaseURL></MPD>\x01"),
+        format!("[playlist]\nFile1={url}\n\x01"),
+        format!("RTSPtext\nrtsp://{url}\n\x01"),
+        format!("{url}\n\x01"),
+    ] {
+        let error = bench.refused(&bench.file("list.mp3", text), Limits::default());
+        assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+    }
+    assert!(server.accept().is_err(), "the child connected");
+}

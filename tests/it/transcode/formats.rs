@@ -1,0 +1,125 @@
+//! Every input format the product names, and what must survive it.
+
+use std::path::Path;
+
+use super::bench::{Bench, decode, ladder, options};
+
+/// Samples of every source: odd, and four segments.
+const FRAMES: u32 = 3 * 45_056 + 777;
+
+/// A source of (rate, channels) converted by ffmpeg, transcoded, and compared with ffmpeg's decoding:
+/// same number of samples; the same samples in `exact` format when that is not empty.
+fn check(rate: u32, channels: u16, arguments: &str, name: &str, exact: &str) {
+    let bench = Bench::new();
+    let music = bench.music(rate, channels, FRAMES);
+    let input = bench.convert(&music, arguments, name);
+    let made = bench.make(&input);
+    let source = &made.index.source;
+    made.check(samples(&input, source.channels as usize));
+    if !exact.is_empty() {
+        let ours = decode(&made.dir.join("flac.mp4"), exact, "");
+        assert!(ours == decode(&input, exact, ""), "{name}: FLAC is not the source, bit by bit");
+    }
+}
+
+/// Samples per channel that ffmpeg decodes.
+fn samples(input: &Path, channels: usize) -> u64 {
+    (decode(input, "s32le", "").len() / 4 / channels) as u64
+}
+
+#[test]
+fn wav_of_every_depth_is_kept_bit_by_bit() {
+    check(44_100, 2, "-c:a pcm_u8", "u8.wav", "s16le");
+    check(44_100, 2, "-c:a pcm_s16le", "16.wav", "s16le");
+    check(48_000, 2, "-af volume=0.3 -c:a pcm_s24le", "24.wav", "s24le");
+    check(48_000, 1, "-c:a pcm_s32le", "32.wav", "s24le"); // from 16 bits: the low byte is empty
+    check(44_100, 2, "-c:a pcm_f32le", "float.wav", "s24le"); // from 16 bits: exact in 24
+    check(44_100, 2, "-rf64 always", "rf64.wav", "s16le");
+}
+
+#[test]
+fn aiff_flac_and_alac_are_kept_bit_by_bit() {
+    check(44_100, 2, "-c:a pcm_s16be", "16.aiff", "s16le");
+    check(44_100, 2, "-af volume=0.3 -c:a pcm_s24be", "24.aiff", "s24le");
+    check(44_100, 2, "-sample_fmt s16", "16.flac", "s16le");
+    check(96_000, 2, "-af volume=0.3 -sample_fmt s32", "24.flac", "s24le");
+    check(44_100, 2, "-c:a alac", "16.m4a", "s16le");
+    check(48_000, 2, "-af volume=0.3 -sample_fmt s32p -c:a alac", "24.m4a", "s24le");
+}
+
+#[test]
+fn mono_and_surround_keep_their_channels_in_flac() {
+    check(44_100, 1, "-c:a pcm_s16le", "mono.wav", "s16le");
+    check(48_000, 6, "-c:a pcm_s16le", "surround.wav", "s16le");
+    check(48_000, 6, "-channel_layout 5.1(side) -c:a flac", "side.flac", "s16le");
+    check(44_100, 3, "-c:a flac", "three.flac", "s16le");
+}
+
+#[test]
+fn rates_from_8_to_192_khz_give_aligned_rungs() {
+    for rate in [8_000, 11_025, 22_050, 32_000] {
+        check(rate, 1, "-c:a pcm_s16le", "low.wav", "");
+    }
+    for rate in [88_200, 96_000, 176_400, 192_000] {
+        check(rate, 2, "-c:a pcm_s16le", "high.wav", "s16le");
+    }
+}
+
+#[test]
+fn mp3_is_gapless_by_its_lame_header() {
+    check(44_100, 2, "-c:a libmp3lame -b:a 128k", "cbr.mp3", "");
+    check(44_100, 2, "-c:a libmp3lame -q:a 4", "vbr.mp3", "");
+    check(48_000, 1, "-c:a libmp3lame -b:a 96k", "mono.mp3", "");
+    check(22_050, 2, "-c:a libmp3lame -b:a 64k", "low.mp3", "");
+}
+
+#[test]
+fn mp3_with_20_mb_of_cover_art_is_audio_all_the_same() {
+    let bench = Bench::new();
+    let mp3 = bench.convert(&bench.music(44_100, 2, FRAMES), "-c:a libmp3lame -b:a 128k -id3v2_version 0", "plain.mp3");
+    let art: Vec<u8> = (0..20_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut tag = b"APIC".to_vec();
+    let body = [&b"\0image/jpeg\0\x03\0\xff\xd8\xff"[..], &art].concat();
+    tag.extend((body.len() as u32).to_be_bytes());
+    tag.extend([0, 0]);
+    tag.extend(body);
+    let size = tag.len() as u32;
+    let mut file = b"ID3\x03\0\0".to_vec();
+    file.extend([21, 14, 7, 0].map(|shift| (size >> shift & 0x7f) as u8));
+    file.extend(tag);
+    file.extend(std::fs::read(&mp3).unwrap());
+    let made = bench.make(&bench.file("art.mp3", file));
+    made.check(samples(&mp3, 2));
+    assert!(!std::fs::read(made.dir.join("flac.mp4")).unwrap().windows(10).any(|w| w == b"image/jpeg"));
+}
+
+#[test]
+fn aac_in_mp4_is_cut_by_its_edit_list_to_the_sample() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, FRAMES);
+    for (arguments, name) in [("-c:a aac", "end.m4a"), ("-c:a aac -movflags +faststart", "fast.m4a")] {
+        bench.make(&bench.convert(&music, arguments, name)).check(u64::from(FRAMES));
+    }
+}
+
+#[test]
+fn vorbis_and_opus_have_the_length_of_their_last_page() {
+    check(44_100, 2, "-c:a libvorbis -q:a 3", "v.ogg", "");
+    check(48_000, 1, "-c:a libvorbis -q:a 3", "mono.ogg", "");
+    check(48_000, 2, "-c:a libopus -b:a 64k", "o.opus", "");
+}
+
+#[test]
+fn what_was_found_is_told() {
+    let bench = Bench::new();
+    let input = bench.convert(&bench.music(44_100, 2, FRAMES), "-c:a libmp3lame", "a.mp3");
+    let report = segue::transcode::probe(&input, &options()).unwrap();
+    assert_eq!(report.source.codec, "MPEG-1 Layer 3 (MP3)");
+    assert_eq!((report.source.rate, report.source.channels, report.source.samples), (44_100, 2, samples(&input, 2)));
+    let made = bench.try_make(&input, &ladder(), &options()).unwrap();
+    assert_eq!(made.index.source, report.source);
+    assert_eq!(made.index.loudness.as_ref(), Some(&report.loudness));
+    assert!(report.loudness.integrated_lufs.is_some_and(|lufs| (-30.0..-5.0).contains(&lufs)));
+    assert!(made.index.encoders[0].starts_with("avenc_aac 1.") && made.index.encoders[0].contains("Lavc"));
+    assert!(made.index.encoders[1].starts_with("flacenc 1.") && made.index.encoders[1].contains("libFLAC"));
+}
