@@ -229,7 +229,10 @@ impl Config {
             self.origin.requests_in_flight_max > 0 && self.origin.bytes_in_flight_max > 0,
             "origin.requests_in_flight_max or origin.bytes_in_flight_max is 0: every request would be refused",
         );
-        need(self.origin.files_open_max > 15, "origin.files_open_max is below 16: a few versions would push each other out");
+        need(
+            self.origin.files_open_max > 15,
+            "origin.files_open_max is below 16: a few versions would push each other out",
+        );
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
         let base = self.server.public_base_url.as_deref();
         need(

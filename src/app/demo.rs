@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use super::{say, transcode_options};
 use crate::api::Demo;
+use crate::base::Result;
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
-use crate::base::Result;
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
 use crate::store::LocalStore;
@@ -89,11 +89,6 @@ fn make(store: &LocalStore, track: TrackId, options: &Options, cancel: &AtomicBo
     Ok(())
 }
 
-fn encode(
-    wav: &Path,
-    dir: &Path,
-    options: &Options,
-    cancel: &AtomicBool,
-) -> Result<crate::hls::version::VersionIndex> {
+fn encode(wav: &Path, dir: &Path, options: &Options, cancel: &AtomicBool) -> Result<crate::hls::version::VersionIndex> {
     transcode::run(wav, &Ladder::default_audio(), dir, options, &mut |_| {}, cancel)
 }

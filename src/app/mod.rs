@@ -101,6 +101,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         .build()
         .context(|| "cannot start the control runtime")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
+    refuse_taken(config.server.listen)?;
     let origin = Origin::new(origin_options(config), store.clone(), keys, Clock::System)?;
     let pages = roles.pages && cfg!(feature = "control");
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
@@ -169,6 +170,14 @@ async fn listen(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
     TcpListener::bind(addr)
         .await
         .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with {flag}"))
+}
+
+/// The cores share their port (`SO_REUSEPORT`), so a second server of the same user would silently get
+/// half of the connections. A socket that does not share finds out.
+fn refuse_taken(addr: SocketAddr) -> Result<()> {
+    std::net::TcpListener::bind(addr)
+        .map(drop)
+        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with --listen"))
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {

@@ -30,7 +30,8 @@ pub const IO_URING: &str = "segue_origin_io_uring";
 pub fn start_log(filter: &str, json: bool) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|cause| Error::usage(format!("the log filter {filter:?} cannot be read")).because(cause))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = if json { builder.json().try_init() } else { builder.compact().try_init() };
     started.map_err(|cause| Error::internal("the log was already started").because(cause))
 }

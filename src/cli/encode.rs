@@ -206,7 +206,13 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
         let source = &report.source;
         say(format!(
             "{}: {}, {} Hz, {} channels, {} bits, {:.3} s ({} samples)",
-            args.input.display(), source.codec, source.rate, source.channels, source.bits, report.duration_s, source.samples
+            args.input.display(),
+            source.codec,
+            source.rate,
+            source.channels,
+            source.bits,
+            report.duration_s,
+            source.samples
         ));
         if let Some(lufs) = report.loudness.integrated_lufs {
             say(format!("  loudness {lufs:.2} LUFS, range {:.2} LU", report.loudness.range_lu));
@@ -232,13 +238,20 @@ pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
 fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &AtomicBool) -> Result<VersionIndex> {
     let bar = progress_bar(file);
     let mut rate = 1;
-    let index = transcode::run(file, ladder, dir, options, &mut |progress| match progress {
-        Progress::Probed { rate: source_rate, total_samples, .. } => {
-            rate = u64::from(source_rate.max(1));
-            bar.set_length(total_samples.unwrap_or(0) / rate);
-        }
-        Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
-    }, cancel);
+    let index = transcode::run(
+        file,
+        ladder,
+        dir,
+        options,
+        &mut |progress| match progress {
+            Progress::Probed { rate: source_rate, total_samples, .. } => {
+                rate = u64::from(source_rate.max(1));
+                bar.set_length(total_samples.unwrap_or(0) / rate);
+            }
+            Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
+        },
+        cancel,
+    );
     bar.finish_and_clear();
     index
 }

@@ -47,7 +47,9 @@ fn wrong_command_lines_are_one_line_and_exit_2() {
 
 #[test]
 fn help_teaches_and_succeeds() {
-    for args in [&["--help"][..], &["serve", "--help"], &["publish", "--help"], &["transcode", "--help"], &["--version"]] {
+    for args in
+        [&["--help"][..], &["serve", "--help"], &["publish", "--help"], &["transcode", "--help"], &["--version"]]
+    {
         let output = run(args);
         assert!(output.status.success(), "{}", said(&output));
         assert!(output.stderr.is_empty());
@@ -164,4 +166,16 @@ fn a_signed_url_is_explained() {
     let (_, query_form) = sign(&["https://cdn.example.com/a/x.mp4", "--expires", "60", "--ip", "192.0.2.7"]);
     assert_eq!(sign(&["--explain", &query_form, "--ip", "192.0.2.7"]).0, 0);
     assert_eq!(sign(&["--explain", &query_form, "--ip", "192.0.2.8"]).0, 1);
+}
+
+#[test]
+fn a_second_server_on_the_same_address_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = crate::support::Server::start(dir.path(), &[], &[]);
+    let taken = server.addr.to_string();
+    let data = dir.path().to_str().unwrap();
+    refused(&["serve", "--data", data, "--listen", &taken, "--admin-listen", "127.0.0.1:0"], 1, &[&taken, "--listen"]);
+    let admin = server.admin.to_string();
+    let args = ["serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", &admin];
+    refused(&args, 1, &[&admin, "--admin-listen"]);
 }

@@ -43,7 +43,11 @@ fn every_uri_of_every_playlist_opens_with_the_token_of_its_master_and_the_number
         assert_eq!(reply.status, 200, "{}", reply.head);
         assert_eq!(reply.header("content-type"), Some("application/vnd.apple.mpegurl"));
         for variant in variants(&reply.text()) {
-            assert!(!variant.uri.contains("://") && !variant.uri.starts_with('/'), "only relative URIs: {}", variant.uri);
+            assert!(
+                !variant.uri.contains("://") && !variant.uri.starts_with('/'),
+                "only relative URIs: {}",
+                variant.uri
+            );
             let playlist_path = join(master, &variant.uri);
             let playlist = served.server.get(&playlist_path);
             assert_eq!(playlist.status, 200, "{playlist_path}");
@@ -69,7 +73,11 @@ fn every_uri_of_every_playlist_opens_with_the_token_of_its_master_and_the_number
             let exact = served.samples as f64 / f64::from(served.rate);
             assert!((seconds - exact).abs() < 1e-4, "{playlist_path}: {seconds} s, the source has {exact} s");
             let average = variant.average_bandwidth.unwrap() as f64;
-            assert!((average / (bits / seconds) - 1.0).abs() < 0.001, "AVERAGE-BANDWIDTH {average} of {}", bits / seconds);
+            assert!(
+                (average / (bits / seconds) - 1.0).abs() < 0.001,
+                "AVERAGE-BANDWIDTH {average} of {}",
+                bits / seconds
+            );
             let bandwidth = variant.bandwidth as f64;
             assert!(bandwidth >= peak * 0.999 && bandwidth < peak * 1.1, "BANDWIDTH {bandwidth}, peak segment {peak}");
             boundaries.insert(variant.uri.clone(), ends);
@@ -254,7 +262,9 @@ fn health_and_metrics_answer_where_they_should() {
     // Counters are sampled four times a second.
     std::thread::sleep(Duration::from_millis(600));
     let metrics = request(served.server.admin, "GET", "/metrics", &[]).text();
-    for name in ["segue_origin_requests_total", "segue_origin_socket_bytes_total", "segue_origin_request_seconds_bucket"] {
+    for name in
+        ["segue_origin_requests_total", "segue_origin_socket_bytes_total", "segue_origin_request_seconds_bucket"]
+    {
         assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
     }
 }
@@ -303,13 +313,15 @@ fn publishing_again_under_the_same_track_shows_the_new_version_and_keeps_the_old
     let wav = |name: &str, seconds: &str| {
         let path = dir.path().join(name);
         let sine = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
-        let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", &sine]).arg(&path).status().unwrap();
+        let made =
+            Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", &sine]).arg(&path).status().unwrap();
         assert!(made.success());
         path
     };
     let data = dir.path().join("data");
     let publish = |file: &Path, more: &[&str]| -> serde_json::Value {
-        let output = segue().arg("publish").arg(file).args(["--json", "--data"]).arg(&data).args(more).output().unwrap();
+        let output =
+            segue().arg("publish").arg(file).args(["--json", "--data"]).arg(&data).args(more).output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     };
@@ -405,6 +417,6 @@ fn the_readers_of_the_boxes_agree() {
     for rung in &index.rungs {
         let file = fs::read(dir.join(&rung.object.name)).unwrap();
         let init = cmaf::decode_init(&file[..rung.init.bytes as usize]).unwrap();
-        assert_eq!((init.timescale, init.priming), (rung.rate, rung.priming), "{}", rung.path());
+        assert_eq!((init.rate, init.priming), (rung.rate, rung.priming), "{}", rung.path());
     }
 }

@@ -110,13 +110,15 @@ fn every_source_belongs_to_a_module_of_lib_rs() {
 
 /// What may be used, and the only places that may use it (prefixes of paths below `src/`).
 const DOORS: &[(&[&str], &[&str])] = &[
-    (&["gst::", "gst_app", "gst_audio", "gst_base", "gstreamer"], &["transcode/gst"]),
+    // child.rs calls our own module `gst`, which has the crate's name.
+    (&["gst::"], &["transcode/gst", "transcode/child.rs"]),
+    (&["gst_app", "gst_audio", "gst_base", "gstreamer"], &["transcode/gst"]),
     (&["unsafe ", "unsafe{"], &["store/mapped.rs", "server/socket.rs", "transcode/sandbox.rs"]),
     (&["env::var", "env::vars", "env::set_var"], &["config.rs"]),
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
-    (&["process::exit"], &["main.rs", "cli/"]),
+    (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];
 
 #[test]
@@ -159,8 +161,20 @@ fn the_checks_can_fail() {
 #[test]
 fn the_top_level_stays_as_it_was_drawn() {
     const KNOWN: &[&str] = &[
-        "Cargo.toml", "Cargo.lock", "Makefile", "README.md", "Dockerfile", "build.rs", "src", "pipelines", "benches",
-        "fuzz", "tests", "k8s", "docs", "web",
+        "Cargo.toml",
+        "Cargo.lock",
+        "Makefile",
+        "README.md",
+        "Dockerfile",
+        "build.rs",
+        "src",
+        "pipelines",
+        "benches",
+        "fuzz",
+        "tests",
+        "k8s",
+        "docs",
+        "web",
     ];
     let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
     assert!(listed.status.success(), "git ls-files works in the repository");
@@ -174,7 +188,8 @@ fn the_top_level_stays_as_it_was_drawn() {
 fn no_registry_hosts_or_machine_paths_are_committed() {
     let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
     // Spelled in two halves so that this file does not find itself.
-    let forbidden = [["/work", "/"], ["registry.npm", "js.org"], ["pypi", ".org"], ["/root/", "."], ["deb.deb", "ian.org"]];
+    let forbidden =
+        [["/work", "/"], ["registry.npm", "js.org"], ["pypi", ".org"], ["/root/", "."], ["deb.deb", "ian.org"]];
     let mut found = Vec::new();
     for path in String::from_utf8(listed.stdout).unwrap().lines() {
         let Ok(text) = fs::read_to_string(root().join(path)) else { continue };
