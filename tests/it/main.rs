@@ -2,9 +2,9 @@
 //! real files, real players and real peers.
 
 mod cli;
+mod clients;
 mod http;
 mod light;
-mod players;
 mod players;
 mod support;
 mod tidy;
