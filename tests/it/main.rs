@@ -5,7 +5,6 @@ mod cli;
 mod http;
 mod light;
 mod players;
-mod players;
 mod support;
 mod tidy;
 mod transcode;
