@@ -185,7 +185,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// To be made on the thread that will look.
     pub(super) fn new(limits: Deadlines) -> Watch {
+        NOW.set(ticks_since_start());
         Watch { limits, all: RefCell::default(), draining: Cell::new(false) }
     }
 
