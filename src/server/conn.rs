@@ -70,16 +70,21 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 }
             }
             End::TimeUp => {
-                if watched.phase() == Phase::Head {
+                let phase = watched.phase();
+                let socket = Pin::into_inner(connection).into_parts().io;
+                match phase {
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
-                    let goodbye = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-                    Pin::into_inner(connection).into_parts().io.try_write(goodbye);
+                    Phase::Head => socket.try_write(TOO_SLOW),
+                    Phase::Busy | Phase::Flushing => socket.reset_on_close(),
+                    _ => {}
                 }
                 return;
             }
         }
     }
 }
+
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 enum End {
     Done,
