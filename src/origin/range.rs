@@ -55,19 +55,24 @@ fn read(text: &str) -> Option<Asked> {
     }
     let (first, last) = only.split_once('-')?;
     match (first, last) {
-        ("", count) => Some(Asked::Last(decimal(count)?)),
-        (first, "") => Some(Asked::From(decimal(first)?)),
+        ("", count) => Some(Asked::Last(within(decimal(count)?))),
+        (first, "") => Some(Asked::From(within(decimal(first)?))),
         (first, last) => {
             let (first, last) = (decimal(first)?, decimal(last)?);
-            (first <= last).then_some(Asked::Between(first, last))
+            (first <= last).then_some(Asked::Between(within(first), within(last)))
         }
     }
 }
 
-/// Digits of any length; more than fits is more than any object has.
-fn decimal(digits: &str) -> Option<u64> {
+/// Digits of any length. Wider than a position can be, so that nonsense still compares as it should.
+fn decimal(digits: &str) -> Option<u128> {
     let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    all.then(|| digits.parse().unwrap_or(u64::MAX))
+    all.then(|| digits.parse().unwrap_or(u128::MAX))
+}
+
+/// More than fits is more than any object has.
+fn within(position: u128) -> u64 {
+    u64::try_from(position).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -121,6 +126,7 @@ mod tests {
         for header in ["bytes=1--2", "bytes=+1-2", "bytes=1-2x", "bytes=0x1-2", "bytes 1-2", "bytes =1-2"] {
             check(header, 300, Whole);
         }
+        check("bytes=10000000000000000000000-20000000000000000000", 1, Whole);
         check("bytes=0-", 0, Whole);
         assert_eq!(resolve(None, 300), Whole);
     }

@@ -154,7 +154,11 @@ impl<'p> Target<'p> {
 }
 
 fn decode_adaptive(rest: &str) -> Option<ObjectName<'_>> {
-    let (directory, file) = rest.rsplit_once('/').unwrap_or(("", rest));
+    let (directory, file) = match rest.rsplit_once('/') {
+        Some(("", _)) => return None,
+        Some(pair) => pair,
+        None => ("", rest),
+    };
     let rung = |family, name| Some(ObjectName::OfRung(RungName { family, name }, decode_part(file)?));
     match (directory, file) {
         ("", "master.m3u8") => Some(ObjectName::Multivariant(Scope::All)),

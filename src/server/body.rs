@@ -217,6 +217,35 @@ mod tests {
         assert_eq!(frames.concat(), content[100..2_400_000]);
     }
 
+    /// A file of noise that the kernel was asked to forget, and what is in it.
+    fn cold_file() -> (Mapped, Vec<u8>) {
+        let content: Vec<u8> = (0..3_000_000u32).map(|i| (i / 11) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        (Mapped::open(file, 3_000_000).unwrap(), content)
+    }
+
+    #[test]
+    fn a_cold_file_is_fetched_beside_the_core_and_then_sent_from_memory() {
+        let modes = if runtime::probe().is_ok() { &[false, true][..] } else { &[false] };
+        for on_uring in modes {
+            let (mapped, content) = cold_file();
+            let cold = !mapped.is_resident(300_000, 1); // a file system in memory forgets nothing
+            runtime::CoreRuntime::new(*on_uring).unwrap().run(async move {
+                let mut body = Body::mapped(mapped, 300_000..2_900_000);
+                let waits = std::future::poll_fn(|cx| {
+                    Poll::Ready(hyper::body::Body::poll_frame(Pin::new(&mut body), cx).is_pending())
+                });
+                if cold {
+                    assert!(waits.await, "a cold frame is waited for, not faulted in");
+                    assert_eq!(frames(body).await.concat(), content[300_000..2_900_000]);
+                }
+            });
+        }
+    }
+
     #[tokio::test]
     async fn small_and_empty_bodies_say_their_length() {
         assert_eq!(frames(Body::bytes("abc")).await, ["abc"]);

@@ -28,24 +28,28 @@ use super::{Service, reply};
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// Serves one connection until it ends.
-pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core: Rc<Core<S>>) {
-    let watched = core.watch.register();
-    let mut socket = Socket::new(stream, watched.clone(), core.tally.clone());
+/// hyper's settings; the same for every connection.
+pub(super) fn protocol() -> http1::Builder {
     let mut protocol = http1::Builder::new();
     protocol
         .writev(true) // and never `pipeline_flush`: it would flatten every body into one buffer
         .max_buf_size(BUFFER_BYTES_MAX)
         .half_close(false)
         .header_read_timeout(None); // the watch does it, without a timer for each request
+    protocol
+}
 
-    let answers = (core, watched.clone());
+/// Serves one connection until it ends.
+pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core: Rc<Core<S>>) {
+    let watched = core.watch.register();
+    let mut socket = Socket::new(stream, watched.clone(), core.tally.clone());
+    let answers = (core.clone(), watched.clone());
     let mut service = service_fn(move |request| {
         let (core, watched) = answers.clone();
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
     while let Quiet::Readable = park(&socket, &watched).await {
-        let mut connection = Box::pin(protocol.serve_connection(socket, service));
+        let mut connection = Box::pin(core.protocol.serve_connection(socket, service));
         let end = poll_fn(|cx| {
             match watched.verdict(cx) {
                 Verdict::Go => {}
@@ -66,16 +70,21 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 }
             }
             End::TimeUp => {
-                if watched.phase() == Phase::Head {
+                let phase = watched.phase();
+                let socket = Pin::into_inner(connection).into_parts().io;
+                match phase {
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
-                    let goodbye = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-                    Pin::into_inner(connection).into_parts().io.try_write(goodbye);
+                    Phase::Head => socket.try_write(TOO_SLOW),
+                    Phase::Busy | Phase::Flushing => socket.reset_on_close(),
+                    _ => {}
                 }
                 return;
             }
         }
     }
 }
+
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 enum End {
     Done,

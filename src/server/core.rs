@@ -3,6 +3,7 @@
 //! `listener → TcpStream → place in the limits → connection task`. At the end: stop accepting, tell
 //! every connection to finish, wait for them until the deadline, drop the rest.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,10 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::server::conn::http1;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::SocketBytes;
 use super::handover::Handover;
 use super::socket::Tally;
 use super::watch::{TICK, Watch};
@@ -28,11 +31,13 @@ pub(super) struct Core<S> {
     pub(super) handover: Option<Handover>,
     pub(super) limits: Limits,
     pub(super) watch: Watch,
+    pub(super) protocol: http1::Builder,
     pub(super) tally: Arc<Tally>,
+    pub(super) published: Cell<SocketBytes>,
     pub(super) places: Arc<Places>,
 }
 
-/// Connections of the whole process.
+/// Connections of the whole process, and what is counted about them.
 #[derive(Debug)]
 pub(super) struct Places {
     all_max: usize,
@@ -42,6 +47,8 @@ pub(super) struct Places {
     by_ip: Mutex<HashMap<IpAddr, usize>>,
     open: metrics::Gauge,
     refused: [metrics::Counter; 2],
+    sent_by_kernel: metrics::Counter,
+    sent_by_copy: metrics::Counter,
 }
 
 /// The right to be connected; dropping it gives it back.
@@ -61,6 +68,8 @@ impl Places {
             by_ip: Mutex::default(),
             open: metrics::gauge!(telemetry::CONNECTIONS),
             refused: [refused("connections"), refused("connections_per_ip")],
+            sent_by_kernel: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "sendfile"),
+            sent_by_copy: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "copy"),
         }
     }
 
@@ -133,7 +142,7 @@ impl<S: Service> Core<S> {
             () = until_now.reached(Phase::Now) => {}
         }
         looking.abort();
-        self.publish_tally(&mut Default::default());
+        self.publish_tally();
     }
 
     async fn accept(self: &Rc<Core<S>>, listener: &TcpListener) {
@@ -172,24 +181,23 @@ impl<S: Service> Core<S> {
 
     /// Looks at the connections four times a second and keeps the sampled gauges fresh.
     async fn look(self: Rc<Core<S>>) {
-        let mut published = Default::default();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.watch.look();
-            self.publish_tally(&mut published);
+            self.publish_tally();
             self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);
             self.service.on_tick();
         }
     }
 
-    fn publish_tally(&self, published: &mut super::SocketBytes) {
+    /// Moves what has left since the last call into the metrics.
+    fn publish_tally(&self) {
         let now = self.tally.read();
-        let counter = |path: &'static str| metrics::counter!(telemetry::SOCKET_BYTES, "path" => path);
-        counter("sendfile").increment(now.sendfile - published.sendfile);
-        counter("copy").increment(now.copied - published.copied);
-        *published = now;
+        let before = self.published.replace(now);
+        self.places.sent_by_kernel.increment(now.sendfile - before.sendfile);
+        self.places.sent_by_copy.increment(now.copied - before.copied);
     }
 
     async fn wait_until_empty(&self) {

@@ -176,7 +176,7 @@ pub fn start<S: Service>(
     shutdown: &Shutdown,
 ) -> Result<Handle> {
     let on_uring = choose(options.io)?;
-    raise_descriptor_limit();
+    raise_descriptor_limit(options.limits.connections_max);
     let mut listeners = vec![listen(options.listen)?];
     let local_addr = listeners[0].local_addr().context(|| "the listener has no address")?;
     for _ in 1..options.cores.max(1) {
@@ -200,10 +200,11 @@ pub fn start<S: Service>(
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let watch = Watch::new(deadlines(&limits));
-            let core = Rc::new(Core { service, handover, limits, watch, tally, places });
+            let (protocol, published) = (conn::protocol(), Default::default());
+            let core = Core { service, handover, limits, watch, protocol, tally, published, places };
             let _ = ready.send(Ok(()));
             drop(ready); // `start` waits until every core has dropped its end
-            runtime.run(core.run(listener, shutdown));
+            runtime.run(Rc::new(core).run(listener, shutdown));
         };
         let thread = std::thread::Builder::new().name(format!("segue-core-{number}"));
         handle.threads.push(thread.spawn(run).context(|| "cannot start a server thread")?);
@@ -252,11 +253,15 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Lets the process open as many files as the system allows: connections and mapped rungs need them.
-fn raise_descriptor_limit() {
+fn raise_descriptor_limit(connections_max: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current < maximum || maximum.is_none() {
+    if current != maximum {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if allowed < connections_max as u64 {
+        tracing::warn!(allowed, connections_max, "fewer files may be open than connections are admitted");
     }
 }
 

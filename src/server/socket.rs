@@ -90,6 +90,12 @@ impl Socket {
         if self.rewound.is_empty() { self.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
     }
 
+    /// Makes the coming close a reset: a peer that does not read shall not leave its bytes to the
+    /// kernel, which would try to deliver them for minutes.
+    pub(super) fn reset_on_close(&self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+    }
+
     /// Writes what fits without waiting; for a last word before closing.
     pub(super) fn try_write(&self, bytes: &[u8]) {
         let _ = self.stream.try_write(bytes);

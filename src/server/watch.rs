@@ -5,8 +5,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Four looks a second: deadlines are kept to a quarter of a second.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -15,9 +16,15 @@ thread_local! {
     static NOW: Cell<u32> = const { Cell::new(1) };
 }
 
-/// Ticks of this core's watch; stands still on threads without one. Wraps after 34 years.
+/// Ticks since the process began to serve, as of this core's last look; stands still on threads without
+/// a watch. Cores agree to within a tick or two. Wraps after 34 years.
 pub(super) fn now_tick() -> u32 {
     NOW.get()
+}
+
+fn ticks_since_start() -> u32 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    (START.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u32 + 1
 }
 
 /// What a connection is doing.
@@ -178,7 +185,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// To be made on the thread that will look.
     pub(super) fn new(limits: Deadlines) -> Watch {
+        NOW.set(ticks_since_start());
         Watch { limits, all: RefCell::default(), draining: Cell::new(false) }
     }
 
@@ -194,7 +203,7 @@ impl Watch {
 
     /// Looks at every connection. A connection nobody else holds has ended: it is forgotten here.
     pub(super) fn look(&self) {
-        let now = NOW.get().wrapping_add(1);
+        let now = ticks_since_start();
         NOW.set(now);
         self.all.borrow_mut().retain(|watched| {
             let alive = Rc::strong_count(watched) > 1;

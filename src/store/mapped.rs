@@ -94,11 +94,12 @@ impl Mapped {
     /// in `MEMORY_TICKS` for each block; a page evicted in between costs one blocking read.
     pub fn is_resident(&self, offset: u64, now_tick: u32) -> bool {
         /// How long an answer is believed: 10 s at 4 ticks a second.
-        const MEMORY_TICKS: u32 = 40;
+        const MEMORY_TICKS: i32 = 40;
         let block = (offset / BLOCK_BYTES) as usize;
         let Some(checked) = self.mapping.checked.get(block) else { return true };
         let last = checked.load(Ordering::Relaxed);
-        if last != 0 && now_tick.wrapping_sub(last) < MEMORY_TICKS {
+        // Signed: another core's clock may be a tick ahead of ours.
+        if last != 0 && (now_tick.wrapping_sub(last) as i32) < MEMORY_TICKS {
             return true;
         }
         let resident = self.mapping.ask_kernel(block);
