@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod libav;
 mod registry;
 mod rung;
 mod source;

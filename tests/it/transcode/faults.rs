@@ -132,7 +132,7 @@ fn whatever_a_child_does_is_an_error_and_not_a_hang() {
     play("garbage", "head -c 100000 /dev/urandom", "ended without a result");
     play("nothing", "printf '\\002\\000\\000\\000\\000\\000\\000\\000{}'", "ended without a result");
     play("hang", "exec sleep 60", "no audio could be decoded within 1 s");
-    play("liar", "printf '\\030\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
+    play("liar", "printf '\\031\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
 }
 
 #[test]
