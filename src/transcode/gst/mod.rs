@@ -57,7 +57,7 @@ struct Hop<'a> {
     caps: gst::Caps,
     info: gst_audio::AudioInfo,
     encoder: Option<Encoder>,
-    rungs: Vec<RungPlan>,
+    outputs: Vec<RungPlan>,
     analysis: Analysis,
     /// Samples to drop before the first.
     skip: u64,
@@ -78,17 +78,17 @@ impl<'a> Hop<'a> {
         format.bits = plan.bits.map_or(format.bits, |bits| bits.min(format.bits));
         format.check()?;
         pipe.send(&Event::Opened(format), &[]);
-        let rungs = plan.ladder.as_ref().map(|ladder| format.rungs(ladder)).unwrap_or_default();
-        let encoder = match rungs.is_empty() {
+        let outputs = plan.ladder.as_ref().map(|ladder| format.outputs(ladder)).unwrap_or_default();
+        let encoder = match outputs.is_empty() {
             true => None,
-            false => Some(Encoder::start(&rungs, &caps, &info, pipe)?),
+            false => Some(Encoder::start(&outputs, &caps, &info, pipe)?),
         };
         let in_source = |samples: u64, trim: &Trim| rescale(samples, trim.rate, info.rate());
         Ok(Hop {
             plan,
             pipe,
             encoder,
-            rungs,
+            outputs,
             analysis: Analysis::new(format)?,
             skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
             keep: plan.trim.and_then(|trim| Some(in_source(trim.length?, &trim))),
@@ -155,13 +155,16 @@ impl<'a> Hop<'a> {
         let mut encoders = Vec::new();
         if let Some(encoder) = &self.encoder {
             for rung in encoder.finish(self.samples)? {
-                let plan = &self.rungs[rung.index];
+                let plan = &self.outputs[rung.index];
                 let wanted = rescale(self.samples, self.info.rate(), plan.rate);
                 if rung.samples != wanted {
-                    let (name, found) = (plan.rung.object_name(), rung.samples);
+                    let (name, found) = (plan.file_name(), rung.samples);
                     return Err(Error::internal(format!("{name} has {found} samples, the source {wanted}")));
                 }
                 encoders.push(rung.encoder);
+            }
+            if let Some((index, plan)) = self.outputs.iter().enumerate().find(|(_, plan)| plan.preview) {
+                encode::excerpt(index, plan, &encoder.highlight(), self.pipe)?;
             }
         }
         encoders.dedup();

@@ -77,7 +77,7 @@ impl Rung {
             Some(header) => {
                 Ok(Finished { index: segmenter.index, samples: header.samples, encoder: segmenter.encoder.clone() })
             }
-            None => Err(Error::internal(format!("rung {} has no frames", segmenter.plan.rung.object_name()))),
+            None => Err(Error::internal(format!("rung {} has no frames", segmenter.plan.file_name()))),
         }
     }
 
