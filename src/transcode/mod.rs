@@ -68,6 +68,41 @@ pub struct ProbeReport {
     pub loudness: Loudness,
 }
 
+/// What the ladder would make of an input.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Outline {
+    /// Directory of the rung below the version: `aac/96`, `flac`.
+    pub path: String,
+    /// Sample rate in Hz.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Bits per sample.
+    pub bits: u32,
+    /// Asked-for bit rate in bit/s; 0 for lossless.
+    pub nominal_bps: u64,
+}
+
+impl ProbeReport {
+    /// The rungs `run` would make of it.
+    pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
+        let Source { rate, channels, bits, .. } = self.source;
+        let format = Format { rate, channels, bits, float: bits == 32 };
+        let rungs = format.outputs(ladder).into_iter().filter(|plan| !plan.preview);
+        let outline = |plan: plan::RungPlan| Outline {
+            path: match plan.rung.name.as_str() {
+                "" => plan.rung.family.as_str().to_owned(),
+                name => format!("{}/{name}", plan.rung.family.as_str()),
+            },
+            rate: plan.rate,
+            channels: plan.channels,
+            bits: plan.bits,
+            nominal_bps: plan.rung.bitrate_bps.into(),
+        };
+        rungs.map(outline).collect()
+    }
+}
+
 /// Transcodes `input` into `work_dir`: one file per rung, `peaks.bin`, `preview.m4a`. Blocks until it
 /// is done, failed or cancelled. Leaves no file behind unless it succeeds.
 ///

@@ -54,7 +54,6 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
 struct Hop<'a> {
     plan: &'a Plan,
     pipe: &'a Pipe,
-    caps: gst::Caps,
     info: gst_audio::AudioInfo,
     encoder: Option<Encoder>,
     outputs: Vec<RungPlan>,
@@ -92,7 +91,6 @@ impl<'a> Hop<'a> {
             analysis: Analysis::new(format)?,
             skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
             keep: plan.trim.and_then(|trim| Some(in_source(trim.length?, &trim))),
-            caps,
             info,
             samples: 0,
             surplus: 0,
@@ -101,9 +99,10 @@ impl<'a> Hop<'a> {
     }
 
     fn take(&mut self, sample: &gst::Sample) -> Result<()> {
-        let (caps, info) = described(sample)?;
-        if caps != self.caps && (info.rate(), info.channels()) != (self.info.rate(), self.info.channels()) {
-            return Err(Error::invalid("its rate or number of channels changes in the middle"));
+        let (_, info) = described(sample)?;
+        let shape = |info: &gst_audio::AudioInfo| (info.format(), info.rate(), info.channels());
+        if shape(&info) != shape(&self.info) {
+            return Err(Error::invalid("its format changes in the middle; export it as one file"));
         }
         let buffer = sample.buffer().ok_or_else(|| Error::internal("the decoder gave a sample without bytes"))?;
         let frame = self.info.bpf() as usize;
