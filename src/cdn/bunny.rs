@@ -333,9 +333,10 @@ impl<'u> Params<'u> {
         };
         for pair in text.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let once = |slot: &mut &'u str| match slot.is_empty() && !value.is_empty() {
-                true => Ok(*slot = value),
-                false => Err(Refused::Malformed),
+            let once = |slot: &mut &'u str| {
+                let first = slot.is_empty() && !value.is_empty();
+                *slot = value;
+                if first { Ok(()) } else { Err(Refused::Malformed) }
             };
             match name {
                 _ if name == token_name => once(&mut params.token)?,

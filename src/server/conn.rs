@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::header::HOST;
+use hyper::header::{ALLOW, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -142,7 +142,9 @@ fn refused_at_the_door<S: Service>(core: &Core<S>, request: &Request<Incoming>) 
     }
     // Tunnels and echoes are for proxies; hyper would treat a 2xx to CONNECT as one.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Some(reply::refuse_and_close(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
+        let mut refusal = reply::refuse_and_close(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        return Some(refusal);
     }
     None
 }

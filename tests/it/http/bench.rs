@@ -5,12 +5,11 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use segue::base::clock::Clock;
 use segue::base::hex;
-use segue::base::id::{TrackId, VersionId};
+use segue::base::id::VersionId;
 use segue::base::secret::Secret;
 use segue::base::shutdown::{self, Phase, Trigger};
 use segue::cdn::bunny::{self, Key, Keys};
@@ -21,15 +20,15 @@ use segue::server::{self, IoMode};
 use segue::store::local::LocalStore;
 use sha2::{Digest as _, Sha256};
 
-pub const TRACK: &str = "trk_0000000000000000test";
-pub const KEY: &str = "SecurityKey";
+pub(crate) const TRACK: &str = "trk_0000000000000000test";
+pub(crate) const KEY: &str = "SecurityKey";
 /// The server's clock: Bunny's vectors expire soon after.
-pub const NOW_S: u64 = 1_800_000_000;
+pub(crate) const NOW_S: u64 = 1_800_000_000;
 /// The first segment of every rung: 200 KiB, as six seconds of 256 kbit/s.
-pub const SEGMENT_BYTES: usize = 200 << 10;
+pub(crate) const SEGMENT_BYTES: usize = 200 << 10;
 
 /// Bytes that differ from place to place.
-pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
         state ^= state << 13;
@@ -41,16 +40,16 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 }
 
 /// A published version on disk, and what is in it.
-pub struct Published {
-    pub version: VersionId,
-    pub index: VersionIndex,
+pub(crate) struct Published {
+    pub(crate) version: VersionId,
+    pub(crate) index: VersionIndex,
     /// Whole files by name.
-    pub files: HashMap<String, Vec<u8>>,
+    pub(crate) files: HashMap<String, Vec<u8>>,
 }
 
 impl Published {
     /// Publishes two AAC rungs, a FLAC rung, a preview and two waveforms below `root`.
-    pub fn below(root: &Path) -> Published {
+    pub(crate) fn below(root: &Path) -> Published {
         let mut files = HashMap::new();
         let mut rung = |family: Family, name: &str, file: &str, seed| {
             let slices = [700, SEGMENT_BYTES, 3_000, 1_500_000].map(|bytes| noise(seed + bytes as u64, bytes));
@@ -116,12 +115,12 @@ impl Published {
     }
 
     /// `/{space}/{track}/{version}/{rest}`.
-    pub fn path(&self, space: &str, rest: &str) -> String {
+    pub(crate) fn path(&self, space: &str, rest: &str) -> String {
         format!("/{space}/{TRACK}/{}/{rest}", self.version)
     }
 
     /// The bytes of segment `number` of the rung in `file`.
-    pub fn segment(&self, file: &str, number: usize) -> &[u8] {
+    pub(crate) fn segment(&self, file: &str, number: usize) -> &[u8] {
         let rung = self.index.rungs.iter().find(|rung| rung.object.name == file).unwrap();
         let before: u64 = rung.segments[..number].iter().map(|segment| segment.bytes).sum();
         let start = (rung.init.bytes + before) as usize;
@@ -134,22 +133,22 @@ fn object(name: &str, bytes: &[u8]) -> Object {
 }
 
 /// A server over one published version; stops when dropped.
-pub struct Bench {
-    pub published: Published,
-    pub clock: Clock,
-    pub trigger: Option<Trigger>,
-    pub handle: Option<server::Handle>,
-    pub address: SocketAddr,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) published: Published,
+    pub(crate) clock: Clock,
+    pub(crate) trigger: Option<Trigger>,
+    pub(crate) handle: Option<server::Handle>,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 /// What differs from a default server.
-pub struct Setup {
-    pub origin: origin::Options,
-    pub limits: server::Limits,
-    pub io: IoMode,
-    pub cores: usize,
-    pub handover: Option<Handover>,
+pub(crate) struct Setup {
+    pub(crate) origin: origin::Options,
+    pub(crate) limits: server::Limits,
+    pub(crate) io: IoMode,
+    pub(crate) cores: usize,
+    pub(crate) handover: Option<Handover>,
 }
 
 impl Default for Setup {
@@ -161,11 +160,11 @@ impl Default for Setup {
 
 impl Bench {
     /// A server that asks for no tokens, with defaults.
-    pub fn open() -> Bench {
+    pub(crate) fn open() -> Bench {
         Bench::with(Setup::default())
     }
 
-    pub fn with(setup: Setup) -> Bench {
+    pub(crate) fn with(setup: Setup) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let published = Published::below(directory.path());
         let clock = Clock::sim(NOW_S);
@@ -183,26 +182,26 @@ impl Bench {
         Bench { published, clock, trigger: Some(trigger), handle: Some(handle), address, directory }
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::to(self.address)
     }
 
     /// GET with extra header lines, on a connection of its own.
-    pub fn get(&self, path: &str, lines: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str, lines: &str) -> Reply {
         self.connect().request("GET", path, lines)
     }
 
-    pub fn request(&self, method: &str, path: &str, lines: &str) -> Reply {
+    pub(crate) fn request(&self, method: &str, path: &str, lines: &str) -> Reply {
         self.connect().request(method, path, lines)
     }
 
     /// A path with a token in front that opens everything below `directory`.
-    pub fn signed(&self, directory: &str, path: &str) -> String {
+    pub(crate) fn signed(&self, directory: &str, path: &str) -> String {
         bunny::sign_directory(&key(KEY), directory, NOW_S + 60) + path
     }
 
     /// `/a/{track}/{version}/{rest}`.
-    pub fn a(&self, rest: &str) -> String {
+    pub(crate) fn a(&self, rest: &str) -> String {
         self.published.path("a", rest)
     }
 }
@@ -218,39 +217,31 @@ impl Drop for Bench {
     }
 }
 
-pub fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::new(&Secret::new(text.as_bytes())).unwrap()
 }
 
-pub fn keys() -> Keys {
+pub(crate) fn keys() -> Keys {
     Keys::new(key(KEY), None)
 }
 
-pub fn track() -> TrackId {
-    TrackId::decode(TRACK).unwrap()
-}
-
-pub fn shared(bench: Bench) -> Arc<Bench> {
-    Arc::new(bench)
-}
-
 /// A raw connection.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
     /// Names in lower case, in order.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name);
         let first = values.next().map(|(_, value)| value.as_str());
         assert!(values.next().is_none(), "{name} comes once");
@@ -258,7 +249,7 @@ impl Reply {
     }
 
     #[track_caller]
-    pub fn expect(&self, status: u16) -> &Reply {
+    pub(crate) fn expect(&self, status: u16) -> &Reply {
         assert_eq!(
             self.status,
             status,
@@ -271,26 +262,26 @@ impl Reply {
 }
 
 impl Client {
-    pub fn to(address: SocketAddr) -> Client {
+    pub(crate) fn to(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         Client { stream, buffer: vec![] }
     }
 
-    pub fn send(&mut self, text: &str) -> &mut Client {
+    pub(crate) fn send(&mut self, text: &str) -> &mut Client {
         // A server may close on us; the reply, or its absence, tells.
         let _ = self.stream.write_all(text.as_bytes());
         self
     }
 
-    pub fn request(&mut self, method: &str, path: &str, lines: &str) -> Reply {
+    pub(crate) fn request(&mut self, method: &str, path: &str, lines: &str) -> Reply {
         self.send(&format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{lines}\r\n"));
         self.reply(method == "HEAD").expect("a reply")
     }
 
     /// The next reply, by its Content-Length; `None` when the connection ends first.
-    pub fn reply(&mut self, head_only: bool) -> Option<Reply> {
+    pub(crate) fn reply(&mut self, head_only: bool) -> Option<Reply> {
         let end = loop {
             match self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 Some(at) => break at,
@@ -316,14 +307,8 @@ impl Client {
         Some(reply)
     }
 
-    /// Whether the server has ended the connection, after whatever it still sent.
-    pub fn is_closed(&mut self) -> bool {
-        while self.more().is_some() {}
-        true
-    }
-
     /// Everything until the connection ends.
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.more().is_some() {}
         std::mem::take(&mut self.buffer)
     }

@@ -1,1 +1,271 @@
-//! to come
+//! Bounds: slow, greedy, crooked and impatient clients, and the end of the server.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use segue::base::shutdown::Phase;
+use segue::origin;
+use segue::server::gate;
+use segue::server::handover::{self, Message};
+use segue::server::{Body, Limits};
+
+use super::bench::{Bench, Client, Setup};
+
+/// Short deadlines, so that a test sees them pass.
+fn impatient() -> Limits {
+    Limits {
+        head_timeout: Duration::from_millis(500),
+        idle_timeout: Duration::from_millis(750),
+        park_after: Duration::from_millis(250),
+        write_stall: Duration::from_millis(500),
+        ..Limits::default()
+    }
+}
+
+fn with_limits(limits: Limits) -> Bench {
+    Bench::with(Setup { limits, ..Setup::default() })
+}
+
+#[test]
+fn long_request_lines_and_large_heads_are_refused_and_closed() {
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    for (request, status) in [
+        (format!("GET {path}?{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(9_000)), 414),
+        (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431),
+        (format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(200)), 431),
+        (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(100_000)), 431),
+    ] {
+        let mut client = bench.connect();
+        let reply = client.send(&request).reply(false).expect("an answer before the end");
+        reply.expect(status);
+        assert!(client.rest().is_empty(), "{status} and nothing more");
+    }
+}
+
+#[test]
+fn crooked_requests_are_refused_and_end_the_connection() {
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    let get = format!("GET {path} HTTP/1.1\r\n");
+    let second = format!("{get}Host: x\r\n\r\n");
+    for (what, head) in [
+        ("length and chunks", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("chunks and length", "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
+        ("two lengths", "Host: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
+        ("a signed length", "Host: x\r\nContent-Length: +4\r\n\r\nabcd"),
+        ("a bad chunk", "Host: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"),
+        ("an unknown coding", "Host: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
+        ("a disguised coding", "Host: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+        ("no host", "\r\n"),
+        ("two hosts", "Host: x\r\nHost: y\r\n\r\n"),
+        ("a folded line", "Host: x\r\nX: a\r\n b\r\n\r\n"),
+        ("a bare control character", "Host: x\r\nX: a\0b\r\n\r\n"),
+        ("a space in the name", "Host: x\r\nX y: a\r\n\r\n"),
+    ] {
+        let mut client = bench.connect();
+        client.send(&format!("{get}{head}{second}"));
+        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), usize::from(!answer.is_empty()), "{what}: {answer}");
+    }
+    for line in ["GET", "GET  / HTTP/1.1", "GET / HTTP/3.0", "get\t/ HTTP/1.1", "\u{16}\u{3}\u{1}"] {
+        let mut client = bench.connect();
+        client.send(&format!("{line}\r\nHost: x\r\n\r\n{second}"));
+        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{line}: {answer}");
+    }
+    for method in ["CONNECT", "TRACE"] {
+        let reply = bench.request(method, &path, "");
+        assert_eq!(reply.expect(405).header("allow"), Some("GET, HEAD, OPTIONS"));
+    }
+}
+
+#[test]
+fn a_head_that_does_not_come_is_not_waited_for() {
+    let bench = with_limits(impatient());
+    let mut silent = bench.connect();
+    assert!(silent.rest().is_empty());
+    let mut slow = bench.connect();
+    slow.send("GET / HTTP/1.1\r\nHost");
+    assert!(String::from_utf8_lossy(&slow.rest()).starts_with("HTTP/1.1 408 "));
+    // Every byte on time, the head never: it is the head that has a deadline.
+    let mut dripping = bench.connect();
+    dripping.stream.set_nodelay(true).unwrap();
+    for byte in b"GET / HTTP/1.1\r\nX: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".iter() {
+        if dripping.stream.write_all(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    dripping.rest();
+}
+
+#[test]
+fn an_idle_connection_is_parked_served_again_and_closed_in_the_end() {
+    let bench = with_limits(Limits { idle_timeout: Duration::from_secs(2), ..impatient() });
+    let path = bench.a("aac/96/00001.mp4");
+    let mut client = bench.connect();
+    client.request("GET", &path, "").expect(200);
+    std::thread::sleep(Duration::from_millis(800)); // parked by now
+    client.request("GET", &path, "").expect(200);
+    // Parked with the start of the next request already read.
+    client.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\nGET {path} HT"));
+    client.reply(false).unwrap().expect(200);
+    std::thread::sleep(Duration::from_millis(400));
+    client.send("TP/1.1\r\nHost: x\r\n\r\n");
+    client.reply(false).unwrap().expect(200);
+    assert!(client.rest().is_empty(), "closed when idle for too long");
+}
+
+#[test]
+fn a_client_that_never_reads_is_let_go_and_nobody_else_notices() {
+    let bench = with_limits(impatient());
+    let greedy: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = bench.connect();
+            let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", bench.a("flac/00002.mp4"));
+            client.send(&request.repeat(30));
+            client
+        })
+        .collect();
+    bench.get(&bench.a("aac/96/00000.mp4"), "").expect(200);
+    for mut client in greedy {
+        // Wait without reading: the server must end it on its own.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match client.stream.write(b"x") {
+                Err(_) => break,
+                Ok(_) => assert!(std::time::Instant::now() < deadline, "still connected"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        drop(client.rest());
+    }
+    bench.get(&bench.a("aac/96/00000.mp4"), "").expect(200);
+}
+
+#[test]
+fn one_connection_too_many_hears_so_at_once() {
+    for limits in [
+        Limits { connections_max: 2, ..Limits::default() },
+        Limits { connections_per_ip_max: 2, loopback_exempt: false, ..Limits::default() },
+    ] {
+        let bench = with_limits(limits);
+        let path = bench.a("aac/96/00001.mp4");
+        let mut inside = [bench.connect(), bench.connect()];
+        inside.iter_mut().for_each(|client| _ = client.request("GET", &path, "").expect(200));
+        let reply = bench.get(&path, "");
+        reply.expect(503);
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        let [first, _second] = inside;
+        drop(first);
+        let admitted = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            bench.get(&path, "").status == 200
+        });
+        assert!(admitted, "a place that was given back is given out again");
+    }
+}
+
+#[test]
+fn answers_on_their_way_are_bounded() {
+    for limits in [
+        gate::Limits { requests_max: 1, ..gate::Limits::default() },
+        gate::Limits { bytes_max: 1, ..gate::Limits::default() },
+    ] {
+        let origin = origin::Options { require_token: false, gate: limits, ..origin::Options::default() };
+        let bench = Bench::with(Setup { origin, ..Setup::default() });
+        let mut greedy = bench.connect();
+        // More than both socket buffers hold, not read: a permit that stays out.
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", bench.a("flac/00002.mp4"));
+        greedy.send(&request.repeat(20));
+        let refused = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let reply = bench.get(&bench.a("aac/96/00000.mp4"), "");
+            (reply.status == 503).then_some(reply)
+        });
+        let refused = refused.expect("the gate fills");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
+        drop(greedy);
+        let admitted = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            bench.get(&bench.a("aac/96/00000.mp4"), "").status == 200
+        });
+        assert!(admitted, "the permit comes back with the connection");
+    }
+}
+
+#[test]
+fn draining_finishes_what_has_started_and_ends_what_is_idle() {
+    let mut bench = Bench::with(Setup { cores: 2, ..Setup::default() });
+    let path = bench.a("flac/00002.mp4");
+    let mut idle = bench.connect();
+    idle.request("GET", &bench.a("aac/96/00001.mp4"), "").expect(200);
+    let mut fresh = bench.connect();
+    let mut started = bench.connect();
+    // Several bodies, more than the socket holds, of which we have read nothing yet.
+    started.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let mut first = [0; 1];
+    assert_eq!(started.stream.peek(&mut first).unwrap(), 1, "its answer has begun");
+    bench.trigger.as_ref().unwrap().advance(Phase::Draining);
+    assert!(idle.rest().is_empty());
+    assert!(fresh.rest().is_empty());
+    let reply = started.reply(false).expect("the whole body");
+    assert!(reply.expect(200).body == bench.published.segment("flac.mp4", 2));
+    assert!(started.rest().is_empty(), "and then the end");
+    drop(started);
+    bench.handle.take().unwrap().join().unwrap();
+    assert!(std::net::TcpStream::connect(bench.address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn draining_has_a_deadline_and_now_means_now() {
+    for (phase, drain) in [(Phase::Draining, Duration::from_millis(300)), (Phase::Now, Duration::from_secs(600))] {
+        let mut bench = with_limits(Limits { drain, ..Limits::default() });
+        let mut stuck = bench.connect();
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", bench.a("flac/00002.mp4"));
+        stuck.send(&request.repeat(20));
+        let mut first = [0; 1];
+        stuck.stream.peek(&mut first).unwrap();
+        bench.trigger.as_ref().unwrap().advance(phase);
+        bench.handle.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_media_is_handed_over_or_not_found() {
+    Bench::open().get("/tracks/1", "").expect(404);
+
+    let (to_control, mut from_cores) = handover::channel(1);
+    let bench = Bench::with(Setup { handover: Some(to_control), ..Setup::default() });
+    // Nobody takes it yet: the first waits in the channel, the second hears so.
+    let mut waiting = bench.connect();
+    waiting.send("POST /api/v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
+    let refused = (0..100).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let mut second = bench.connect();
+        second.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        second.send("GET /x HTTP/1.1\r\nHost: x\r\n\r\n").reply(false)
+    });
+    refused.unwrap().expect(503);
+
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answered = std::thread::spawn(move || {
+        control.block_on(async move {
+            while let Some(Message { request, peer, reply }) = from_cores.next().await {
+                assert!(peer.ip().is_loopback());
+                let path = request.uri().path().to_owned();
+                let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+                let text = format!("{path} {}", String::from_utf8_lossy(&body));
+                let boxed = Body::boxed(http_body_util::Full::new(bytes::Bytes::from(text)));
+                let _ = reply.send(hyper::Response::new(boxed));
+            }
+        });
+    });
+    assert_eq!(waiting.reply(false).unwrap().expect(200).body, b"/api/v1/echo hello");
+    assert_eq!(bench.get("/livez", "").expect(200).body, b"/livez ");
+    drop(bench); // the last core has ended: so does the receiver
+    answered.join().unwrap();
+}
