@@ -74,11 +74,7 @@ fn play(scenario: &str, url: &str, served: &Served, more: &[&str]) {
     assert!(scripts.join("node_modules").exists(), "the players are not installed: run `make browser-modules`");
     // A file, not a mutex: nextest gives every test a process of its own.
     let turn = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser.lock")).unwrap();
-    if scenario == "record" {
-        turn.lock().unwrap()
-    } else {
-        turn.lock_shared().unwrap()
-    }
+    if scenario == "record" { turn.lock() } else { turn.lock_shared() }.unwrap();
     let done = Command::new("node")
         .current_dir(&scripts)
         .args(["play.mjs", "--scenario", scenario, "--url", url])

@@ -19,7 +19,7 @@ export async function bare({ page, checks, options, pages, segments }) {
   checks.fact("start_ms", Date.now() - began);
   await steadyPlay(checks, state, 2);
   const length = () => page.evaluate(() => test.audio.duration);
-  if (options.scenario === "shaka") exactLength(checks, options, await length(), "Shaka, from the playlist", 1e-5);
+  if (options.scenario === "shaka") exactLength(checks, options, await length(), "Shaka, from the playlist", 1e-6);
 
   const seekTo = async (seconds) => {
     await page.evaluate((to) => { test.audio.currentTime = to; }, seconds);
