@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
@@ -233,12 +234,16 @@ impl Hashing {
     }
 }
 
-/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset.
-pub(super) fn hash_of(file: &File) -> std::io::Result<String> {
+/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset. Ends early with
+/// an error when nobody wants it any more.
+pub(super) fn hash_of(file: &File, unwanted: &AtomicBool) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 18];
     let mut at = 0;
     loop {
+        if unwanted.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
         match file.read_at(&mut block, at)? {
             0 => return Ok(hex::encode(&hash.finalize())),
             n => {
@@ -307,7 +312,8 @@ impl ExtraFile {
     }
 
     fn finish(self) -> Result<Extra> {
-        let sha256 = hash_of(&self.file).context(|| format!("cannot read back {}", self.name))?;
+        let sha256 =
+            hash_of(&self.file, &AtomicBool::new(false)).context(|| format!("cannot read back {}", self.name))?;
         Ok(Extra { role: self.role, object: Object { name: self.name.to_owned(), bytes: self.bytes, sha256 } })
     }
 }

@@ -19,7 +19,7 @@ mod waveform;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use child::child_main;
 pub use options::{Limits, Options};
@@ -202,7 +202,7 @@ impl Job {
             Ok(())
         })?;
         let format = format.ok_or_else(|| Error::internal("the child did not say what it decoded"))?;
-        let sha256 = assemble::hash_of(&self.file).context(|| "cannot read it")?;
+        let sha256 = assemble::hash_of(&self.file, &never).context(|| "cannot read it")?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
         Ok(ProbeReport { source, duration_s, loudness: outcome.loudness })
@@ -218,12 +218,14 @@ impl Job {
     ) -> Result<VersionIndex> {
         let plan = self.plan(Some(ladder), &options.limits);
         let mut making = Making::default();
+        let failed = AtomicBool::new(false);
         let (hash, outcome) = std::thread::scope(|scope| {
             // The source's hash costs nothing while the child waits for its plugins.
-            let hash = scope.spawn(|| assemble::hash_of(&self.file));
+            let hash = scope.spawn(|| assemble::hash_of(&self.file, &failed));
             let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| {
                 making.take(event, &payload, self, ladder, workspace, on_progress)
             });
+            failed.store(outcome.is_err(), Ordering::Relaxed);
             (hash.join(), outcome)
         });
         let outcome = outcome?;
