@@ -100,6 +100,7 @@ mod tests {
         check("bytes=0-99999999999999999999999", 300, Part(0..300));
         check("BYTES=1-2", 300, Part(1..3));
         check("bytes= 1-2 ,", 300, Part(1..3));
+        check("bytes=,0-0", 1, Part(0..1));
         // "If the selected representation is shorter than the specified suffix-length, the entire
         // representation is used."
         check("bytes=-1", 300, Part(299..300));
@@ -133,8 +134,12 @@ mod tests {
 
     /// The same paragraphs of the RFC once more, naively: mark each byte of a small object.
     fn naive(header: &str, length: u64) -> Ranged {
-        let Some(spec) = header.strip_prefix("bytes=") else { return Whole };
-        if spec.contains(',') || length == 0 {
+        let Some(list) = header.strip_prefix("bytes=") else { return Whole };
+        // §5.6.1.2: "A recipient MUST parse and ignore a reasonable number of empty list elements".
+        let [spec] = list.split(',').filter(|element| !element.is_empty()).collect::<Vec<_>>()[..] else {
+            return Whole;
+        };
+        if length == 0 {
             return Whole;
         }
         let parts: Vec<&str> = spec.split('-').collect();

@@ -152,12 +152,17 @@ struct Job {
 impl Job {
     fn open(input: &Path, options: &Options) -> Result<Job> {
         let name = input.display().to_string();
+        let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
+        // Looked at before it is opened: opening a named pipe would wait for its other end.
+        let about = std::fs::metadata(input).context(|| format!("cannot open {name}, check the path"))?;
+        if about.is_dir() {
+            return refuse("it is a directory; give the path of an audio file");
+        }
+        if !about.is_file() {
+            return refuse("it is not a plain file; give the path of an audio file");
+        }
         let file = File::open(input).context(|| format!("cannot open {name}"))?;
         let about = file.metadata().context(|| format!("cannot open {name}"))?;
-        let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
-        if !about.is_file() {
-            return refuse("it is not a file; give the path of an audio file");
-        }
         let most = options.limits.input_bytes_max;
         if about.len() > most {
             return refuse(&format!("it has {} MiB; at most {} MiB are accepted", about.len() >> 20, most >> 20));

@@ -113,7 +113,10 @@ const DOORS: &[(&[&str], &[&str])] = &[
     // child.rs calls our own module `gst`, which has the crate's name.
     (&["gst::"], &["transcode/gst", "transcode/child.rs"]),
     (&["gst_app", "gst_audio", "gst_base", "gstreamer"], &["transcode/gst"]),
-    (&["unsafe ", "unsafe{"], &["store/mapped.rs", "server/socket.rs", "transcode/sandbox.rs"]),
+    (
+        &["unsafe ", "unsafe{"],
+        &["store/mapped.rs", "server/socket.rs", "transcode/sandbox.rs", "transcode/gst/libav.rs"],
+    ),
     (&["env::var", "env::vars", "env::set_var"], &["config.rs"]),
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
