@@ -236,8 +236,8 @@ impl Config {
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
         let base = self.server.public_base_url.as_deref();
         need(
-            base.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://")),
-            "server.public_base_url does not start with http:// or https://: players could not follow it",
+            base.is_none_or(is_plain_http_url),
+            "server.public_base_url is not a plain http:// or https:// URL: players could not follow it",
         );
         problems
     }
@@ -281,6 +281,14 @@ impl Config {
             Profile::Dev => Ok(vec![generated_key(&self.data)?]),
         }
     }
+}
+
+/// A URL we can put in front of a path, into a header and into a content security policy.
+fn is_plain_http_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_~:/[]".contains(&b))
+    })
 }
 
 fn read_file(path: &Path) -> Result<toml::Table> {

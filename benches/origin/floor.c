@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,7 @@ static int answer(struct connection *c) {
 int main(int count, char **argument) {
   if (count != 4) return fprintf(stderr, "usage: floor PORT HEAD-FILE BODY-FILE\n"), 2;
 
+  signal(SIGPIPE, SIG_IGN); /* sendfile has no MSG_NOSIGNAL */
   int file = open(argument[2], O_RDONLY);
   if (file < 0) die(argument[2]);
   ssize_t n = read(file, head, 65536);

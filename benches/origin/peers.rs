@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use segue::base::secret::Secret;
+use segue::cdn::bunny::Key;
 use segue::cdn::playback::Links;
 use segue::hls::playlist::Scope;
 
@@ -78,7 +79,8 @@ pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree) -> Outcome<Peer> {
     let process = Process::start("segue", core, &log, false, &mut program)?;
 
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?;
-    let links = Links::new(None, Some(Secret::new(KEY.as_bytes())), 24 * 3600);
+    let key = Key::new(&Secret::new(KEY.as_bytes())).map_err(|e| e.chain())?;
+    let links = Links::new(None, Some(key), 24 * 3600);
     let master = links.master(tree.track, tree.version, Scope::Aac, now.as_secs());
     let prefix = master.strip_suffix(Scope::Aac.path()).ok_or_else(|| format!("unexpected URL {master}"))?;
     let peer = Peer { who: Who::Segue, process, port, prefix: prefix.to_owned() };

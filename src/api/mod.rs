@@ -60,7 +60,7 @@ pub fn routes(app: Arc<App>) -> Router {
 async fn home(State(app): State<Arc<App>>) -> Response {
     match &app.demo {
         Some(demo) => redirect(&format!("/watch/{}", demo.track), "no-store"),
-        None => page(StatusCode::NOT_FOUND, web::not_found_page()),
+        None => page(&app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
 }
 
@@ -85,7 +85,7 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
     let (aac, flac) = (master(Scope::Aac), track.lossless.then(|| master(Scope::Flac)));
     let state = WatchState::Ready { aac_master: &aac, flac_master: flac.as_deref(), duration_s: track.duration_s() };
-    page(StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
+    page(&app, StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
 }
 
 /// The demo's page exists before the demo does, so that the printed URL works at once.
@@ -93,9 +93,9 @@ fn demo_or_not_found(app: &App, id: &str) -> Response {
     match &app.demo {
         Some(demo) if demo.track.as_str() == id && !demo.failed.load(Ordering::Relaxed) => {
             let preparing = WatchPage { track: id, title: &demo.title, state: WatchState::Preparing };
-            page(StatusCode::OK, web::watch_page(&preparing))
+            page(app, StatusCode::OK, web::watch_page(&preparing))
         }
-        _ => page(StatusCode::NOT_FOUND, web::not_found_page()),
+        _ => page(app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
 }
 
@@ -147,12 +147,14 @@ fn redirect(url: &str, cache_control: &'static str) -> Response {
     (StatusCode::FOUND, headers).into_response()
 }
 
-fn page(status: StatusCode, html: String) -> Response {
+fn page(app: &App, status: StatusCode, html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"), // it holds signed URLs
     ];
     let mut response = (status, headers, html).into_response();
+    let csp = HeaderValue::try_from(web::csp(app.links.host())).expect("a checked URL has only visible ASCII");
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, csp);
     for (name, value) in web::SECURITY_HEADERS {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }

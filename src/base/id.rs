@@ -24,7 +24,7 @@ impl TrackId {
     /// Reads an id; `None` when it is empty, too long or has a character outside the alphabet.
     pub fn decode(text: &str) -> Option<TrackId> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-        if text.is_empty() || text.len() > TRACK_ID_BYTES_MAX || !text.as_bytes().iter().all(|b| allowed(b)) {
+        if text.is_empty() || text.len() > TRACK_ID_BYTES_MAX || !text.as_bytes().iter().all(allowed) {
             return None;
         }
         let mut bytes = [0; TRACK_ID_BYTES_MAX];

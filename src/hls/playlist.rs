@@ -85,10 +85,10 @@ pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
 
 /// Renders the media playlist of a rung.
 pub fn media(rung: &Rung) -> Vec<u8> {
-    let segments = rung.segments.iter().enumerate().map(|(number, segment)| MediaSegment {
+    let durations_s = durations_s(rung);
+    let segments = durations_s.enumerate().map(|(number, duration_s)| MediaSegment {
         uri: segment_name(number),
-        // m3u8-rs holds EXTINF as f32: at 6 s that is exact to 0.24 µs, a hundredth of a sample.
-        duration: (segment.ticks as f64 / f64::from(rung.rate)) as f32,
+        duration: duration_s,
         map: (number == 0).then(|| Map { uri: "init.mp4".into(), ..Default::default() }),
         ..Default::default()
     });
@@ -104,6 +104,22 @@ pub fn media(rung: &Rung) -> Vec<u8> {
     let mut bytes = Vec::new();
     playlist.write_to(&mut bytes).expect("a Vec takes every write");
     bytes
+}
+
+/// EXTINF of each segment: the difference of its boundaries, each rounded to whole microseconds, so that
+/// the sum over any run of segments is within 1 µs of the media, however long the track is.
+/// m3u8-rs holds an f32, which keeps six decimals below 8 s.
+fn durations_s(rung: &Rung) -> impl Iterator<Item = f32> {
+    let rate = u128::from(rung.rate);
+    let mut ticks = 0u128;
+    let mut start_us = 0u128;
+    rung.segments.iter().map(move |segment| {
+        ticks += u128::from(segment.ticks);
+        let end_us = (ticks * 1_000_000 + rate / 2) / rate;
+        let duration_us = end_us - start_us;
+        start_us = end_us;
+        (duration_us as f64 / 1e6) as f32
+    })
 }
 
 /// File name of media segment `number`: at least five digits, one spelling per number.
@@ -190,6 +206,16 @@ mod tests {
              #EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:6.037188,\n00000.mp4\n\
              #EXTINF:0.1,\n00001.mp4\n#EXT-X-ENDLIST\n"
         );
+    }
+
+    #[test]
+    fn the_durations_of_a_long_track_add_up_to_its_length() {
+        let mut rung = sample().rungs.remove(0);
+        rung.segments = vec![rung.segments[0].clone(); 5_000]; // eight hours
+        let playlist = text(media(&rung));
+        let written = playlist.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.strip_suffix(','));
+        let us: u64 = written.map(|s| (s.parse::<f64>().unwrap() * 1e6).round() as u64).sum();
+        assert_eq!(us, (5_000 * 266_240 * 1_000_000u64 + 22_050) / 44_100);
     }
 
     #[test]

@@ -37,15 +37,15 @@ impl Analysis {
     /// waveform it completed.
     pub(super) fn add(&mut self, format: &str, bytes: &[u8]) -> Result<Vec<u8>> {
         self.samples.clear();
+        let samples = &mut self.samples;
         match format {
-            "S16LE" => self.samples.extend(words(bytes).map(|b| f32::from(i16::from_le_bytes(b)) / 32_768.0)),
-            "S24_32LE" => {
-                self.samples.extend(words(bytes).map(|b| (i32::from_le_bytes(b) << 8) as f32 / 2_147_483_648.0))
-            }
-            "S32LE" => self.samples.extend(words(bytes).map(|b| i32::from_le_bytes(b) as f32 / 2_147_483_648.0)),
+            "S16LE" => samples.extend(words(bytes).map(|b| f32::from(i16::from_le_bytes(b)) / 32_768.0)),
+            "S24_32LE" => samples.extend(words(bytes).map(|b| (i32::from_le_bytes(b) << 8) as f32 / 2_147_483_648.0)),
+            "S32LE" => samples.extend(words(bytes).map(|b| i32::from_le_bytes(b) as f32 / 2_147_483_648.0)),
             // A damaged float file may hold anything; NaN would poison every sum.
             "F32LE" => {
-                self.samples.extend(words(bytes).map(f32::from_le_bytes).map(|x| if x.is_finite() { x } else { 0.0 }))
+                let finite = |x: f32| if x.is_finite() { x } else { 0.0 };
+                samples.extend(words(bytes).map(f32::from_le_bytes).map(finite));
             }
             other => return Err(Error::internal(format!("samples of format {other} cannot be measured"))),
         }

@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
 use super::plan::RungPlan;
+use super::waveform;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, hex};
 use crate::hls::cmaf::RungCheck;
@@ -70,7 +72,7 @@ pub(super) struct RungFile {
 
 impl RungFile {
     pub(super) fn create(workspace: &mut Workspace, plan: RungPlan) -> Result<RungFile> {
-        let file = workspace.create(&plan.rung.object_name())?;
+        let file = workspace.create(&plan.file_name())?;
         Ok(RungFile { plan, file, init_bytes: 0, init_is_final: false, segments: Vec::new() })
     }
 
@@ -90,13 +92,13 @@ impl RungFile {
         if self.init_bytes == 0 {
             workspace.admit(bytes.len())?;
             self.init_bytes = bytes.len();
-            return self.file.write_all(bytes).context(failed(self.plan.rung.object_name()));
+            return self.file.write_all(bytes).context(failed(self.plan.file_name()));
         }
         if bytes.len() != self.init_bytes || self.init_is_final {
             return Err(Error::internal("the child changed the length of an init section"));
         }
         self.init_is_final = true;
-        self.file.write_all_at(bytes, 0).context(failed(self.plan.rung.object_name()))
+        self.file.write_all_at(bytes, 0).context(failed(self.plan.file_name()))
     }
 
     /// The next segment.
@@ -106,12 +108,12 @@ impl RungFile {
         }
         workspace.admit(bytes.len())?;
         self.segments.push(bytes.len() as u64);
-        self.file.write_all(bytes).context(|| format!("cannot write {}", self.plan.rung.object_name()))
+        self.file.write_all(bytes).context(|| format!("cannot write {}", self.plan.file_name()))
     }
 
     /// Reads the file back, checks all of it, and measures it.
     pub(super) fn finish(mut self) -> Result<Rung> {
-        let name = self.plan.rung.object_name();
+        let name = self.plan.file_name();
         self.file.flush().context(|| format!("cannot write {name}"))?;
         if !self.init_is_final {
             return Err(Error::internal(format!("the child did not finish {name}")));
@@ -128,7 +130,7 @@ impl RungFile {
             let segment = reader.take(*bytes)?;
             segments.push(Segment { bytes: *bytes, ticks: check.segment(&segment)?, hash: digest128(&segment) });
         }
-        let object = reader.end(self.plan.rung.object_name())?;
+        let object = reader.end(self.plan.file_name())?;
 
         let facts = check.init().clone();
         let frames = check.frames();
@@ -232,12 +234,16 @@ impl Hashing {
     }
 }
 
-/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset.
-pub(super) fn hash_of(file: &File) -> std::io::Result<String> {
+/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset. Ends early with
+/// an error when nobody wants it any more.
+pub(super) fn hash_of(file: &File, unwanted: &AtomicBool) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 18];
     let mut at = 0;
     loop {
+        if unwanted.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
         match file.read_at(&mut block, at)? {
             0 => return Ok(hex::encode(&hash.finalize())),
             n => {
@@ -256,25 +262,58 @@ pub(super) struct ExtraFile {
     bytes: u64,
 }
 
+/// The waveform being written.
+pub(super) struct Peaks {
+    file: ExtraFile,
+    rate: u32,
+    points: u32,
+}
+
+impl Peaks {
+    pub(super) fn create(workspace: &mut Workspace, rate: u32) -> Result<Peaks> {
+        let mut file = ExtraFile::create(workspace, Role::Peaks, "peaks.bin")?;
+        file.write(workspace, &waveform::header(rate, 0))?;
+        Ok(Peaks { file, rate, points: 0 })
+    }
+
+    /// The next points, pairs of bytes.
+    pub(super) fn add(&mut self, workspace: &mut Workspace, points: &[u8]) -> Result<()> {
+        self.points = self.points.saturating_add((points.len() / 2) as u32);
+        self.file.write(workspace, points)
+    }
+
+    /// Both files.
+    pub(super) fn finish(self, workspace: &mut Workspace) -> Result<[Extra; 2]> {
+        let head = waveform::header(self.rate, self.points);
+        self.file.patch(0, &head)?;
+        let mut points = vec![0; self.points as usize * 2];
+        self.file.file.read_exact_at(&mut points, head.len() as u64).context(|| "cannot read back peaks.bin")?;
+        let mut small = ExtraFile::create(workspace, Role::PeaksSmall, "peaks.json")?;
+        small.write(workspace, &waveform::small(self.rate, &points))?;
+        Ok([self.file.finish()?, small.finish()?])
+    }
+}
+
 impl ExtraFile {
-    pub(super) fn create(workspace: &mut Workspace, role: Role, name: &'static str) -> Result<ExtraFile> {
+    fn create(workspace: &mut Workspace, role: Role, name: &'static str) -> Result<ExtraFile> {
         Ok(ExtraFile { role, name, file: workspace.create(name)?, bytes: 0 })
     }
 
     /// Appends.
-    pub(super) fn write(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
         workspace.admit(bytes.len())?;
         self.bytes += bytes.len() as u64;
         self.file.write_all(bytes).context(|| format!("cannot write {}", self.name))
     }
 
     /// Overwrites bytes that are there already.
-    pub(super) fn patch(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+    fn patch(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_all_at(bytes, at).context(|| format!("cannot write {}", self.name))
     }
 
-    pub(super) fn finish(self) -> Result<Extra> {
-        let sha256 = hash_of(&self.file).context(|| format!("cannot read back {}", self.name))?;
+    fn finish(self) -> Result<Extra> {
+        let sha256 =
+            hash_of(&self.file, &AtomicBool::new(false)).context(|| format!("cannot read back {}", self.name))?;
         Ok(Extra { role: self.role, object: Object { name: self.name.to_owned(), bytes: self.bytes, sha256 } })
     }
 }

@@ -10,14 +10,16 @@ mod child;
 mod gst;
 mod options;
 mod plan;
+mod preview;
 mod protocol;
 mod sandbox;
 mod sniff;
 mod supervise;
+mod waveform;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use child::child_main;
 pub use options::{Limits, Options};
@@ -25,8 +27,8 @@ pub use options::{Limits, Options};
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
-use crate::hls::version::{FORMAT, Loudness, Role, Source, VersionIndex};
-use assemble::{ExtraFile, RungFile, Workspace};
+use crate::hls::version::{Extra, FORMAT, Loudness, Role, Source, VersionIndex};
+use assemble::{Peaks, RungFile, Workspace};
 use plan::{Format, Plan, rescale};
 use protocol::{Event, Outcome};
 use sniff::Sniffed;
@@ -64,6 +66,41 @@ pub struct ProbeReport {
     pub duration_s: f64,
     /// EBU R128 numbers.
     pub loudness: Loudness,
+}
+
+/// What the ladder would make of an input.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Outline {
+    /// Directory of the rung below the version: `aac/96`, `flac`.
+    pub path: String,
+    /// Sample rate in Hz.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Bits per sample.
+    pub bits: u32,
+    /// Asked-for bit rate in bit/s; 0 for lossless.
+    pub nominal_bps: u64,
+}
+
+impl ProbeReport {
+    /// The rungs `run` would make of it.
+    pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
+        let Source { rate, channels, bits, .. } = self.source;
+        let format = Format { rate, channels, bits, float: bits == 32 };
+        let rungs = format.outputs(ladder).into_iter().filter(|plan| !plan.preview);
+        let outline = |plan: plan::RungPlan| Outline {
+            path: match plan.rung.name.as_str() {
+                "" => plan.rung.family.as_str().to_owned(),
+                name => format!("{}/{name}", plan.rung.family.as_str()),
+            },
+            rate: plan.rate,
+            channels: plan.channels,
+            bits: plan.bits,
+            nominal_bps: plan.rung.bitrate_bps.into(),
+        };
+        rungs.map(outline).collect()
+    }
 }
 
 /// Transcodes `input` into `work_dir`: one file per rung, `peaks.bin`, `preview.m4a`. Blocks until it
@@ -165,7 +202,7 @@ impl Job {
             Ok(())
         })?;
         let format = format.ok_or_else(|| Error::internal("the child did not say what it decoded"))?;
-        let sha256 = assemble::hash_of(&self.file).context(|| "cannot read it")?;
+        let sha256 = assemble::hash_of(&self.file, &never).context(|| "cannot read it")?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
         Ok(ProbeReport { source, duration_s, loudness: outcome.loudness })
@@ -181,12 +218,14 @@ impl Job {
     ) -> Result<VersionIndex> {
         let plan = self.plan(Some(ladder), &options.limits);
         let mut making = Making::default();
+        let failed = AtomicBool::new(false);
         let (hash, outcome) = std::thread::scope(|scope| {
             // The source's hash costs nothing while the child waits for its plugins.
-            let hash = scope.spawn(|| assemble::hash_of(&self.file));
+            let hash = scope.spawn(|| assemble::hash_of(&self.file, &failed));
             let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| {
                 making.take(event, &payload, self, ladder, workspace, on_progress)
             });
+            failed.store(outcome.is_err(), Ordering::Relaxed);
             (hash.join(), outcome)
         });
         let outcome = outcome?;
@@ -194,13 +233,21 @@ impl Job {
         let sha256 = hash.context(|| "cannot read it")?;
         let Some(format) = making.format else { return Err(Error::internal("the child did not say what it decoded")) };
         let source = self.source(&format, &outcome, sha256)?;
-        let rungs = making.rungs.into_iter().map(RungFile::finish).collect::<Result<Vec<_>>>()?;
+        let Making { outputs, peaks, .. } = making;
+        let (previews, rungs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|file| file.plan().preview);
+        let rungs = rungs.into_iter().map(RungFile::finish).collect::<Result<Vec<_>>>()?;
         for rung in &rungs {
             if rung.samples != rescale(source.samples, source.rate, rung.rate) {
                 return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
             }
         }
-        let extras = making.extras.into_iter().map(ExtraFile::finish).collect::<Result<_>>()?;
+        let mut extras = Vec::new();
+        for preview in previews {
+            extras.push(Extra { role: Role::Preview, object: preview.finish()?.object });
+        }
+        if let Some(peaks) = peaks {
+            extras.extend(peaks.finish(workspace)?);
+        }
         let loudness = Some(outcome.loudness);
         Ok(VersionIndex { format: FORMAT, source, encoders: outcome.encoders, loudness, rungs, extras })
     }
@@ -223,8 +270,9 @@ impl Job {
 #[derive(Default)]
 struct Making {
     format: Option<Format>,
-    rungs: Vec<RungFile>,
-    extras: Vec<ExtraFile>,
+    /// The ladder's rungs, then the preview.
+    outputs: Vec<RungFile>,
+    peaks: Option<Peaks>,
     total_samples: Option<u64>,
     told: u64,
 }
@@ -246,21 +294,26 @@ impl Making {
                     return Err(Error::internal("the child opened the source twice"));
                 }
                 format.check()?;
-                for plan in format.rungs(ladder) {
-                    self.rungs.push(RungFile::create(workspace, plan)?);
+                for plan in format.outputs(ladder) {
+                    self.outputs.push(RungFile::create(workspace, plan)?);
                 }
+                self.peaks = Some(Peaks::create(workspace, format.rate)?);
                 self.total_samples = job.sniffed.samples_at(format.rate);
                 let Format { rate, channels, bits, .. } = format;
                 on_progress(Progress::Probed { rate, channels, bits, total_samples: self.total_samples });
                 Ok(())
             }
-            Event::Init { rung } => self.rungs.get_mut(rung).ok_or_else(unknown)?.init(workspace, payload),
+            Event::Init { rung } => self.outputs.get_mut(rung).ok_or_else(unknown)?.init(workspace, payload),
             Event::Segment { rung } => {
-                self.rungs.get_mut(rung).ok_or_else(unknown)?.segment(workspace, payload)?;
+                self.outputs.get_mut(rung).ok_or_else(unknown)?.segment(workspace, payload)?;
                 self.tell(on_progress);
                 Ok(())
             }
-            Event::Decoded { .. } | Event::Peaks | Event::Preview => Ok(()),
+            Event::Peaks => match &mut self.peaks {
+                Some(peaks) => peaks.add(workspace, payload),
+                None => Err(Error::internal("the child sent a waveform before it opened the source")),
+            },
+            Event::Decoded { .. } => Ok(()),
             Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
         }
     }
@@ -268,7 +321,7 @@ impl Making {
     fn tell(&mut self, on_progress: &mut dyn FnMut(Progress)) {
         let Some(format) = self.format else { return };
         let in_source = |rung: &RungFile| rescale(rung.samples(), rung.plan().rate, format.rate);
-        let done_samples = self.rungs.iter().map(in_source).min().unwrap_or(0);
+        let done_samples = self.outputs.iter().filter(|file| !file.plan().preview).map(in_source).min().unwrap_or(0);
         let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
         if done_samples > self.told {
             self.told = done_samples;

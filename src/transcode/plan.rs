@@ -74,9 +74,19 @@ pub(super) struct RungPlan {
     pub(super) bits: u32,
     /// Presented samples in every segment but the last.
     pub(super) segment_samples: u64,
+    /// Whether it is the preview and not a rung.
+    pub(super) preview: bool,
 }
 
+/// Bit rate of the preview: plain enough for a taste, clean enough to want more.
+const PREVIEW_BPS: u32 = 128_000;
+
 impl RungPlan {
+    /// The name of its file.
+    pub(super) fn file_name(&self) -> String {
+        if self.preview { "preview.m4a".to_owned() } else { self.rung.object_name() }
+    }
+
     /// Samples in an encoded frame.
     pub(super) fn frame(&self) -> u32 {
         match self.rung.family {
@@ -120,8 +130,19 @@ impl Format {
         }
     }
 
+    /// Everything that is encoded: the rungs of the ladder, then the preview, which needs an AAC rung to
+    /// be cut from.
+    pub(super) fn outputs(&self, ladder: &Ladder) -> Vec<RungPlan> {
+        let mut outputs = self.rungs(ladder);
+        if let Some(aac) = outputs.iter().find(|plan| plan.rung.family == Family::Aac).cloned() {
+            let rung = ladder::Rung { name: "preview".into(), bitrate_bps: PREVIEW_BPS, ..aac.rung.clone() };
+            outputs.push(RungPlan { rung, preview: true, ..aac });
+        }
+        outputs
+    }
+
     /// Every rung of the ladder for this source.
-    pub(super) fn rungs(&self, ladder: &Ladder) -> Vec<RungPlan> {
+    fn rungs(&self, ladder: &Ladder) -> Vec<RungPlan> {
         let aac_rate = self.aac_rate();
         let segment = u64::from(ladder.segment_samples(aac_rate));
         let settle = |rung: &ladder::Rung| match rung.family {
@@ -131,6 +152,7 @@ impl Format {
                 channels: self.channels.min(2),
                 bits: 16,
                 segment_samples: segment,
+                preview: false,
             },
             Family::Flac => RungPlan {
                 rung: rung.clone(),
@@ -138,6 +160,7 @@ impl Format {
                 channels: self.channels,
                 bits: if self.float || self.bits > 16 { 24 } else { 16 },
                 segment_samples: segment * u64::from(self.flac_rate() / aac_rate),
+                preview: false,
             },
         };
         ladder.rungs.iter().map(settle).collect()
@@ -158,7 +181,7 @@ mod tests {
     #[test]
     fn each_source_gets_rates_channels_and_depths() {
         let check = |(rate, channels, bits, float), aac: (u32, u32), flac: (u32, u32, u32), segment: u64| {
-            let rungs = Format { rate, channels, bits, float }.rungs(&Ladder::default_audio());
+            let rungs = Format { rate, channels, bits, float }.outputs(&Ladder::default_audio());
             let (a, f) = (&rungs[0], &rungs[4]);
             assert_eq!((a.rate, a.channels), aac, "{rate}");
             assert_eq!((f.rate, f.channels, f.bits), flac, "{rate}");

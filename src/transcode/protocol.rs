@@ -27,18 +27,16 @@ pub(super) enum Event {
     /// Payload: the init section of a rung. Comes twice, first with zeros, at the end with numbers,
     /// of the same length.
     Init {
-        /// Index in the plan's rungs.
+        /// Index in the plan's outputs: the ladder's rungs, then the preview.
         rung: usize,
     },
     /// Payload: the next media segment of a rung.
     Segment {
-        /// Index in the plan's rungs.
+        /// Index in the plan's outputs: the ladder's rungs, then the preview.
         rung: usize,
     },
     /// Payload: the next points of the waveform, pairs of minimum and maximum.
     Peaks,
-    /// Payload: the next bytes of the preview.
-    Preview,
     /// Everything is encoded; the last event.
     Done(Outcome),
     /// It cannot be done; the last event.

@@ -1,7 +1,7 @@
 //! Renders the pages people see, and hands out the script and style they need.
 //!
 //! In: what the control plane knows about a track. Out: HTML as a string, or an embedded file.
-//! Nothing inline and nothing from other hosts, so that [`CSP`] can forbid both. The script and the
+//! Nothing inline and nothing from other hosts, so that [`csp`] can forbid both. The script and the
 //! style come from `web/`, bundled before the crate compiles (`build.rs`), and carry the hash of their
 //! content in their name: caches may keep them for ever, a new build asks for new names.
 
@@ -39,18 +39,23 @@ pub enum WatchState<'a> {
     Preparing,
 }
 
-/// The content security policy of every page here: our own script, style and media, nothing else.
-/// `blob:` is how a browser names a Media Source.
-pub const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// The headers every page carries, [`CSP`] among them. No referrer: the media URLs on the page are signed.
-pub const SECURITY_HEADERS: [(&str, &str); 4] = [
-    ("content-security-policy", CSP),
+/// The headers every page carries. No referrer: the media URLs on the page are signed.
+pub const SECURITY_HEADERS: [(&str, &str); 3] = [
     ("referrer-policy", "no-referrer"),
     ("x-content-type-options", "nosniff"),
     ("cross-origin-opener-policy", "same-origin"),
 ];
+
+/// The content security policy of every page here: our own script, style and media, nothing else.
+/// `blob:` is how a browser names a Media Source. `media_host` (`https://media.example.com`) is where
+/// playlists and segments come from when it is not the host of the page.
+pub fn csp(media_host: Option<&str>) -> String {
+    let host = media_host.map(|host| format!(" {host}")).unwrap_or_default();
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:{host}; \
+         connect-src 'self'{host}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
 
 /// The page that plays a track, or waits for it.
 pub fn watch_page(page: &WatchPage<'_>) -> String {

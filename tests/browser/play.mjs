@@ -1,6 +1,7 @@
 // Plays a published track with a real player in a real browser and says what it found.
 //
 //   node play.mjs --scenario watch  --url PAGE   --samples N --rate R
+//   node play.mjs --scenario trouble --url PAGE  --samples N --rate R
 //   node play.mjs --scenario hls    --url MASTER --samples N --rate R
 //   node play.mjs --scenario shaka  --url MASTER --samples N --rate R
 //   node play.mjs --scenario record --url MASTER --samples N --rate R --wav SOURCE [--cycle] [--lossless]
@@ -12,11 +13,12 @@ import { parseArgs } from "node:util";
 import { Checks } from "./lib/check.mjs";
 import { openBrowser } from "./lib/browser.mjs";
 import { servePages } from "./lib/pages.mjs";
+import { trouble } from "./scenarios/trouble.mjs";
 import { watch } from "./scenarios/watch.mjs";
 import { bare } from "./scenarios/bare.mjs";
 import { record } from "./scenarios/record.mjs";
 
-const SCENARIOS = { watch, hls: bare, shaka: bare, record };
+const SCENARIOS = { watch, trouble, hls: bare, shaka: bare, record };
 // Longer than any scenario needs; a hung browser must not hang the test run.
 const WHOLE_RUN_MS = 90_000;
 

@@ -1,6 +1,8 @@
 // Takes a picture of the watch page while it plays.
 //
-//   node screenshot.mjs --url PAGE --out FILE.png [--width 1200] [--height 750] [--dark] [--at SECONDS] [--still]
+//   node screenshot.mjs --url PAGE --out FILE.png [--width 1200] [--height 750] [--dark] [--at SECONDS] [--tour] [--still]
+//
+// --tour changes the rung three times on the way, which takes 20 s and shows as steps.
 
 import { parseArgs } from "node:util";
 import { openBrowser } from "./lib/browser.mjs";
@@ -13,6 +15,7 @@ const { values } = parseArgs({
     height: { type: "string", default: "750" },
     at: { type: "string", default: "0" },
     dark: { type: "boolean", default: false },
+    tour: { type: "boolean", default: false },
     still: { type: "boolean", default: false }, // as it is before anybody presses play, or while it prepares
   },
 });
@@ -30,6 +33,10 @@ try {
     if (Number(values.at) > 0) {
       await page.locator('[data-part="seek"]').fill(values.at);
       await page.waitForFunction((at) => segue.audio.currentTime > at + 1, Number(values.at));
+    }
+    for (const rung of values.tour ? ["64", "160", "96", "256"] : []) {
+      await page.locator(`[data-part="choices"] label:has(input[value="${rung}"])`).click();
+      await page.waitForFunction((id) => segue.rung.id === id, `aac-${rung}`);
     }
     await page.waitForTimeout(1_500); // until a comfortable stretch is buffered
   }

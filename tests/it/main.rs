@@ -2,8 +2,10 @@
 //! real files, real players and real peers.
 
 mod cli;
+mod clients;
 mod http;
 mod light;
+mod players;
 mod support;
 mod tidy;
 mod transcode;

@@ -166,7 +166,6 @@ pub(crate) fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&s
 
 /// A demo track behind a server, with everything a player test needs to know.
 pub(crate) struct Served {
-    pub(crate) base: String,
     pub(crate) aac_master: String,
     pub(crate) flac_master: String,
     pub(crate) all_master: String,
@@ -192,7 +191,6 @@ pub(crate) fn published_server() -> Served {
         samples: published.report["samples"].as_u64().unwrap(),
         rate: published.report["rate"].as_u64().unwrap() as u32,
         source_wav: published.source_wav,
-        base,
         server,
     }
 }

@@ -21,9 +21,14 @@ export class HlsEngine {
     this.choice = "auto";
     this.recovered = false;
     this.measured = new Map(); // media sequence number → bits per second of the segment as loaded
+    // hls.js takes the first segment it loads for the truth about time, and does not know edit lists: begun in
+    // the middle, an AAC track would run one frame (its priming) early for the rest of the session. So we
+    // begin at the beginning, on the smallest rung, and go to the place from there. FLAC has no priming.
+    this.goTo = position > 0 && !/\/flac\//.test(master) ? position : 0;
     this.hls = new Hls({
       enableWorker: false,
-      startPosition: position > 0 ? position : -1,
+      startPosition: this.goTo || position <= 0 ? -1 : position,
+      startLevel: this.goTo ? 0 : undefined,
       // Nobody has pressed play yet: two segments make the start instant and cost little. `wake` lifts it.
       maxBufferLength: IDLE_AHEAD_S,
       maxMaxBufferLength: AHEAD_S,
@@ -43,10 +48,11 @@ export class HlsEngine {
   /** "auto", or a nominal bit rate; takes effect at the next segment boundary, without a break. */
   choose(choice) {
     this.choice = choice;
-    if (!this.rungs.length) return; // the playlist is still on its way
+    if (!this.rungs.length || this.goTo) return; // nothing to choose from yet
+    const { hls } = this;
     const level = this.rungs.findIndex((rung) => String(rung.kbps) === choice);
-    if (level < 0) this.hls.loadLevel = -1;
-    else this.hls.nextLevel = level;
+    if (level < 0 && !hls.autoLevelEnabled) hls.loadLevel = -1;
+    if (level >= 0 && (hls.autoLevelEnabled || level !== hls.loadLevel)) hls.nextLevel = level;
   }
 
   close() {
@@ -58,12 +64,13 @@ export class HlsEngine {
     const { Events } = Hls;
     hls.on(Events.MANIFEST_PARSED, (_, { levels }) => {
       this.rungs = levels.map(rungOf);
-      if (this.choice !== "auto") this.choose(this.choice);
+      this.choose(this.choice);
       report.rungs(this.rungs);
       report.note("manifest", { levels: levels.length });
     });
     hls.on(Events.FRAG_BUFFERED, (_, { frag, stats }) => {
       if (frag.sn === "initSegment" || !(frag.duration > 0)) return;
+      this.arrive();
       const measured_bps = (stats.total * 8) / frag.duration;
       this.measured.set(frag.sn, measured_bps);
       const height = this.rungs.length > 1 ? (frag.level + 1) / this.rungs.length : 1;
@@ -78,6 +85,20 @@ export class HlsEngine {
     hls.on(Events.ERROR, (_, data) => this.trouble(data));
   }
 
+  /** The first segment has told hls.js what time it is: now go where the listener was. */
+  arrive() {
+    if (!this.goTo) return;
+    this.audio.currentTime = this.goTo;
+    this.goTo = 0;
+    this.choose(this.choice);
+    this.report.ready();
+  }
+
+  /** Whether `play` may be called, or `report.ready` will say so. */
+  get ready() {
+    return this.goTo === 0;
+  }
+
   trouble(data) {
     const error = {
       kind: data.type === Hls.ErrorTypes.NETWORK_ERROR ? "network" : data.type === Hls.ErrorTypes.MEDIA_ERROR ? "media" : "other",
@@ -86,6 +107,8 @@ export class HlsEngine {
       status: data.response?.code ?? 0,
       reason: String(data.reason ?? data.error?.message ?? ""),
     };
+    // hls.js calls it an error when a choice or a seek makes it drop a download half way. It is not.
+    if (data.details === Hls.ErrorDetails.INTERNAL_ABORTED) return this.report.note("aborted");
     this.report.error(error);
     if (!data.fatal) return; // hls.js is already trying again
     if (error.kind === "media" && !this.recovered) {

@@ -8,6 +8,8 @@ export class NativeEngine {
     this.audio = audio;
     this.rungs = [];
     this.hls = null;
+    this.ready = true;
+    this.goTo = 0;
     this.stop = new AbortController();
     const on = (name, react) => audio.addEventListener(name, react, { signal: this.stop.signal });
     on("loadedmetadata", () => {

@@ -1,5 +1,5 @@
-// The picture behind the seek bar: one block per buffered segment, as high as its rung, so that a change of
-// quality can be seen where it will be heard.
+// The picture behind the seek bar: one block per segment, as high as its rung, so that a change of quality can
+// be seen where it was or will be heard. Dark: behind the listener. Light: buffered ahead.
 
 export class RungMap {
   constructor(canvas) {
@@ -40,17 +40,17 @@ export class RungMap {
     if (!(length > 0)) return;
 
     const x = (seconds) => Math.round((seconds / length) * width);
+    const block = (from, to, share, name) => {
+      if (to <= from) return;
+      const top = Math.round(height * (1 - share * 0.9));
+      paint.fillStyle = colour(name);
+      paint.fillRect(from, top, to - from, height - top);
+    };
     for (const { start, end, height: share } of this.segments.values()) {
+      const last = x(end) - thin / 2; // a hair of space between neighbours
+      block(x(start), Math.min(last, playedTo), share, "--played");
       for (let i = 0; i < buffered.length; i++) {
-        const from = x(Math.max(start, buffered.start(i)));
-        const to = x(Math.min(end, buffered.end(i))) - thin / 2;
-        if (to <= from) continue;
-        const top = Math.round(height * (1 - share * 0.9));
-        paint.fillStyle = colour("--ahead");
-        paint.fillRect(from, top, to - from, height - top);
-        if (playedTo <= from) continue;
-        paint.fillStyle = colour("--played");
-        paint.fillRect(from, top, Math.min(playedTo, to) - from, height - top);
+        block(Math.max(x(start), x(buffered.start(i)), playedTo), Math.min(last, x(buffered.end(i))), share, "--ahead");
       }
     }
     paint.fillStyle = colour("--played");

@@ -50,6 +50,7 @@ function start() {
   let engine = null;
   let choice = "auto"; // what the listener asked for: "auto", "flac" or a nominal bit rate as text
   let dragging = false;
+  let playWhenReady = false;
   let family = "aac";
   let lastRung = null;
 
@@ -70,6 +71,7 @@ function start() {
   const report = {
     rungs: drawChoices,
     rung: showRung,
+    ready: () => { if (playWhenReady) play(); },
     network: (bps) => { at("network").textContent = bps > 0 ? `${bitrate(bps)}` : "–"; },
     segment: (segment) => map.add(segment),
     note,
@@ -100,8 +102,8 @@ function start() {
     note("choose", { choice });
     syncChoices();
     if (wantedFamily === family) return engine.choose(choice);
-    const resume = !audio.paused && !audio.ended;
-    const position = audio.ended ? 0 : audio.currentTime;
+    const resume = playWhenReady || (!audio.paused && !audio.ended);
+    const position = audio.ended ? 0 : where();
     family = wantedFamily;
     open(position);
     if (resume) play();
@@ -110,6 +112,8 @@ function start() {
   function play() {
     if (audio.ended) audio.currentTime = 0;
     engine?.wake();
+    playWhenReady = !engine?.ready;
+    if (playWhenReady) return;
     audio.play().catch((reason) => {
       if (reason.name === "NotAllowedError") showState("paused"); // the browser wants a tap first
     });
@@ -131,7 +135,7 @@ function start() {
     buttons.retry.addEventListener("click", () => {
       if (root.dataset.cure === "reload") return location.reload();
       at("error").hidden = true;
-      open(audio.currentTime || 0);
+      open(where());
       play();
     });
     seek.addEventListener("input", () => { dragging = true; paint(Number(seek.value)); });
@@ -243,13 +247,18 @@ function start() {
     for (const input of at("choices").querySelectorAll("input")) input.checked = input.value === choice;
   }
 
+  /** Where the listener is, also while the player is still on its way there. */
+  function where() {
+    return engine?.goTo || audio.currentTime || 0;
+  }
+
   function lengthSeconds() {
     return Number.isFinite(audio.duration) && audio.duration > 0 ? audio.duration : Number(root.dataset.duration) || 0;
   }
 
   /** One frame: the moving parts only, and only when they moved. */
   function tick() {
-    if (!dragging) paint(audio.currentTime);
+    if (!dragging) paint(where());
     requestAnimationFrame(tick);
   }
 

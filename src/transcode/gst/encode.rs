@@ -7,8 +7,8 @@
 //! All AAC rungs share one resampler. Two sources, because FLAC's channel layouts are fixed by count
 //! and would otherwise be mixed (side → rear), while the stereo downmix needs the true ones.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::base::{Error, Result};
 use crate::hls::version::Family;
 use crate::transcode::child::Pipe;
 use crate::transcode::plan::{RungPlan, rescale};
+use crate::transcode::preview::Highlight;
 
 /// Source samples a source element holds before the decoder has to wait, in seconds.
 const AHEAD_S: u64 = 1;
@@ -30,6 +31,8 @@ pub(super) struct Encoder {
     pipeline: gst::Pipeline,
     inlets: Vec<Inlet>,
     rungs: Vec<Arc<rung::Rung>>,
+    /// Listens behind the AAC resampler.
+    highlight: Option<Arc<Mutex<Highlight>>>,
 }
 
 /// One way into the pipeline.
@@ -51,7 +54,7 @@ impl Encoder {
         info: &gst_audio::AudioInfo,
         pipe: &Pipe,
     ) -> Result<Encoder> {
-        let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![] };
+        let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None };
         let wired = encoder.wire(plans, caps, info, pipe);
         wired.map_err(|cause| Error::internal("the encoders cannot be wired").because(cause))?;
         match encoder.pipeline.set_state(gst::State::Playing) {
@@ -62,7 +65,8 @@ impl Encoder {
 
     fn wire(&mut self, plans: &[RungPlan], caps: &gst::Caps, info: &gst_audio::AudioInfo, pipe: &Pipe) -> Result<()> {
         for family in [Family::Aac, Family::Flac] {
-            let mut of_family = plans.iter().enumerate().filter(|(_, plan)| plan.rung.family == family).peekable();
+            let of_family = plans.iter().enumerate().filter(|(_, plan)| plan.rung.family == family && !plan.preview);
+            let mut of_family = of_family.peekable();
             let Some((_, first)) = of_family.peek() else { continue };
             let tee = self.inlet(first, caps, info)?;
             for (index, plan) in of_family {
@@ -110,6 +114,11 @@ impl Encoder {
         let most = Arc::new(AtomicU64::new(u64::MAX));
         let width = if format == "S16LE" { 2 } else { 4 };
         cut_at(&filter, Arc::clone(&most), width * plan.channels as usize);
+        if aac {
+            let highlight = Arc::new(Mutex::new(Highlight::new(plan.rate, plan.channels)));
+            listen(&tee, Arc::clone(&highlight));
+            self.highlight = Some(highlight);
+        }
         let (rate_in, rate_out) = (info.rate(), plan.rate);
         self.inlets.push(Inlet { source, frame_bytes: info.bpf() as usize, rate_in, rate_out, most });
         Ok(tee)
@@ -147,6 +156,14 @@ impl Encoder {
         }
         while !self.ended()? {}
         self.rungs.iter().map(|rung| rung.finished()).collect()
+    }
+
+    /// The excerpt for the preview, after the end.
+    pub(super) fn highlight(&self) -> Vec<i16> {
+        let empty = Highlight::new(1, 1);
+        let found =
+            self.highlight.as_ref().map(|h| std::mem::replace(&mut *h.lock().expect("no panic while locked"), empty));
+        found.map(Highlight::finish).unwrap_or_default()
     }
 
     fn give(&self, inlet: &Inlet, buffer: gst::Buffer) -> Result<()> {
@@ -211,6 +228,50 @@ fn cut_at(filter: &gst::Element, most: Arc<AtomicU64>, frame_bytes: usize) {
         }
         gst::PadProbeReturn::Ok
     });
+}
+
+/// Lets the search for the preview hear what the AAC encoders get.
+fn listen(tee: &gst::Element, highlight: Arc<Mutex<Highlight>>) {
+    let pad = tee.static_pad("sink").expect("tee has a sink pad");
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &probe.data
+            && let Ok(map) = buffer.map_readable()
+        {
+            highlight.lock().expect("no panic while locked").add(&map);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Encodes the preview: an output of its own, so that no byte of the rungs can be reached from it.
+pub(super) fn excerpt(index: usize, plan: &RungPlan, samples: &[i16], pipe: &Pipe) -> Result<()> {
+    let caps = gst::Caps::builder("audio/x-raw")
+        .field("format", "S16LE")
+        .field("rate", plan.rate as i32)
+        .field("channels", plan.channels as i32)
+        .field("layout", "interleaved");
+    let caps = if plan.channels == 2 { caps.field("channel-mask", gst::Bitmask(3)) } else { caps };
+    let caps = caps.build();
+    let info =
+        gst_audio::AudioInfo::from_caps(&caps).map_err(|e| Error::internal("the preview has no format").because(e))?;
+    let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None };
+    let tee = encoder.inlet(plan, &caps, &info)?;
+    encoder.highlight = None;
+    let (elements, rung) = rung::elements(index, plan, pipe)?;
+    encoder.chain(&tee, &elements)?;
+    encoder.rungs.push(rung);
+    if encoder.pipeline.set_state(gst::State::Playing).is_err() {
+        return encoder.fault().and(Err(Error::internal("the preview's encoder does not start")));
+    }
+    let frames = (samples.len() / plan.channels as usize) as u64;
+    let mut done = 0;
+    for part in samples.chunks(4096 * plan.channels as usize) {
+        let count = (part.len() / plan.channels as usize) as u64;
+        let bytes: Vec<u8> = part.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        encoder.push(&super::stamp(gst::Buffer::from_mut_slice(bytes), done, count, plan.rate))?;
+        done += count;
+    }
+    encoder.finish(frames).map(|_| ())
 }
 
 /// Caps whose channels have places, guessed from their number when the source does not say.

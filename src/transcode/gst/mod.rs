@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod libav;
 mod registry;
 mod rung;
 mod source;
@@ -53,10 +54,9 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
 struct Hop<'a> {
     plan: &'a Plan,
     pipe: &'a Pipe,
-    caps: gst::Caps,
     info: gst_audio::AudioInfo,
     encoder: Option<Encoder>,
-    rungs: Vec<RungPlan>,
+    outputs: Vec<RungPlan>,
     analysis: Analysis,
     /// Samples to drop before the first.
     skip: u64,
@@ -77,21 +77,20 @@ impl<'a> Hop<'a> {
         format.bits = plan.bits.map_or(format.bits, |bits| bits.min(format.bits));
         format.check()?;
         pipe.send(&Event::Opened(format), &[]);
-        let rungs = plan.ladder.as_ref().map(|ladder| format.rungs(ladder)).unwrap_or_default();
-        let encoder = match rungs.is_empty() {
+        let outputs = plan.ladder.as_ref().map(|ladder| format.outputs(ladder)).unwrap_or_default();
+        let encoder = match outputs.is_empty() {
             true => None,
-            false => Some(Encoder::start(&rungs, &caps, &info, pipe)?),
+            false => Some(Encoder::start(&outputs, &caps, &info, pipe)?),
         };
         let in_source = |samples: u64, trim: &Trim| rescale(samples, trim.rate, info.rate());
         Ok(Hop {
             plan,
             pipe,
             encoder,
-            rungs,
+            outputs,
             analysis: Analysis::new(format)?,
             skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
             keep: plan.trim.and_then(|trim| Some(in_source(trim.length?, &trim))),
-            caps,
             info,
             samples: 0,
             surplus: 0,
@@ -100,9 +99,10 @@ impl<'a> Hop<'a> {
     }
 
     fn take(&mut self, sample: &gst::Sample) -> Result<()> {
-        let (caps, info) = described(sample)?;
-        if caps != self.caps && (info.rate(), info.channels()) != (self.info.rate(), self.info.channels()) {
-            return Err(Error::invalid("its rate or number of channels changes in the middle"));
+        let (_, info) = described(sample)?;
+        let shape = |info: &gst_audio::AudioInfo| (info.format(), info.rate(), info.channels());
+        if shape(&info) != shape(&self.info) {
+            return Err(Error::invalid("its format changes in the middle; export it as one file"));
         }
         let buffer = sample.buffer().ok_or_else(|| Error::internal("the decoder gave a sample without bytes"))?;
         let frame = self.info.bpf() as usize;
@@ -154,13 +154,16 @@ impl<'a> Hop<'a> {
         let mut encoders = Vec::new();
         if let Some(encoder) = &self.encoder {
             for rung in encoder.finish(self.samples)? {
-                let plan = &self.rungs[rung.index];
+                let plan = &self.outputs[rung.index];
                 let wanted = rescale(self.samples, self.info.rate(), plan.rate);
                 if rung.samples != wanted {
-                    let (name, found) = (plan.rung.object_name(), rung.samples);
+                    let (name, found) = (plan.file_name(), rung.samples);
                     return Err(Error::internal(format!("{name} has {found} samples, the source {wanted}")));
                 }
                 encoders.push(rung.encoder);
+            }
+            if let Some((index, plan)) = self.outputs.iter().enumerate().find(|(_, plan)| plan.preview) {
+                encode::excerpt(index, plan, &encoder.highlight(), self.pipe)?;
             }
         }
         encoders.dedup();

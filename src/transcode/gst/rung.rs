@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::libav::let_aac_choose_stereo;
 use super::registry::make;
 use crate::base::{Error, Result};
 use crate::hls::cmaf::{Header, STREAMINFO_BYTES, Setup, encode_segment};
@@ -35,7 +36,10 @@ pub(super) fn elements(index: usize, plan: &RungPlan, pipe: &Pipe) -> Result<(Ve
     queue.set_property("max-size-buffers", 0u32);
     let encoder = make(plan.rung.encoder.as_str())?;
     match plan.rung.encoder {
-        Encoder::AvencAac => encoder.set_property("bitrate", plan.rung.bitrate_bps as i32),
+        Encoder::AvencAac => {
+            let_aac_choose_stereo(&encoder);
+            encoder.set_property("bitrate", plan.rung.bitrate_bps as i32);
+        }
         Encoder::Flacenc => {
             encoder.set_property("blocksize", plan.frame());
             encoder.set_property("seekpoints", 0i32);
@@ -73,7 +77,7 @@ impl Rung {
             Some(header) => {
                 Ok(Finished { index: segmenter.index, samples: header.samples, encoder: segmenter.encoder.clone() })
             }
-            None => Err(Error::internal(format!("rung {} has no frames", segmenter.plan.rung.object_name()))),
+            None => Err(Error::internal(format!("rung {} has no frames", segmenter.plan.file_name()))),
         }
     }
 

@@ -2,7 +2,7 @@
 //! gets its end from a time in nanoseconds and may be off by a sample; this is exact.
 
 use super::{Declared, Look, Sniffed, Trim};
-use crate::base::Result;
+use crate::base::{Error, Result};
 
 /// Where the last page is looked for: a page has at most 65,307 bytes.
 const TAIL: u64 = 1 << 17;
@@ -12,6 +12,7 @@ const HEAD: usize = 1 << 20;
 
 /// A page header.
 struct Page {
+    begins: bool,
     ends: bool,
     granule: i64,
     serial: u32,
@@ -24,6 +25,7 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let head = look.at(0, HEAD)?;
     let Some(first) = page(&head) else { return Ok(Sniffed::default()) };
     let Some((rate, delay)) = clock(&head[first.body.min(head.len())..]) else { return Ok(Sniffed::default()) };
+    refuse_chains(look, &head)?;
     let start = look.bytes.saturating_sub(TAIL);
     let tail = look.at(start, TAIL as usize)?;
     let last = pages(&tail).filter(|p| p.serial == first.serial && p.granule >= 0).last();
@@ -41,6 +43,19 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
         trim: Some(Trim { start: 0, length: Some(samples), rate }),
         ..Sniffed::default()
     })
+}
+
+/// Streams one after another in a file ("chained") are players' business; a decoder here would stop
+/// after the first and lose the rest. All streams that belong together announce themselves at the start.
+fn refuse_chains(look: &Look<'_>, head: &[u8]) -> Result<()> {
+    let announced: Vec<u32> = pages(head).take_while(|p| p.begins).map(|p| p.serial).collect();
+    let tail = look.at(look.bytes.saturating_sub(TAIL), TAIL as usize)?;
+    match pages(&tail).last() {
+        Some(last) if !announced.contains(&last.serial) => {
+            Err(Error::invalid("it is several Ogg streams joined into one file; export it as one stream"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Granules per second, and granules before the first sample presented.
@@ -65,6 +80,7 @@ fn page(bytes: &[u8]) -> Option<Page> {
     let body = 27 + usize::from(head[26]);
     let lacing: usize = bytes.get(27..body)?.iter().map(|b| usize::from(*b)).sum();
     Some(Page {
+        begins: head[5] & 2 != 0,
         ends: head[5] & 4 != 0,
         granule: i64::from_le_bytes(head[6..14].try_into().ok()?),
         serial: u32::from_le_bytes(head[14..18].try_into().ok()?),

@@ -23,8 +23,11 @@ function tapped() {
     whole.set(block, fill);
     fill += block.length;
   }
-  let holes = 0;
-  for (let i = 1; i < tap.began.length; i++) if (tap.began[i] !== tap.began[i - 1] + tap.blocks[i - 1].length) holes++;
+  const holes = [];
+  for (let i = 1; i < tap.began.length; i++) {
+    const missing = tap.began[i] - tap.began[i - 1] - tap.blocks[i - 1].length;
+    if (missing) holes.push({ at: i * tap.blocks[0].length, missing });
+  }
   const bytes = new Uint8Array(whole.buffer);
   let text = "";
   for (let i = 0; i < bytes.length; i += 0x8000) text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));

@@ -18,6 +18,8 @@ export async function bare({ page, checks, options, pages, segments }) {
   if (!checks.that(await until(async () => (await state()).time > 0, 8_000, 20), "no sound")) return collect(page, checks);
   checks.fact("start_ms", Date.now() - began);
   await steadyPlay(checks, state, 2);
+  const length = () => page.evaluate(() => test.audio.duration);
+  if (options.scenario === "shaka") exactLength(checks, options, await length(), "Shaka, from the playlist", 1e-6);
 
   const seekTo = async (seconds) => {
     await page.evaluate((to) => { test.audio.currentTime = to; }, seconds);
@@ -25,12 +27,16 @@ export async function bare({ page, checks, options, pages, segments }) {
     checks.that(landed, `seek to ${seconds.toFixed(1)} s did not play on from there`);
   };
 
-  // Every rung after every other kind: up through the ladder and back down, at places not loaded yet.
+  // Up and down the ladder, each rung at a place that is not loaded yet, and each heard for half a second.
   const order = levels.length > 1 ? tour(levels.length) : [];
   for (const [i, level] of order.entries()) {
-    await page.evaluate((to) => test.choose(to), level);
     await seekTo(options.duration * (0.1 + (0.75 * i) / order.length));
-    const heard = await until(async () => (await state()).playing === level, 8_000);
+    const from = (await state()).time;
+    await page.evaluate((to) => test.choose(to), level);
+    const heard = await until(async () => {
+      const now = await state();
+      return now.playing === level && now.time > from + 0.5;
+    }, 10_000);
     checks.that(heard, `rung ${levels[level].codec} ${levels[level].bitrate} was chosen but is not playing`);
   }
   checks.fact("tour", order);
@@ -38,7 +44,10 @@ export async function bare({ page, checks, options, pages, segments }) {
 
   await seekTo(options.duration - 2);
   checks.that(await until(async () => (await state()).ended, 8_000), "the end is not reached");
-  exactLength(checks, options, await page.evaluate(() => test.audio.duration), options.scenario);
+  // Shaka, like hls.js begun in the middle, takes the first segment of a new rung for the truth about time and
+  // ignores its edit list: after a change at a later segment it is one AAC frame early. The sound has no gap.
+  const tolerance = options.scenario === "shaka" ? 1025 / options.rate : 1e-6;
+  exactLength(checks, options, await length(), options.scenario, tolerance);
   checks.fact("end", round((await state()).time));
   checks.fact("segments", segments.length);
   checks.that(segments.length > 2, "no media segment was fetched");

@@ -4,8 +4,8 @@
 import { sleep, until } from "../lib/check.mjs";
 import { findLag, firstSound, largestError, lastSound, readWav, walk } from "../lib/compare.mjs";
 
-// Two segment boundaries and a bit.
-const LISTEN_S = 14;
+// Past two segment boundaries, at 6 and 12 s.
+const LISTEN_S = 13;
 // The tail is recorded from here to the end.
 const TAIL_S = 2.5;
 
@@ -18,6 +18,7 @@ export async function record({ page, checks, options, pages }) {
   checks.that(await until(async () => (await page.evaluate(() => test.audio.currentTime)) > LISTEN_S, (LISTEN_S + 10) * 1000), "it did not play far enough");
   await page.evaluate(() => test.audio.pause());
   const heard = await page.evaluate(() => test.heard);
+  checks.fact("loads", await page.evaluate(() => test.loads));
   checks.fact("heard", heard.map(({ sn, level }) => `${sn}:${level}`));
   if (options.cycle) {
     const changed = heard.every((now, i) => i === 0 || now.level !== heard[i - 1].level);
@@ -45,7 +46,9 @@ async function load(page, checks, options, pages) {
 
 async function recording(page, checks) {
   const { pcm, holes } = await page.evaluate(() => tapped());
-  checks.that(holes === 0, `the recording itself has ${holes} holes`);
+  // Chromium skips a few blocks while its audio clock starts; later, the recording would be worth nothing.
+  const late = holes.filter(({ at }) => at > 16_384);
+  checks.that(late.length === 0, `the recording itself has holes: ${JSON.stringify(late)}`);
   const bytes = Buffer.from(pcm, "base64");
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4).slice();
 }
@@ -64,7 +67,9 @@ function compareStart(checks, options, source, heard) {
 
   const end = lastSound(heard);
   const stretches = walk(source, heard, lag + 64, end - 4096, lag, rate);
-  const strays = stretches.filter((stretch) => stretch.lag !== lag);
+  // A lossy rung may match a sample or two beside the truth; what can go wrong is never that small.
+  const slack = options.lossless ? 0 : 2;
+  const strays = stretches.filter((stretch) => stretch.lag === null || Math.abs(stretch.lag - lag) > slack);
   checks.fact("stretches", stretches.length);
   checks.fact("seconds", Math.round((end - lag) / rate * 100) / 100);
   checks.that((end - lag) / rate > LISTEN_S - 1, `only ${((end - lag) / rate).toFixed(1)} s were recorded`);

@@ -87,6 +87,19 @@ fn a_file_damaged_in_the_middle_is_not_published_with_a_hole() {
 }
 
 #[test]
+fn joined_files_are_not_published_in_part() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 132_300);
+    let join = |name: &str, arguments: &str| {
+        let one = std::fs::read(bench.convert(&music, arguments, &format!("one-{name}"))).unwrap();
+        let other = std::fs::read(bench.convert(&music, arguments, &format!("two-{name}"))).unwrap();
+        bench.file(name, [one, other].concat())
+    };
+    check(&bench, &join("twice.ogg", "-c:a libvorbis"), "several Ogg streams joined");
+    check(&bench, &join("twice.mp3", "-c:a libmp3lame -id3v2_version 0"), "its header promises 3.0 s, but");
+}
+
+#[test]
 fn limits_are_named_when_they_refuse() {
     let bench = Bench::new();
     let music = bench.music(44_100, 2, 441_000);
@@ -132,7 +145,7 @@ fn whatever_a_child_does_is_an_error_and_not_a_hang() {
     play("garbage", "head -c 100000 /dev/urandom", "ended without a result");
     play("nothing", "printf '\\002\\000\\000\\000\\000\\000\\000\\000{}'", "ended without a result");
     play("hang", "exec sleep 60", "no audio could be decoded within 1 s");
-    play("liar", "printf '\\030\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
+    play("liar", "printf '\\031\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
 }
 
 #[test]

@@ -116,6 +116,8 @@ fn what_was_found_is_told() {
     let report = segue::transcode::probe(&input, &options()).unwrap();
     assert_eq!(report.source.codec, "MPEG-1 Layer 3 (MP3)");
     assert_eq!((report.source.rate, report.source.channels, report.source.samples), (44_100, 2, samples(&input, 2)));
+    let outline: Vec<(String, u32)> = report.outline(&ladder()).into_iter().map(|o| (o.path, o.rate)).collect();
+    assert_eq!(outline, [("aac/64".into(), 44_100), ("aac/256".into(), 44_100), ("flac".into(), 44_100)]);
     let made = bench.try_make(&input, &ladder(), &options()).unwrap();
     assert_eq!(made.index.source, report.source);
     assert_eq!(made.index.loudness.as_ref(), Some(&report.loudness));

@@ -1,0 +1,160 @@
+//! Finds the preview while the source passes: the loudest 30 seconds. In: samples at the AAC rate. Out:
+//! the excerpt, faded. Holds at most two windows, whatever the length of the source.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Length of a preview. A sale page says "30 seconds"; no sample more.
+const WINDOW_S: usize = 30;
+/// Blocks in a second: the excerpt begins on one.
+const BLOCKS_PER_S: usize = 2;
+const BLOCKS_MAX: usize = WINDOW_S * BLOCKS_PER_S;
+/// A window must be this much louder than the best before: the earliest of equals is taken.
+const LOUDER: f64 = 1.01;
+const FADE_IN_S: f64 = 0.05;
+const FADE_OUT_S: f64 = 1.0;
+
+/// Half a second. 16 bits: an excerpt for lossy encoding needs no more, and two windows of floats
+/// would be 23 MB.
+struct Block {
+    samples: Vec<i16>,
+    energy: f64,
+}
+
+/// The search.
+pub(super) struct Highlight {
+    channels: usize,
+    rate: usize,
+    /// The block being filled.
+    open: Vec<i16>,
+    /// The last blocks, at most `BLOCKS_MAX`.
+    recent: VecDeque<Arc<Block>>,
+    /// Sum of their energies.
+    energy: f64,
+    /// Blocks before `recent`.
+    passed: usize,
+    best: Vec<Arc<Block>>,
+    best_energy: f64,
+    best_at: usize,
+}
+
+impl Highlight {
+    pub(super) fn new(rate: u32, channels: u32) -> Highlight {
+        Highlight {
+            channels: channels as usize,
+            rate: rate as usize,
+            open: Vec::new(),
+            recent: VecDeque::new(),
+            energy: 0.0,
+            passed: 0,
+            best: Vec::new(),
+            best_energy: -1.0,
+            best_at: 0,
+        }
+    }
+
+    /// Interleaved little-endian floats.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        let full = self.rate / BLOCKS_PER_S * self.channels;
+        for word in bytes.as_chunks().0 {
+            self.open.push((f32::from_le_bytes(*word) * 32_767.0).round().clamp(-32_768.0, 32_767.0) as i16);
+            if self.open.len() == full {
+                let next = Vec::with_capacity(full);
+                let samples = std::mem::replace(&mut self.open, next);
+                self.close(samples);
+            }
+        }
+    }
+
+    fn close(&mut self, samples: Vec<i16>) {
+        let energy = samples.iter().map(|s| f64::from(*s).powi(2)).sum();
+        self.energy += energy;
+        self.recent.push_back(Arc::new(Block { samples, energy }));
+        if self.recent.len() > BLOCKS_MAX {
+            self.passed += 1;
+            self.energy -= self.recent.pop_front().map_or(0.0, |block| block.energy);
+        }
+        if self.recent.len() == BLOCKS_MAX && self.energy > self.best_energy * LOUDER {
+            self.best = self.recent.iter().cloned().collect();
+            (self.best_energy, self.best_at) = (self.energy, self.passed);
+        }
+    }
+
+    /// The excerpt, interleaved: all of a short source, else the loudest window; faded where it was cut.
+    pub(super) fn finish(mut self) -> Vec<i16> {
+        let whole = self.best.is_empty();
+        if whole {
+            let rest = std::mem::take(&mut self.open);
+            self.best = self.recent.iter().cloned().collect();
+            self.best.push(Arc::new(Block { samples: rest, energy: 0.0 }));
+        }
+        let mut out: Vec<i16> = self.best.iter().flat_map(|block| block.samples.iter().copied()).collect();
+        let at_end = self.passed == self.best_at && self.open.is_empty();
+        if self.best_at > 0 {
+            self.fade(&mut out, FADE_IN_S, false);
+        }
+        if !whole && !at_end {
+            self.fade(&mut out, FADE_OUT_S, true);
+        }
+        out
+    }
+
+    /// A raised cosine over the first or last seconds.
+    fn fade(&self, samples: &mut [i16], seconds: f64, out: bool) {
+        let frames = samples.len() / self.channels;
+        let length = ((seconds * self.rate as f64) as usize).min(frames);
+        for n in 0..length {
+            let gain = 0.5 - 0.5 * (n as f64 / length as f64 * std::f64::consts::PI).cos();
+            let frame = if out { frames - 1 - n } else { n };
+            for sample in &mut samples[frame * self.channels..(frame + 1) * self.channels] {
+                *sample = (f64::from(*sample) * gain).round() as i16;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 100 Hz "sample rate" keeps the arithmetic visible: a block is 50 samples, a window 3000.
+    fn excerpt(levels: &[(usize, f32)]) -> Vec<i16> {
+        let mut highlight = Highlight::new(100, 1);
+        for (seconds, level) in levels {
+            let bytes: Vec<u8> = level.to_le_bytes().repeat(seconds * 100);
+            highlight.add(&bytes);
+        }
+        highlight.finish()
+    }
+
+    #[test]
+    fn the_loudest_thirty_seconds_are_taken_and_faded() {
+        let found = excerpt(&[(40, 0.1), (30, 0.5), (60, 0.2)]);
+        assert_eq!(found.len(), 3000);
+        assert_eq!(found[0], 0);
+        assert!(found[5..2900].iter().all(|s| *s == 16_384), "it is the loud part");
+        assert_eq!(found[2999], 0);
+    }
+
+    #[test]
+    fn a_short_source_is_its_own_preview_without_fades() {
+        assert_eq!(excerpt(&[(7, 0.5)]), vec![16_384; 700]);
+        assert_eq!(excerpt(&[(30, 0.5)]), vec![16_384; 3000]);
+    }
+
+    #[test]
+    fn of_equals_the_first_is_taken() {
+        let found = excerpt(&[(300, 0.5)]);
+        assert_eq!(found[0], 16_384, "it begins with the source, so nothing is faded in");
+        assert_eq!(found[2999], 0);
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_the_source() {
+        let mut highlight = Highlight::new(100, 1);
+        for n in 0..600u32 {
+            highlight.add(&(n as f32 / 600.0).to_le_bytes().repeat(100));
+            assert!(highlight.recent.len() <= BLOCKS_MAX && highlight.best.len() <= BLOCKS_MAX);
+        }
+    }
+}

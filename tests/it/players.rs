@@ -1,0 +1,93 @@
+//! Real players in a real browser: what a listener gets from the running server, tokens and all.
+//!
+//! The browser side is `tests/browser/play.mjs`: it drives Chromium, checks, and prints one line of JSON with
+//! everything that went wrong. Here we start it against a server. Recordings have the machine to themselves,
+//! as far as browsers go: a starved audio clock would be heard in them.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{Served, published_server};
+
+#[test]
+fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
+    let served = published_server();
+    play("watch", &served.watch, &served, &[]);
+}
+
+/// The page waits while a track is prepared, names what went wrong, and plays when asked to try again.
+#[test]
+fn the_watch_page_waits_explains_and_recovers() {
+    let served = published_server();
+    play("trouble", &served.watch, &served, &[]);
+}
+
+#[test]
+fn hls_js_plays_the_aac_ladder_from_another_origin() {
+    let served = published_server();
+    play("hls", &served.aac_master, &served, &[]);
+}
+
+#[test]
+fn hls_js_plays_the_flac_playlist_from_another_origin() {
+    let served = published_server();
+    play("hls", &served.flac_master, &served, &[]);
+}
+
+#[test]
+fn shaka_plays_the_aac_ladder() {
+    let served = published_server();
+    play("shaka", &served.aac_master, &served, &[]);
+}
+
+#[test]
+fn shaka_plays_the_flac_playlist() {
+    let served = published_server();
+    play("shaka", &served.flac_master, &served, &[]);
+}
+
+/// The order of the tour is lowest, highest, second, …: AAC to FLAC and back in one session.
+#[test]
+fn shaka_changes_between_aac_and_flac_in_the_mixed_playlist() {
+    let served = published_server();
+    play("shaka", &served.all_master, &served, &[]);
+}
+
+#[test]
+fn flac_is_heard_bit_exact_from_the_first_sample_to_the_last() {
+    let served = published_server();
+    play("record", &served.flac_master, &served, &["--lossless"]);
+}
+
+/// Every segment comes from another rung. One constant lag means that no change of rung drops, repeats or
+/// inserts a sample, and that the encoder's priming is never heard.
+#[test]
+fn aac_is_heard_without_a_gap_while_the_rung_changes_at_every_segment() {
+    let served = published_server();
+    play("record", &served.aac_master, &served, &["--cycle"]);
+}
+
+/// Runs one scenario to its end; fails with the line it printed, which names everything that went wrong.
+fn play(scenario: &str, url: &str, served: &Served, more: &[&str]) {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    assert!(scripts.join("node_modules").exists(), "the players are not installed: run `make browser-modules`");
+    // A file, not a mutex: nextest gives every test a process of its own.
+    let turn = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser.lock")).unwrap();
+    if scenario == "record" { turn.lock() } else { turn.lock_shared() }.unwrap();
+    let done = Command::new("node")
+        .current_dir(&scripts)
+        .args(["play.mjs", "--scenario", scenario, "--url", url])
+        .args(["--samples", &served.samples.to_string(), "--rate", &served.rate.to_string()])
+        .arg("--wav")
+        .arg(&served.source_wav)
+        .args(more)
+        .stdin(Stdio::null())
+        .output() // play.mjs ends itself after 90 s
+        .expect("node starts");
+    drop(turn);
+    let line = String::from_utf8_lossy(&done.stdout);
+    let report: serde_json::Value = serde_json::from_str(line.trim()).unwrap_or_default();
+    let fine = done.status.success() && report["ok"] == true;
+    assert!(fine, "{scenario} {url}: {line}{}", String::from_utf8_lossy(&done.stderr));
+}
