@@ -10,7 +10,8 @@ pub const REQUESTS: &str = "segue_origin_requests_total";
 pub const REQUEST_SECONDS: &str = "segue_origin_request_seconds";
 /// Body bytes handed to the socket, by `route` template.
 pub const BODY_BYTES: &str = "segue_origin_body_bytes_total";
-/// Body bytes by how they left: `path` is `sendfile` or `copy`.
+/// Body bytes by how they left: `path` is `sendfile`, `edge` (up to the first page boundary, beside the
+/// head) or `copy`.
 pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
 /// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
 pub const LOOKUPS: &str = "segue_origin_lookups_total";

@@ -48,6 +48,7 @@ pub(super) struct Places {
     open: metrics::Gauge,
     refused: [metrics::Counter; 2],
     sent_by_kernel: metrics::Counter,
+    sent_edges: metrics::Counter,
     sent_by_copy: metrics::Counter,
 }
 
@@ -69,6 +70,7 @@ impl Places {
             open: metrics::gauge!(telemetry::CONNECTIONS),
             refused: [refused("connections"), refused("connections_per_ip")],
             sent_by_kernel: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "sendfile"),
+            sent_edges: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "edge"),
             sent_by_copy: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "copy"),
         }
     }
@@ -197,6 +199,7 @@ impl<S: Service> Core<S> {
         let now = self.tally.read();
         let before = self.published.replace(now);
         self.places.sent_by_kernel.increment(now.sendfile - before.sendfile);
+        self.places.sent_edges.increment(now.edges - before.edges);
         self.places.sent_by_copy.increment(now.copied - before.copied);
     }
 

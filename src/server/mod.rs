@@ -146,6 +146,7 @@ impl Handle {
     pub fn socket_bytes(&self) -> SocketBytes {
         self.tallies.iter().map(|tally| tally.read()).fold(SocketBytes::default(), |sum, core| SocketBytes {
             sendfile: sum.sendfile + core.sendfile,
+            edges: sum.edges + core.edges,
             copied: sum.copied + core.copied,
         })
     }

@@ -3,7 +3,8 @@
 //! network card without passing through user space.
 //!
 //! ```text
-//! [head][frame of a mapped file] ─▶ sendmsg(head, MSG_MORE) ─▶ sendfile(frame's file, offset, length)
+//! [head][frame of a mapped file] ─▶ sendmsg(head + up to the first page boundary, MSG_MORE)
+//!                                ─▶ sendfile(frame's file, page, the rest)
 //! ```
 //! hyper keeps the protocol and never learns of it: it only sees how many bytes were taken.
 #![allow(unsafe_code)]
@@ -35,6 +36,8 @@ const LINGER_BYTES_MAX: usize = 256 << 10;
 pub(super) struct Tally {
     /// Body bytes sent from the page cache.
     sendfile: AtomicU64,
+    /// Body bytes of files that left with a head, see `page_edge`.
+    edges: AtomicU64,
     /// Body bytes copied from user space.
     copied: AtomicU64,
 }
@@ -44,13 +47,17 @@ pub(super) struct Tally {
 pub struct SocketBytes {
     /// Sent by the kernel from the page cache.
     pub sendfile: u64,
+    /// What came before the first page boundary, less than a page for each frame: the kernel's own copy
+    /// out of the page cache.
+    pub edges: u64,
     /// Copied from user space: playlists, small slices, answers of the control plane.
     pub copied: u64,
 }
 
 impl Tally {
     pub(super) fn read(&self) -> SocketBytes {
-        SocketBytes { sendfile: self.sendfile.load(Ordering::Relaxed), copied: self.copied.load(Ordering::Relaxed) }
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SocketBytes { sendfile: read(&self.sendfile), edges: read(&self.edges), copied: read(&self.copied) }
     }
 
     fn add(counter: &AtomicU64, bytes: usize) {
@@ -188,29 +195,40 @@ impl Write for Socket {
     }
 }
 
-/// Writes as many of the slices as the kernel takes at once, in order.
+/// Writes as many of the slices as the kernel takes at once, in order: what lies in memory, up to the
+/// first slice of a file, and that slice.
 fn send(socket: RawFd, slices: &[IoSlice<'_>], tally: &Tally) -> io::Result<usize> {
-    let from_file = |slice: &IoSlice<'_>| match slice.len() > COPY_BYTES_MAX {
-        true => mapped::locate(slice.as_ptr()),
-        false => None,
-    };
     let mut place = None;
-    let plain = slices.iter().position(|slice| {
-        place = from_file(slice);
+    let files_first = slices.iter().position(|slice| {
+        place = if slice.len() > COPY_BYTES_MAX { mapped::locate(slice.as_ptr()) } else { None };
         place.is_some()
     });
-    let (leading, file) = slices.split_at(plain.unwrap_or(slices.len()));
+    let (memory, file) = slices.split_at(files_first.unwrap_or(slices.len()));
+    let (Some(place), Some(slice)) = (place, file.first()) else {
+        let sent = send_plain(socket, memory, false)?;
+        Tally::add(&tally.copied, body_bytes(memory, sent));
+        return Ok(sent);
+    };
 
+    let edge = page_edge(place.offset, slice.len());
+    let mut leading = [IoSlice::new(&[]); LEADING_MAX];
+    let Some(leading) = leading.get_mut(..=memory.len()) else {
+        return send_plain(socket, memory, true); // more than hyper queues: the file comes at the next call
+    };
+    leading[..memory.len()].copy_from_slice(memory);
+    leading[memory.len()] = IoSlice::new(&slice[..edge]);
+    let wanted: usize = leading.iter().map(|slice| slice.len()).sum();
     let mut sent = 0;
-    if leading.iter().any(|slice| !slice.is_empty()) {
-        sent = send_plain(socket, leading, place.is_some())?;
-        Tally::add(&tally.copied, body_bytes(leading, sent));
-        if sent < leading.iter().map(|slice| slice.len()).sum::<usize>() {
+    if wanted > 0 {
+        sent = send_plain(socket, leading, true)?;
+        let of_edge = (sent + edge).saturating_sub(wanted);
+        Tally::add(&tally.edges, of_edge);
+        Tally::add(&tally.copied, body_bytes(memory, sent - of_edge));
+        if sent < wanted {
             return Ok(sent);
         }
     }
-    let (Some(place), Some(slice)) = (place, file.first()) else { return Ok(sent) };
-    match send_file(socket, place, slice.len()) {
+    match send_file(socket, Place { offset: place.offset + edge as u64, ..place }, slice.len() - edge) {
         Ok(n) => {
             Tally::add(&tally.sendfile, n);
             Ok(sent + n)
@@ -219,6 +237,21 @@ fn send(socket: RawFd, slices: &[IoSlice<'_>], tally: &Tally) -> io::Result<usiz
         Err(_) if sent > 0 => Ok(sent),
         Err(error) => Err(error),
     }
+}
+
+/// hyper queues at most 16 bodies behind a head.
+const LEADING_MAX: usize = 18;
+
+/// How many bytes of a slice come before its first page boundary. They leave with the head: 64 KiB that
+/// begin inside a page are 17 pages, one more than fits into a packet beside the head, and the packet
+/// for the rest costs twice as much as all others (measured: 38 against 19 µs at 64 KiB, 48 against 29
+/// at 192 KiB). The kernel copies them from the page cache itself; a rung whose slices begin at page
+/// boundaries has none.
+fn page_edge(offset: u64, length: usize) -> usize {
+    const PAGE: u64 = 4096;
+    let edge = (PAGE - offset % PAGE) % PAGE;
+    // What remains must be worth a `sendfile`.
+    if length > edge as usize + COPY_BYTES_MAX { edge as usize } else { 0 }
 }
 
 fn send_plain(socket: RawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
