@@ -122,7 +122,10 @@ fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
     let bench = Bench::new();
     let limits = Limits { memory_bytes_max: 200 << 20, ..Limits::default() };
     let error = bench.refused(&bench.music(44_100, 2, 441_000), limits);
-    assert!(error.chain().contains("avenc_aac"), "{error:?}"); // libavcodec cannot even be loaded
+    // Which word it is depends on who runs out first: the loader of libavcodec or an allocator.
+    let line = error.chain();
+    let known = ["avenc_aac", "more memory than", "the transcoder was ended by SIG"];
+    assert!(known.iter().any(|words| line.contains(words)), "{line}");
 }
 
 /// Children that misbehave, played by a shell.
