@@ -32,7 +32,7 @@ fn what_is_not_audio_is_refused() {
     let missing = bench.refused(&bench.path("missing.wav"), Limits::default());
     assert_eq!(missing.kind(), Kind::NotFound);
     assert!(missing.chain().contains("missing.wav"));
-    check(&bench, Path::new("/tmp"), "it is not a file");
+    check(&bench, Path::new("/tmp"), "give the path of an audio file");
     check(&bench, &bench.file("empty.wav", b""), "it is empty");
     check(&bench, &bench.file("notes.mp3", b"dear diary\n"), "it is a text file");
     check(&bench, &bench.file("list.mp3", b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"), "it is an m3u8 playlist");
