@@ -134,10 +134,10 @@ mod tests {
     /// The same paragraphs of the RFC once more, naively: mark each byte of a small object.
     fn naive(header: &str, length: u64) -> Ranged {
         let Some(spec) = header.strip_prefix("bytes=") else { return Whole };
-        if spec.contains(',') || length == 0 {
-            return Whole;
-        }
-        let parts: Vec<&str> = spec.split('-').collect();
+        // §5.6.1: empty elements of a list do not count.
+        let elements: Vec<&str> = spec.split(',').filter(|element| !element.is_empty()).collect();
+        let ([only], 1..) = (&elements[..], length) else { return Whole };
+        let parts: Vec<&str> = only.split('-').collect();
         let [a, b] = parts[..] else { return Whole };
         let number = |s: &str| s.chars().all(|c| c.is_ascii_digit()).then(|| s.parse::<u128>().ok()).flatten();
         let wanted: Vec<u64> = match (a.is_empty(), b.is_empty()) {
@@ -162,6 +162,9 @@ mod tests {
     }
 
     proptest! {
+        // A failure becomes a case of the table above, not a file of seeds.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn agrees_with_a_naive_reading_of_the_rfc(
             header in "(bytes|items)=[0-9]{0,3}-?-?[0-9]{0,3}(,[0-9]-[0-9])?|bytes=[0-9]{0,25}-[0-9]{0,25}",
