@@ -182,9 +182,10 @@ proptest! {
 
     /// Any change of one character closes the door, and nothing makes the reader panic.
     #[test]
-    fn an_altered_token_never_opens(at in 0usize..140, with in "[ -~]") {
+    fn an_altered_token_never_opens(at: usize, with in "[ -~]") {
         let token = directory();
-        prop_assume!(at < token.len() && token[at..=at] != with);
+        let at = at % token.len();
+        prop_assume!(token[at..=at] != with);
         // `%2f` is another spelling of the same signed byte.
         prop_assume!(!(token[..at].ends_with("%2") && token[at..=at].eq_ignore_ascii_case(&with)));
         let mut altered = token.clone();
