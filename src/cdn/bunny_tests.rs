@@ -177,11 +177,15 @@ fn a_path_token_is_split_off_at_its_first_slash() {
 }
 
 proptest! {
+        // A failure becomes a case of the table above, not a file of seeds.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Any change of one character closes the door, and nothing makes the reader panic.
     #[test]
-    fn an_altered_token_never_opens(at in 0usize..140, with in "[ -~]") {
+    fn an_altered_token_never_opens(at: usize, with in "[ -~]") {
         let token = directory();
-        prop_assume!(at < token.len() && token[at..=at] != with);
+        let at = at % token.len();
+        prop_assume!(token[at..=at] != with);
         // `%2f` is another spelling of the same signed byte.
         prop_assume!(!(token[..at].ends_with("%2") && token[at..=at].eq_ignore_ascii_case(&with)));
         let mut altered = token.clone();

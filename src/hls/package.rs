@@ -59,9 +59,11 @@ fn check_aligned(a: &Rung, b: &Rung) -> Result<()> {
     Ok(())
 }
 
-/// `samples` at `from` Hz, expressed at `to` Hz, rounded up: no sample of the source is lost.
+/// Length of `samples` at `from` Hz when resampled to `to` Hz. Rounded up, so that no sample of the
+/// source is lost, and a last segment of one sample exists on every rung or on none.
 pub fn rescale(samples: u64, from: u32, to: u32) -> u64 {
-    (u128::from(samples) * u128::from(to)).div_ceil(u128::from(from.max(1))) as u64
+    let scaled = (u128::from(samples) * u128::from(to)).div_ceil(u128::from(from.max(1)));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -91,5 +93,6 @@ mod tests {
         assert_eq!(rescale(96_001, 96_000, 48_000), 48_001);
         assert_eq!(rescale(44_100, 44_100, 44_100), 44_100);
         assert_eq!(rescale(u64::MAX, 48_000, 48_000), u64::MAX);
+        assert_eq!(rescale(u64::MAX, 8_000, 48_000), u64::MAX);
     }
 }

@@ -100,7 +100,6 @@ mod tests {
         check("bytes=0-99999999999999999999999", 300, Part(0..300));
         check("BYTES=1-2", 300, Part(1..3));
         check("bytes= 1-2 ,", 300, Part(1..3));
-        check("bytes=,0-0", 1, Part(0..1));
         // "If the selected representation is shorter than the specified suffix-length, the entire
         // representation is used."
         check("bytes=-1", 300, Part(299..300));
@@ -134,15 +133,11 @@ mod tests {
 
     /// The same paragraphs of the RFC once more, naively: mark each byte of a small object.
     fn naive(header: &str, length: u64) -> Ranged {
-        let Some(list) = header.strip_prefix("bytes=") else { return Whole };
-        // §5.6.1.2: "A recipient MUST parse and ignore a reasonable number of empty list elements".
-        let [spec] = list.split(',').filter(|element| !element.is_empty()).collect::<Vec<_>>()[..] else {
-            return Whole;
-        };
-        if length == 0 {
-            return Whole;
-        }
-        let parts: Vec<&str> = spec.split('-').collect();
+        let Some(spec) = header.strip_prefix("bytes=") else { return Whole };
+        // §5.6.1: empty elements of a list do not count.
+        let elements: Vec<&str> = spec.split(',').filter(|element| !element.is_empty()).collect();
+        let ([only], 1..) = (&elements[..], length) else { return Whole };
+        let parts: Vec<&str> = only.split('-').collect();
         let [a, b] = parts[..] else { return Whole };
         let number = |s: &str| s.chars().all(|c| c.is_ascii_digit()).then(|| s.parse::<u128>().ok()).flatten();
         let wanted: Vec<u64> = match (a.is_empty(), b.is_empty()) {
@@ -167,6 +162,9 @@ mod tests {
     }
 
     proptest! {
+        // A failure becomes a case of the table above, not a file of seeds.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn agrees_with_a_naive_reading_of_the_rfc(
             header in "(bytes|items)=[0-9]{0,3}-?-?[0-9]{0,3}(,[0-9]-[0-9])?|bytes=[0-9]{0,25}-[0-9]{0,25}",

@@ -27,9 +27,10 @@ pub use options::{Limits, Options};
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
+use crate::hls::package::rescale;
 use crate::hls::version::{Extra, FORMAT, Loudness, Role, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
-use plan::{Format, Plan, rescale};
+use plan::{Format, Plan};
 use protocol::{Event, Outcome};
 use sniff::Sniffed;
 

@@ -167,13 +167,6 @@ impl Format {
     }
 }
 
-/// Length of `samples` at `from` Hz when resampled to `to` Hz. Rounded up, so that a last segment of
-/// one sample exists on every rung or on none.
-pub(super) fn rescale(samples: u64, from: u32, to: u32) -> u64 {
-    let scaled = (u128::from(samples) * u128::from(to)).div_ceil(u128::from(from));
-    u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,14 +190,6 @@ mod tests {
         check((8_000, 1, 8, false), (48_000, 1), (48_000, 1, 16), 294_912);
         check((22_050, 3, 16, false), (44_100, 2), (44_100, 3, 16), 266_240);
         check((64_000, 2, 16, false), (48_000, 2), (48_000, 2, 16), 294_912);
-    }
-
-    #[test]
-    fn lengths_round_up_and_never_overflow() {
-        assert_eq!(rescale(589_825, 96_000, 48_000), 294_913);
-        assert_eq!(rescale(589_824, 96_000, 48_000), 294_912);
-        assert_eq!(rescale(7, 44_100, 44_100), 7);
-        assert_eq!(rescale(u64::MAX, 8_000, 48_000), u64::MAX);
     }
 
     #[test]

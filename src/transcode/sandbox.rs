@@ -11,6 +11,8 @@ pub(super) fn enter(plan: &Plan) -> Result<()> {
     let refused = |cause| Error::internal("the sandbox cannot be entered").because(cause);
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(refused)?;
     rustix::thread::set_no_new_privs(true).map_err(refused)?;
+    // A process of many small heaps pays for huge pages with memory it never touches.
+    rustix::thread::disable_transparent_huge_pages(true).map_err(refused)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, 256)?;
     // Past its allowance, malloc fails and GLib aborts: one attempt ends, the machine does not swap.

@@ -90,6 +90,10 @@ impl Running {
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             // Two arenas: each reserves 64 MiB of the address space that is limited.
             .env("MALLOC_ARENA_MAX", "2")
+            // The same for mimalloc: its arenas of 1 GiB would take half of the address space, and memory it
+            // keeps for later counts as used.
+            .env("MIMALLOC_ARENA_RESERVE", "32768") // KiB
+            .env("MIMALLOC_PURGE_DELAY", "0")
             .current_dir("/")
             .stdin(Stdio::from(source))
             .stdout(Stdio::piped())

@@ -15,9 +15,10 @@ use gst::prelude::*;
 use super::registry::make;
 use super::rung::{self, Finished};
 use crate::base::{Error, Result};
+use crate::hls::package::rescale;
 use crate::hls::version::Family;
 use crate::transcode::child::Pipe;
-use crate::transcode::plan::{RungPlan, rescale};
+use crate::transcode::plan::RungPlan;
 use crate::transcode::preview::Highlight;
 
 /// Source samples a source element holds before the decoder has to wait, in seconds.

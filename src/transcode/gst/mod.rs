@@ -13,9 +13,10 @@ use gst::prelude::*;
 
 use super::analysis::Analysis;
 use super::child::Pipe;
-use super::plan::{Plan, RungPlan, Trim, rescale};
+use super::plan::{Plan, RungPlan, Trim};
 use super::protocol::{Event, Outcome};
 use crate::base::{Error, Result};
+use crate::hls::package::rescale;
 use decode::{Decoder, Pull};
 use encode::Encoder;
 

@@ -10,9 +10,10 @@ mod riff;
 
 use std::fs::File;
 
-use super::plan::{Patch, Trim, rescale};
+use super::plan::{Patch, Trim};
 use crate::base::error::Context as _;
 use crate::base::{Error, Result};
+use crate::hls::package::rescale;
 
 /// What the container says. Everything is optional: unknown formats go to the decoder as they are.
 #[derive(Clone, Debug, Default, PartialEq)]

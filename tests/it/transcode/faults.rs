@@ -32,7 +32,7 @@ fn what_is_not_audio_is_refused() {
     let missing = bench.refused(&bench.path("missing.wav"), Limits::default());
     assert_eq!(missing.kind(), Kind::NotFound);
     assert!(missing.chain().contains("missing.wav"));
-    check(&bench, Path::new("/tmp"), "it is not a file");
+    check(&bench, Path::new("/tmp"), "give the path of an audio file");
     check(&bench, &bench.file("empty.wav", b""), "it is empty");
     check(&bench, &bench.file("notes.mp3", b"dear diary\n"), "it is a text file");
     check(&bench, &bench.file("list.mp3", b"#EXTM3U\nhttp://127.0.0.1/x.ts\n"), "it is an m3u8 playlist");
@@ -122,7 +122,10 @@ fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
     let bench = Bench::new();
     let limits = Limits { memory_bytes_max: 200 << 20, ..Limits::default() };
     let error = bench.refused(&bench.music(44_100, 2, 441_000), limits);
-    assert!(error.chain().contains("avenc_aac"), "{error:?}"); // libavcodec cannot even be loaded
+    // Which word it is depends on who runs out first: the loader of libavcodec or an allocator.
+    let line = error.chain();
+    let known = ["avenc_aac", "more memory than", "the transcoder was ended by SIG"];
+    assert!(known.iter().any(|words| line.contains(words)), "{line}");
 }
 
 /// Children that misbehave, played by a shell.
