@@ -340,10 +340,10 @@ impl Lab<'_> {
     /// One server, one run of wrk.
     fn measure(&self, target: &Target<'_>) -> Outcome<Figures> {
         let url = format!("http://127.0.0.1:{}{}", target.peer.port, target.path);
-        let before = target.peer.process.cpu_ns()?;
+        let before = target.peer.process.cpu()?;
         let counted =
             wrk::run(self.script, self.cores.client, self.seconds, &url, &target.headers, target.answer_bytes)?;
-        let spent = target.peer.process.cpu_ns()?.saturating_sub(before);
+        let spent = target.peer.process.cpu()?.since(before);
         Ok(Figures {
             requests_per_s: counted.requests as f64 * 1e6 / counted.duration_us as f64,
             p50_us: counted.p50_us as f64,

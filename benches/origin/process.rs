@@ -46,11 +46,13 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// CPU time used so far in nanoseconds, user and system, of every thread that does the work.
-    pub(crate) fn cpu_ns(&self) -> Outcome<u64> {
-        let mut sum = 0;
+    /// CPU time used so far, user and system, of every thread of every process that does the work.
+    pub(crate) fn cpu(&self) -> Outcome<Cpu> {
+        let mut sum = Cpu { threads_ns: 0, process_ns: 0 };
         for pid in self.workers()? {
-            sum += cpu_ns(pid).map_err(|e| format!("{} has gone (pid {pid}): {e}", self.name))?;
+            let gone = |e| format!("{} has gone (pid {pid}): {e}", self.name);
+            sum.threads_ns += threads_ns(pid).map_err(gone)?;
+            sum.process_ns += process_ns(pid).map_err(gone)?;
         }
         Ok(sum)
     }
@@ -95,20 +97,38 @@ impl Drop for Process {
     }
 }
 
-/// Sum over the live threads of the time each was on a core, from the scheduler's own nanosecond count;
-/// where the kernel keeps none, user and system time in clock ticks.
-fn cpu_ns(pid: u32) -> io::Result<u64> {
+/// CPU time by two clocks of the kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Cpu {
+    /// Of the threads that live now, to the nanosecond.
+    threads_ns: u64,
+    /// Of the process, threads that have ended included, to the clock tick (usually 10 ms, rounded down).
+    process_ns: u64,
+}
+
+impl Cpu {
+    /// Nanoseconds used since `before`: the fine clock, unless a thread's end took its share from it.
+    pub(crate) fn since(self, before: Cpu) -> u64 {
+        let fine = self.threads_ns.saturating_sub(before.threads_ns);
+        let coarse = self.process_ns.saturating_sub(before.process_ns);
+        if coarse > fine + fine / 50 + 30_000_000 { coarse } else { fine }
+    }
+}
+
+/// Time on a core of each thread, from the scheduler's own count; 0 where the kernel keeps none.
+fn threads_ns(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between the listing and the reading; servers at rest do not do that.
+        // A thread may end between the listing and the reading.
         let Ok(line) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
         sum += line.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
     }
-    if sum > 0 {
-        return Ok(sum);
-    }
+    Ok(sum)
+}
+
+fn process_ns(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command name may hold spaces; the fields we want are the 12th and 13th after its parenthesis.
+    // The command name may hold spaces; user and system time are the 12th and 13th after its parenthesis.
     let fields: Vec<u64> =
         stat.rsplit(')').next().unwrap_or("").split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
     let ticks = fields.get(11).unwrap_or(&0) + fields.get(12).unwrap_or(&0);
