@@ -66,9 +66,9 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
 /// Cuts a rung's file into its init section and its segments.
 fn cut_rung(object: &Path, rung: &Rung, dir: &Path) -> Result<()> {
     let mut file = File::open(object).context(|| format!("cannot open {}", object.display()))?;
-    file.seek(SeekFrom::Start(0)).context(|| format!("cannot read {}", object.display()))?;
     cut(&mut file, rung.init.bytes, &dir.join("init.mp4"))?;
-    for (number, segment) in rung.segments.iter().enumerate() {
+    for (number, (segment, start)) in rung.segments.iter().zip(rung.offsets()).enumerate() {
+        file.seek(SeekFrom::Start(start)).context(|| format!("cannot read {}", object.display()))?;
         cut(&mut file, segment.bytes, &dir.join(playlist::segment_name(number)))?;
     }
     Ok(())

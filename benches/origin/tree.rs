@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use segue::base::id::{TrackId, VersionId};
 use segue::hls::package;
 use segue::hls::playlist::{media, segment_name};
-use segue::hls::version::{FORMAT, Family, Object, Rung, Segment, Slice, Source, VersionIndex, digest128};
+use segue::hls::version::{
+    FORMAT, Family, Object, Rung, SLICE_ALIGNMENT, Segment, Slice, Source, VersionIndex, digest128,
+};
 use segue::store::local::LocalStore;
 use sha2::{Digest as _, Sha256};
 
@@ -44,7 +46,8 @@ impl Tree {
         let mut rungs = Vec::new();
         let mut contents = Vec::new();
         for kib in SIZES_KIB {
-            let bytes = noise(700 + SEGMENTS * (kib as usize) * 1024, kib);
+            // An init section of a page keeps every segment at a page boundary, as the transcoder does.
+            let bytes = noise(SLICE_ALIGNMENT as usize + SEGMENTS * (kib as usize) * 1024, kib);
             let rung = rung(kib, &bytes);
             fs::write(staging.dir().join(&rung.object.name), &bytes)
                 .map_err(|e| format!("cannot write a rung: {e}"))?;
@@ -93,6 +96,7 @@ fn rung(kib: u64, bytes: &[u8]) -> Rung {
         priming: 1024,
         padding: 0,
         samples: SEGMENTS as u64 * SEGMENT_TICKS,
+        alignment: if kib.is_multiple_of(4) { SLICE_ALIGNMENT } else { 1 },
         object: Object {
             name: format!("aac-{kib}.mp4"),
             bytes: bytes.len() as u64,

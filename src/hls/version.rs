@@ -13,6 +13,13 @@ use crate::base::{Error, Result, hex};
 
 /// The format this build writes. A reader refuses formats it does not know.
 pub const FORMAT: u32 = 1;
+/// What we align segments to: a page. `sendfile` from the middle of a page costs a page more than fits into
+/// one packet, which measured up to half of the whole request (docs/decisions/0005).
+pub const SLICE_ALIGNMENT: u64 = 4096;
+/// The largest alignment we read.
+const ALIGNMENT_MAX: u64 = 1 << 16;
+/// A `free` box without content: its length and its name.
+const FREE_BOX_BYTES: u64 = 8;
 /// The largest `version.json` we read: a 10 h track has ~6,000 segments a rung, ~60 bytes each.
 pub const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
@@ -116,11 +123,14 @@ pub struct Rung {
     pub padding: u32,
     /// Presentation length in samples: the source's length at this rate.
     pub samples: u64,
-    /// The rung's file: init section and every segment, in order, nothing else.
+    /// What the start of every segment in the rung's file is a multiple of, in bytes: `SLICE_ALIGNMENT`.
+    pub alignment: u64,
+    /// The rung's file: init section and every segment, in order, with `free` boxes between them
+    /// where alignment asks for it.
     pub object: Object,
     /// The init section: the first bytes of the file.
     pub init: Slice,
-    /// The media segments, following each other from the end of the init section.
+    /// The media segments; `offsets` says where each begins.
     pub segments: Vec<Segment>,
 }
 
@@ -151,7 +161,7 @@ pub struct Slice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Length in bytes.
+    /// Length in bytes; a `free` box before it does not count.
     pub bytes: u64,
     /// What it adds to the presentation, in ticks of the rung's rate: EXTINF × rate. The first
     /// segment also carries the priming samples, which are not presented and not counted here.
@@ -232,7 +242,12 @@ impl VersionIndex {
             if !rung.name.bytes().all(|b| b.is_ascii_alphanumeric()) {
                 return wrong(format!("rung name {:?} is not plain", rung.name));
             }
-            let slices = rung.segments.iter().try_fold(rung.init.bytes, |sum, s| sum.checked_add(s.bytes));
+            if !rung.alignment.is_power_of_two() || rung.alignment > ALIGNMENT_MAX {
+                return wrong(format!("the alignment {} of rung {at} is not a power of two", rung.alignment));
+            }
+            let slices = rung.segments.iter().try_fold(rung.init.bytes, |end, segment| {
+                aligned_after(end, rung.alignment)?.checked_add(segment.bytes)
+            });
             if slices != Some(rung.object.bytes) {
                 return wrong(format!("the slices of rung {at} do not add up to {} bytes", rung.object.bytes));
             }
@@ -276,6 +291,25 @@ impl Rung {
             "" => self.family.as_str().to_owned(),
             name => format!("{}/{name}", self.family.as_str()),
         }
+    }
+
+    /// Where each segment begins in the rung's file. The sums were checked when the index was read.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.segments.iter().scan(self.init.bytes, |end, segment| {
+            let start = aligned_after(*end, self.alignment)?;
+            *end = start.checked_add(segment.bytes)?;
+            Some(start)
+        })
+    }
+}
+
+/// Where the next slice begins when the last one ended at `end`: the next multiple of `alignment` that
+/// leaves no gap or one that a `free` box fits into. `None` past the largest number.
+pub fn aligned_after(end: u64, alignment: u64) -> Option<u64> {
+    let next = end.checked_next_multiple_of(alignment)?;
+    match next - end {
+        1..FREE_BOX_BYTES => next.checked_add(alignment.max(FREE_BOX_BYTES).next_multiple_of(alignment)),
+        _ => Some(next),
     }
 }
 
@@ -321,6 +355,7 @@ pub(crate) mod tests {
             priming: 1024,
             padding: 0,
             samples: 266_240 + 4_410,
+            alignment: 1,
             object: Object {
                 name: format!("{}-{name}.mp4", family.as_str()),
                 bytes: 700 + 1000 * scale + 30,
@@ -364,6 +399,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn slices_begin_at_multiples_with_room_for_a_free_box_or_none() {
+        let check = |end, alignment, expected| assert_eq!(aligned_after(end, alignment), expected, "{end} {alignment}");
+        check(700, 1, Some(700));
+        check(4096, 4096, Some(4096));
+        check(700, 4096, Some(4096));
+        check(4088, 4096, Some(4096));
+        check(4089, 4096, Some(8192));
+        check(4095, 4096, Some(8192));
+        check(7, 4, Some(16));
+        check(u64::MAX, 4096, None);
+        let mut rung = sample().rungs.remove(0);
+        rung.alignment = 4096;
+        assert_eq!(rung.offsets().collect::<Vec<_>>(), [4096, 8192]);
+    }
+
+    #[test]
     fn documents_that_do_not_add_up_are_refused() {
         let check = |change: fn(&mut VersionIndex), word: &str| {
             let mut index = sample();
@@ -375,6 +426,9 @@ pub(crate) mod tests {
         check(|v| v.rungs.clear(), "no rungs");
         check(|v| v.rungs[0].segments[0].bytes += 1, "add up");
         check(|v| v.rungs[0].segments[0].bytes = u64::MAX, "add up");
+        check(|v| v.rungs[0].alignment = 0, "power of two");
+        check(|v| v.rungs[0].alignment = 1 << 40, "power of two");
+        check(|v| v.rungs[0].alignment = 4096, "add up");
         check(|v| v.rungs[0].segments[0].ticks += 1, "samples");
         check(|v| v.rungs[0].object.name = "../x".into(), "not plain");
         check(|v| v.rungs[0].name = "..".into(), "not plain");

@@ -41,9 +41,9 @@ struct OpenRung {
     file_name: Box<str>,
     whole: Stored,
     playlist: Document,
-    /// Where each slice ends: init section, then segments. Invariant: never falls, the last is the
-    /// length of the file.
-    ends: Box<[u64]>,
+    /// Where each slice begins and ends: init section, then segments. Invariant: in order, within the
+    /// file (`VersionIndex::decode` checked the sums, opening it checked the length).
+    slices: Box<[(u64, u64)]>,
     /// The slices' entity tags, `ETAG_BYTES` each, in one piece of memory.
     etags: Bytes,
 }
@@ -182,22 +182,18 @@ impl Version {
 
 impl OpenRung {
     fn new(rung: &Rung, whole: Stored) -> OpenRung {
-        let slices = || {
-            let segments = rung.segments.iter().map(|segment| (segment.bytes, segment.hash));
-            std::iter::once((rung.init.bytes, rung.init.hash)).chain(segments)
-        };
-        let sum = |end: &mut u64, (bytes, _)| {
-            *end += bytes; // cannot overflow: `VersionIndex::decode` added them up
-            Some(*end)
-        };
-        let etags: String = slices().map(|(_, hash)| quoted(&hex::encode(&hash))).collect();
+        let segments = rung.segments.iter().zip(rung.offsets());
+        // Cannot overflow: `VersionIndex::decode` added them up.
+        let slices = segments.map(|(segment, start)| (start, start + segment.bytes));
+        let hashes = std::iter::once(&rung.init.hash).chain(rung.segments.iter().map(|segment| &segment.hash));
+        let etags: String = hashes.map(|hash| quoted(&hex::encode(hash))).collect();
         OpenRung {
             family: rung.family,
             name: rung.name.as_str().into(),
             file_name: rung.object.name.as_str().into(),
             whole,
             playlist: Document::new(playlist::media(rung)),
-            ends: slices().scan(0, sum).collect(),
+            slices: std::iter::once((0, rung.init.bytes)).chain(slices).collect(),
             etags: etags.into(),
         }
     }
@@ -208,8 +204,7 @@ impl OpenRung {
             Part::Init => 0,
             Part::Segment(number) => number + 1,
         };
-        let end = *self.ends.get(number)?;
-        let start = if number == 0 { 0 } else { self.ends[number - 1] };
+        let (start, end) = *self.slices.get(number)?;
         let etag = self.etags.slice(number * ETAG_BYTES..(number + 1) * ETAG_BYTES);
         let etag = HeaderValue::from_maybe_shared(etag).expect("hexadecimal is ASCII");
         Some(Object { content: Content::File(&self.whole.file, start..end), etag, media: Media::Audio })

@@ -14,7 +14,7 @@ use super::waveform;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, hex};
 use crate::hls::cmaf::RungCheck;
-use crate::hls::version::{Extra, Object, Role, Rung, Segment, Slice, digest128};
+use crate::hls::version::{Extra, Object, Role, Rung, SLICE_ALIGNMENT, Segment, Slice, aligned_after, digest128};
 
 /// The files of an attempt. Dropping it removes them, unless `keep` was called.
 pub(super) struct Workspace {
@@ -68,12 +68,14 @@ pub(super) struct RungFile {
     init_bytes: usize,
     init_is_final: bool,
     segments: Vec<u64>,
+    /// Where the last slice ends.
+    end: u64,
 }
 
 impl RungFile {
     pub(super) fn create(workspace: &mut Workspace, plan: RungPlan) -> Result<RungFile> {
         let file = workspace.create(&plan.file_name())?;
-        Ok(RungFile { plan, file, init_bytes: 0, init_is_final: false, segments: Vec::new() })
+        Ok(RungFile { plan, file, init_bytes: 0, init_is_final: false, segments: Vec::new(), end: 0 })
     }
 
     /// The plan it follows.
@@ -92,6 +94,7 @@ impl RungFile {
         if self.init_bytes == 0 {
             workspace.admit(bytes.len())?;
             self.init_bytes = bytes.len();
+            self.end = bytes.len() as u64;
             return self.file.write_all(bytes).context(failed(self.plan.file_name()));
         }
         if bytes.len() != self.init_bytes || self.init_is_final {
@@ -106,9 +109,17 @@ impl RungFile {
         if self.init_bytes == 0 || self.init_is_final {
             return Err(Error::internal("the child sent a segment outside of its rung"));
         }
-        workspace.admit(bytes.len())?;
+        let start = self.next_slice()?;
+        let gap = free_box(start - self.end);
+        workspace.admit(gap.len() + bytes.len())?;
         self.segments.push(bytes.len() as u64);
-        self.file.write_all(bytes).context(|| format!("cannot write {}", self.plan.file_name()))
+        self.end = start + bytes.len() as u64;
+        let write = self.file.write_all(&gap).and_then(|()| self.file.write_all(bytes));
+        write.context(|| format!("cannot write {}", self.plan.file_name()))
+    }
+
+    fn next_slice(&self) -> Result<u64> {
+        aligned_after(self.end, SLICE_ALIGNMENT).ok_or_else(|| Error::internal("the rung's file is too long"))
     }
 
     /// Reads the file back, checks all of it, and measures it.
@@ -127,6 +138,8 @@ impl RungFile {
         let mut check = RungCheck::begin(&init)?;
         let mut segments = Vec::with_capacity(self.segments.len());
         for bytes in &self.segments {
+            let start = aligned_after(reader.bytes, SLICE_ALIGNMENT).unwrap_or(u64::MAX);
+            reader.take(start - reader.bytes)?;
             let segment = reader.take(*bytes)?;
             segments.push(Segment { bytes: *bytes, ticks: check.segment(&segment)?, hash: digest128(&segment) });
         }
@@ -163,11 +176,23 @@ impl RungFile {
             priming: plan.priming(),
             padding: u32::try_from(padding).map_err(|_| Error::internal("its padding is absurd"))?,
             samples,
+            alignment: SLICE_ALIGNMENT,
             object,
             init: Slice { bytes: init.len() as u64, hash: digest128(&init) },
             segments,
         })
     }
+}
+
+/// A `free` box of this length (ISO/IEC 14496-12 §8.1.2): what readers of the whole file skip. Empty for 0;
+/// `aligned_after` leaves no room that is too small for one.
+fn free_box(bytes: u64) -> Vec<u8> {
+    let mut filler = vec![0; bytes as usize];
+    if let Some(head) = filler.first_chunk_mut::<8>() {
+        head[..4].copy_from_slice(&(bytes as u32).to_be_bytes());
+        head[4..].copy_from_slice(b"free");
+    }
+    filler
 }
 
 /// Peak and average segment bit rate. The peak is the highest of any run of segments that lasts between

@@ -91,7 +91,7 @@ fn every_uri_of_every_playlist_opens_with_the_token_of_its_master_and_the_number
                 .unwrap()
                 .map(|entry| entry.unwrap())
                 .filter(|entry| entry.file_name().to_string_lossy().starts_with(codec))
-                .find(|entry| fs::read(entry.path()).unwrap() == rung);
+                .find(|entry| without_free_boxes(&fs::read(entry.path()).unwrap()) == rung);
             assert!(file.is_some(), "{playlist_path} is the slices of no {codec} file");
         }
     }
@@ -117,14 +117,18 @@ fn every_fragment_is_sound_iso_bmff() {
     assert_eq!(index.rungs.len(), 5);
     for rung in &index.rungs {
         let file = fs::read(dir.join(&rung.object.name)).unwrap();
-        let (init, mut rest) = file.split_at(rung.init.bytes as usize);
+        let init = &file[..rung.init.bytes as usize];
         let mut segments = vec![];
-        for segment in &rung.segments {
-            let (slice, after) = rest.split_at(segment.bytes as usize);
-            segments.push(slice);
-            rest = after;
+        let mut end = init.len();
+        for (segment, start) in rung.segments.iter().zip(rung.offsets()) {
+            let start = start as usize;
+            assert_eq!(start % 4096, 0, "segments begin at page boundaries");
+            let between: Vec<_> = top_boxes(&file[end..start]).into_iter().map(|b| b.0).collect();
+            assert!(between.is_empty() || between == ["free"], "{between:?} between segments");
+            end = start + segment.bytes as usize;
+            segments.push(&file[start..end]);
         }
-        assert!(rest.is_empty(), "the file is the init section and the segments, nothing else");
+        assert_eq!(end, file.len(), "the file is the init section, the segments, free boxes, nothing else");
         check_rung(rung, init, &segments);
     }
 }
@@ -158,6 +162,18 @@ fn check_rung(rung: &segue::hls::version::Rung, init: &[u8], segments: &[&[u8]])
         assert!(!last || padding < 1024, "padding of the last segment: {padding}");
     }
     assert!(expected >= priming + rung.samples);
+}
+
+/// A rung's file without what aligns its segments.
+fn without_free_boxes(mut file: &[u8]) -> Vec<u8> {
+    let mut kept = vec![];
+    while let Some(size) = file.first_chunk().map(|size| u32::from_be_bytes(*size) as usize) {
+        if &file[4..8] != b"free" {
+            kept.extend_from_slice(&file[..size]);
+        }
+        file = &file[size..];
+    }
+    kept
 }
 
 fn top_boxes(mut bytes: &[u8]) -> Vec<(String, &[u8])> {

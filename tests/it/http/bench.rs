@@ -72,6 +72,7 @@ impl Published {
                 priming: 1024,
                 padding: 0,
                 samples: 3 * 266_240,
+                alignment: 1, // so that segments begin inside pages too
                 init: Slice { bytes: 700, hash: digest128(&slices[0]) },
                 segments: segments.collect(),
                 object: object(file, &whole),
@@ -122,8 +123,7 @@ impl Published {
     /// The bytes of segment `number` of the rung in `file`.
     pub(crate) fn segment(&self, file: &str, number: usize) -> &[u8] {
         let rung = self.index.rungs.iter().find(|rung| rung.object.name == file).unwrap();
-        let before: u64 = rung.segments[..number].iter().map(|segment| segment.bytes).sum();
-        let start = (rung.init.bytes + before) as usize;
+        let start = rung.offsets().nth(number).unwrap() as usize;
         &self.files[file][start..start + rung.segments[number].bytes as usize]
     }
 }

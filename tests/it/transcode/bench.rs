@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use segue::base::{Error, Result};
 use segue::hls::cmaf::check_rung;
 use segue::hls::ladder::Ladder;
-use segue::hls::version::{Family, Rung, VersionIndex};
+use segue::hls::version::{Family, Rung, Segment, VersionIndex};
 use segue::transcode::{Limits, Options, Progress, run};
 use tempfile::TempDir;
 
@@ -135,15 +135,9 @@ impl Made {
     /// The rung's init section and its segments.
     pub(super) fn slices(&self, rung: &Rung) -> (Vec<u8>, Vec<Vec<u8>>) {
         let bytes = self.bytes(rung);
-        let (init, mut rest) = bytes.split_at(rung.init.bytes as usize);
-        let mut segments = Vec::new();
-        for segment in &rung.segments {
-            let (first, others) = rest.split_at(segment.bytes as usize);
-            segments.push(first.to_vec());
-            rest = others;
-        }
-        assert!(rest.is_empty());
-        (init.to_vec(), segments)
+        let cut = |(segment, start): (&Segment, u64)| bytes[start as usize..][..segment.bytes as usize].to_vec();
+        let segments = rung.segments.iter().zip(rung.offsets()).map(cut).collect();
+        (bytes[..rung.init.bytes as usize].to_vec(), segments)
     }
 
     /// What holds for every output: lengths, boundaries, sample tables, and what a decoder gives.
