@@ -8,8 +8,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two set-ups at once would fight over apt's lock; cargo uses every core by itself
 
-# rustup's cargo before a distribution's older one.
-export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+# rustup's cargo before a distribution's older one, and a newer Node where the set-up had to add one.
+export PATH := $(CURDIR)/.ci/node/node_modules/.bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
@@ -53,7 +53,7 @@ web: setup-build web-bundle ## Build the pages' bundle alone
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules .ci/node/node_modules
 
 .PHONY: help
 help: ## This text
