@@ -25,8 +25,8 @@ use tokio::net::TcpStream;
 use super::watch::{Phase, Watched};
 use crate::store::mapped::{self, Place};
 
-/// Slices of mapped files up to this length are copied: below it a second system call costs more than
-/// the copy (measured on 6.18: the lines cross between 4 and 8 KiB).
+/// Slices of mapped files up to this length are copied: for a page or less, a second system call costs
+/// about as much as the copy.
 const COPY_BYTES_MAX: usize = 4096;
 /// While waiting for the peer to hang up, at most this much of what it still sends is thrown away.
 const LINGER_BYTES_MAX: usize = 256 << 10;
