@@ -83,6 +83,18 @@ pub async fn stop_signal() -> std::io::Result<()> {
     }
 }
 
+/// As `stop_signal`, and SIGHUP: a command that works for the terminal that started it ends with it.
+///
+/// # Errors
+/// As `stop_signal`.
+pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    tokio::select! {
+        stopped = stop_signal() => stopped,
+        _ = hangup.recv() => Ok(()),
+    }
+}
+
 /// Runs the server until it is asked to stop and has drained.
 ///
 /// # Errors

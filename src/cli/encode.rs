@@ -23,6 +23,7 @@ use crate::hls::playlist::Scope;
 use crate::hls::version::{Role, VersionIndex};
 use crate::publish;
 use crate::store::LocalStore;
+use crate::store::local::VERSION_DOCUMENT;
 use crate::tracks::{self, Track};
 use crate::transcode::{self, Options, Progress};
 
@@ -119,6 +120,7 @@ fn publish_one(
 ) -> Result<(Track, VersionIndex)> {
     // Opened for each file and not before the input was checked; making it is idempotent.
     let store = LocalStore::open(&config.store_dir())?;
+    store.sweep()?;
     let known = args.track.map(|id| tracks::read(&store, id)).transpose()?;
     let id = known.as_ref().map_or_else(TrackId::random, |track| track.id);
     let kept = known.map(|track| track.title);
@@ -191,7 +193,7 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let index = run(&args.input, &ladder, &objects, &options, &cancel)?;
     let tree = made_dir(partial.0.join("tree"))?;
     let version = publish::to_tree(&objects, &index, &tree)?;
-    std::fs::rename(&tree, &absolute).context(|| format!("cannot put the finished tree at {}", out.display()))?;
+    put_tree(&tree, &absolute).context(|| format!("cannot put the finished tree at {}", out.display()))?;
     made.keep();
     say(format!("{} version {version} {:.1} s, {} rungs", out.display(), index.duration_s(), index.rungs.len()));
     Ok(ExitCode::SUCCESS)
@@ -291,7 +293,7 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
     let listen = move || {
         runtime.block_on(async {
             for _ in 0..2 {
-                if app::stop_signal().await.is_err() || flag.swap(true, Ordering::Relaxed) {
+                if app::hangup_or_stop_signal().await.is_err() || flag.swap(true, Ordering::Relaxed) {
                     break;
                 }
             }
@@ -300,6 +302,21 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
     };
     std::thread::Builder::new().name("signals".into()).spawn(listen).context(|| "cannot start the signal listener")?;
     Ok(cancel)
+}
+
+/// Puts the finished tree in its place. A directory that is there already is filled, not replaced: it may
+/// be somebody's current directory, and has an owner and a mode. `version.json` goes last.
+fn put_tree(tree: &Path, target: &Path) -> std::io::Result<()> {
+    if !target.is_dir() {
+        return std::fs::rename(tree, target);
+    }
+    let is_last = |path: &PathBuf| path.ends_with(VERSION_DOCUMENT);
+    let mut entries = std::fs::read_dir(tree)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(is_last);
+    for entry in entries {
+        std::fs::rename(&entry, target.join(entry.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
 }
 
 fn refuse_used_directory(out: &Path) -> Result<()> {

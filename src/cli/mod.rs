@@ -132,8 +132,16 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Prints a line to standard output; a closed pipe is the reader's choice, not our failure.
+/// Prints a line to standard output. A closed pipe is the reader's choice; a result that cannot be
+/// written for another reason is a failure, because a script would take it for success.
 fn say(line: impl std::fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let mut out = std::io::stdout();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("segue: cannot write the result to standard output: {cause}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }

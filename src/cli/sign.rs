@@ -42,6 +42,10 @@ enum Cdn {
 
 pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
     let config = args.settings.load()?.checked()?;
+    if !config.has_bunny_key() {
+        let data = config.data.display();
+        return Err(Error::usage(format!("there is no signing key in {data}; name the server's --data or --config")));
+    }
     let Cdn::Bunny = args.cdn;
     let keys = app::keys(&config)?;
     let (base, path, query) = split(&args.url)?;

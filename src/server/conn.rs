@@ -34,7 +34,7 @@ pub(super) fn protocol() -> http1::Builder {
     protocol
         .writev(true) // and never `pipeline_flush`: it would flatten every body into one buffer
         .max_buf_size(BUFFER_BYTES_MAX)
-        .half_close(false)
+        .half_close(true) // a client may say all it has to say and then listen
         .header_read_timeout(None); // the watch does it, without a timer for each request
     protocol
 }

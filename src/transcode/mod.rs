@@ -154,6 +154,9 @@ impl Job {
     fn open(input: &Path, options: &Options) -> Result<Job> {
         let name = input.display().to_string();
         let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
+        if name.starts_with("http://") || name.starts_with("https://") {
+            return refuse("URLs are not read yet; download the file and give its path");
+        }
         // Looked at before it is opened: opening a named pipe would wait for its other end.
         let about = std::fs::metadata(input).context(|| format!("cannot open {name}, check the path"))?;
         if about.is_dir() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{published, run, said};
+use crate::support::{published, run, said, segue};
 
 /// A wrong use: exit code, one line on standard error holding `words`, nothing on standard output.
 fn refused(args: &[&str], code: i32, words: &[&str]) {
@@ -148,8 +148,8 @@ fn every_setting_is_in_the_documentation() {
 
 #[test]
 fn a_signed_url_is_explained() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().to_str().unwrap();
+    let data = published().data;
+    let data = data.to_str().unwrap();
     let sign = |args: &[&str]| {
         let output = run([&["sign", "--data", data], args].concat());
         (output.status.code().unwrap(), said(&output).trim_end().to_owned())
@@ -178,4 +178,72 @@ fn a_second_server_on_the_same_address_is_refused() {
     let admin = server.admin.to_string();
     let args = ["serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", &admin];
     refused(&args, 1, &[&admin, "--admin-listen"]);
+}
+
+#[test]
+fn signing_without_the_servers_key_is_refused_and_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("elsewhere");
+    refused(&["sign", "/a/x/y", "--data", data.to_str().unwrap()], 2, &["no signing key", "elsewhere"]);
+    assert!(!data.exists());
+}
+
+#[test]
+fn an_empty_directory_that_is_there_is_filled_and_not_replaced() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let before = fs::metadata(&out).unwrap().ino();
+    let wav = tone(dir.path(), "tone.wav", &[]);
+    // `--out .` in the directory itself: it must still be the same directory afterwards.
+    let done = segue().current_dir(&out).args(["transcode", &wav, "--out", "."]).output().unwrap();
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(fs::metadata(&out).unwrap().ino(), before);
+    assert!(out.join("version.json").exists() && out.join("aac/64/00000.mp4").exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let data = published().data;
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let args = ["sign", "/a/x/y", "--data", data.to_str().unwrap()];
+    let done = segue().args(args).stdout(full).output().unwrap();
+    assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+    assert!(said(&done).contains("standard output"));
+}
+
+/// Five seconds of stereo tone in whatever format the name's ending asks ffmpeg for.
+fn tone(dir: &Path, name: &str, more: &[&str]) -> String {
+    let path = dir.join(name).to_str().unwrap().to_owned();
+    let sine = "sine=frequency=330:sample_rate=44100:duration=5";
+    let mut command = std::process::Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", sine, "-ac", "2"]).args(more).arg(&path);
+    assert!(command.status().unwrap().success());
+    path
+}
+
+#[test]
+fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    for (name, codec) in [("a.ogg", "libvorbis"), ("b.opus", "libopus"), ("c.oga", "flac")] {
+        let whole = tone(dir.path(), name, &["-c:a", codec]);
+        let bytes = fs::read(&whole).unwrap();
+        assert!(run(["probe", &whole]).status.success(), "{name} itself is fine");
+        for kept in [bytes.len() * 6 / 10, bytes.len() - 1] {
+            fs::write(&whole, &bytes[..kept]).unwrap();
+            refused(&["transcode", &whole, "--out", out], 1, &["truncated", name, "upload the file again"]);
+        }
+        fs::write(&whole, [bytes.as_slice(), &bytes].concat()).unwrap();
+        refused(&["transcode", &whole, "--out", out], 1, &["joined", name]);
+    }
+    let one = tone(dir.path(), "one.m4a", &["-c:a", "aac"]);
+    let two = dir.path().join("two.m4a").to_str().unwrap().to_owned();
+    let join = ["-nostdin", "-v", "error", "-i", &one, "-i", &one, "-map", "0", "-map", "1", "-c", "copy", &two];
+    assert!(std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
+    refused(&["transcode", &two, "--out", out], 1, &["2 audio streams", "two.m4a"]);
+    refused(&["transcode", "http://127.0.0.1:1/a.wav", "--out", out], 1, &["URLs are not read yet", "download"]);
 }

@@ -436,3 +436,24 @@ fn the_readers_of_the_boxes_agree() {
         assert_eq!((init.rate, init.priming), (rung.rate, rung.priming), "{}", rung.path());
     }
 }
+
+/// Says all it has to say, closes its sending side, and listens: the answer must still be whole.
+#[test]
+fn a_half_closed_client_gets_its_whole_answer() {
+    use std::io::{Read as _, Write as _};
+    let served = published_server();
+    let segment = join(&join(path_of(&served.flac_master), "index.m3u8"), "00001.mp4");
+    let expected = served.server.get(&segment).body;
+    for path in [segment.as_str(), "/livez"] {
+        for _ in 0..10 {
+            let mut stream = std::net::TcpStream::connect(served.server.addr).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200 "), "{path}: {} bytes", answer.len());
+            assert!(path == "/livez" || answer.ends_with(&expected), "{path}: {} bytes", answer.len());
+        }
+    }
+}

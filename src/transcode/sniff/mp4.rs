@@ -36,13 +36,16 @@ pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
             "it only refers to other files; upload the audio itself, references are not followed",
         ));
     }
+    let mut streams = Vec::new();
     for trak in inside.iter().filter(|b| &b.kind == b"trak") {
-        if let Some(audio) = audio_stream(look, *trak)? {
-            let fragmented = inside.iter().any(|b| &b.kind == b"mvex");
-            return audio.describe(look, *moov, fragmented);
-        }
+        streams.extend(audio_stream(look, *trak)?);
     }
-    Err(Error::invalid("it has no audio; upload a file with sound"))
+    match streams.as_slice() {
+        [] => Err(Error::invalid("it has no audio; upload a file with sound")),
+        [audio] => audio.describe(look, *moov, inside.iter().any(|b| &b.kind == b"mvex")),
+        // Which one the demuxer shows first is a matter of timing; guessing would publish either.
+        several => Err(Error::invalid(format!("it has {} audio streams; export it with one", several.len()))),
+    }
 }
 
 /// The elementary stream that will be decoded.

@@ -24,10 +24,11 @@ struct Page {
 pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let head = look.at(0, HEAD)?;
     let Some(first) = page(&head) else { return Ok(Sniffed::default()) };
-    let Some((rate, delay)) = clock(&head[first.body.min(head.len())..]) else { return Ok(Sniffed::default()) };
     refuse_chains(look, &head)?;
     let start = look.bytes.saturating_sub(TAIL);
     let tail = look.at(start, TAIL as usize)?;
+    refuse_truncated(&tail, first.serial)?;
+    let Some((rate, delay)) = clock(&head[first.body.min(head.len())..]) else { return Ok(Sniffed::default()) };
     let last = pages(&tail).filter(|p| p.serial == first.serial && p.granule >= 0).last();
     let Some(last) = last.filter(|p| p.ends) else { return Ok(Sniffed::default()) };
     let Some(samples) = u64::try_from(last.granule).ok().and_then(|g| g.checked_sub(delay)).filter(|n| *n > 0) else {
@@ -49,12 +50,35 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
 /// after the first and lose the rest. All streams that belong together announce themselves at the start.
 fn refuse_chains(look: &Look<'_>, head: &[u8]) -> Result<()> {
     let announced: Vec<u32> = pages(head).take_while(|p| p.begins).map(|p| p.serial).collect();
-    let tail = look.at(look.bytes.saturating_sub(TAIL), TAIL as usize)?;
-    match pages(&tail).last() {
-        Some(last) if !announced.contains(&last.serial) => {
-            Err(Error::invalid("it is several Ogg streams joined into one file; export it as one stream"))
+    let at = look.bytes.saturating_sub(TAIL);
+    let tail = look.at(at, TAIL as usize)?;
+    let stranger = pages(&tail).last().is_some_and(|last| !announced.contains(&last.serial));
+    // A file joined with itself repeats the serial number, but it begins again.
+    let again = |bytes: &[u8]| pages(bytes).skip_while(|p| p.begins).any(|p| p.begins);
+    if stranger || again(head) || (at > 0 && again(&tail)) {
+        return Err(Error::invalid("it is several Ogg streams joined into one file; export it as one stream"));
+    }
+    Ok(())
+}
+
+/// The last page of a stream says that it is the last (RFC 3533 §4), and the last page of a file is whole.
+fn refuse_truncated(tail: &[u8], serial: u32) -> Result<()> {
+    let mut ended = false;
+    let mut at = 0;
+    while let Some(found) = tail[at..].windows(4).position(|w| w == b"OggS") {
+        let start = at + found;
+        let Some(page) = page(&tail[start..]).filter(|page| start + page.bytes <= tail.len()) else {
+            ended = false;
+            break;
+        };
+        if page.serial == serial {
+            ended = page.ends;
         }
-        _ => Ok(()),
+        at = start + page.bytes;
+    }
+    match ended {
+        true => Ok(()),
+        false => Err(Error::invalid("truncated: the end of its Ogg stream is missing; upload the file again")),
     }
 }
 
