@@ -274,7 +274,9 @@ fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
 }
 
 fn title_of(file: &Path) -> String {
-    file.file_stem().map_or_else(|| "Untitled".into(), |stem| stem.to_string_lossy().into_owned())
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    // File names may hold line breaks; titles stand in lists and pages.
+    stem.replace(char::is_control, " ").trim().to_owned()
 }
 
 /// Sets the flag on Ctrl-C or SIGTERM, so that a transcode stops its child and removes its files.

@@ -164,7 +164,10 @@ fn explain(error: &gst::glib::Error) -> Error {
     use gst::{CoreError, StreamError};
     if let Some(kind) = error.kind::<StreamError>() {
         return Error::invalid(match kind {
-            StreamError::TypeNotFound => "it is not audio: no known format begins like this".to_owned(),
+            StreamError::TypeNotFound => {
+                "it is not audio: no known format begins like this; give a WAV, AIFF, FLAC, M4A, MP3, Ogg or Opus file"
+                    .to_owned()
+            }
             StreamError::WrongType => "it is text, not audio".to_owned(),
             StreamError::CodecNotFound => "its codec is not supported".to_owned(),
             StreamError::Decrypt | StreamError::DecryptNokey => "it is encrypted".to_owned(),
