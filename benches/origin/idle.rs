@@ -31,8 +31,9 @@ pub(crate) fn at_rest(process: &Process, port: u16, path: &str) -> Outcome<u64> 
     process.resident_bytes()
 }
 
-/// Opens `connections`, has each answer one request, and gives the resident bytes while all are open.
-pub(crate) fn with(process: &Process, port: u16, path: &str, connections: u64) -> Outcome<u64> {
+/// Opens `connections`, has each answer one request, and gives the resident bytes after all have been at
+/// rest for the time of `rest`: servers may give memory back a while after the last byte.
+pub(crate) fn with(process: &Process, port: u16, path: &str, connections: u64, rest: Duration) -> Outcome<u64> {
     let request = http::request(port, path, &[]);
     let mut open = Vec::with_capacity(connections as usize);
     for number in 0..connections {
@@ -44,7 +45,7 @@ pub(crate) fn with(process: &Process, port: u16, path: &str, connections: u64) -
         }
         open.push(stream);
     }
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(rest);
     let bytes = process.resident_bytes()?;
     // Every one must still be alive, or we counted fewer than we say.
     for (number, stream) in open.iter_mut().enumerate() {

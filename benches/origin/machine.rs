@@ -48,7 +48,7 @@ pub(crate) fn status_field(pid: &str, field: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// One line about the machine and the peers, for the report.
+/// The machine and how busy it is, for the head of a report.
 pub(crate) fn description() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo")
         .ok()
@@ -56,24 +56,29 @@ pub(crate) fn description() -> String {
         .unwrap_or_else(|| "unknown processor".into());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let nginx = first_line("nginx", "-v");
-    let wrk = first_line("wrk", "-v");
-    let wrk = wrk.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    format!(
-        "{model}, {cores} cores, Linux {}; {}; {wrk}; load {:.2} before the start",
-        kernel.trim(),
-        nginx.trim_start_matches("nginx version: "),
-        load()
-    )
+    format!("{model}, {cores} cores, Linux {}, {:.0} % busy before the start", kernel.trim(), busy_percent())
 }
 
-/// The load average of the last minute.
-pub(crate) fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+/// How busy all cores are with what is not ours, in percent, over the next half second.
+pub(crate) fn busy_percent() -> f64 {
+    let before = cpu_times();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let after = cpu_times();
+    let total = (after.0 - before.0).max(1.0);
+    100.0 * (1.0 - (after.1 - before.1) / total)
 }
 
-fn first_line(program: &str, flag: &str) -> String {
+/// Clock ticks of all cores since the start of the machine: all of them, and those without work.
+fn cpu_times() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|t| t.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal
+    (ticks.iter().sum(), ticks.iter().skip(3).take(2).sum())
+}
+
+/// The first line of what a program says about its version.
+pub(crate) fn version(program: &str, flag: &str) -> String {
     let Ok(output) = Command::new(program).arg(flag).output() else { return format!("{program} missing") };
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&text).lines().next().unwrap_or(program).to_owned()

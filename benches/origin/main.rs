@@ -22,6 +22,7 @@ mod wrk;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -155,9 +156,12 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(|e| format!("no scratch directory: {e}"))?;
     let script = dir.path().join("wrk.lua");
     std::fs::write(&script, include_str!("wrk.lua")).map_err(|e| e.to_string())?;
-    let mut report = Report::new(machine::description(), options.smoke);
+    let nginx = machine::version("nginx", "-v");
+    let nginx = nginx.trim_start_matches("nginx version: ");
+    let wrk = machine::version("wrk", "-v").split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let mut report = Report::new(format!("{}; {nginx}; {wrk}", machine::description()), options.smoke);
     report.warn_if(cores.server == cores.client, "one core only: server and client share it, ratios mean little");
-    report.warn_if(!options.smoke && machine::load() > 0.5, "the machine was not idle");
+    report.warn_if(!options.smoke && machine::busy_percent() > 10.0, "the machine was busy with other things");
     report.warn_if(cfg!(debug_assertions), "development build: the figures of segue mean nothing");
 
     let tree = Tree::build(dir.path())?;
@@ -395,7 +399,9 @@ impl Lab<'_> {
                 (before, self.start_nginx(None, rows, connections + connections / 8 + 64)?)
             }
         };
-        let after_bytes = idle::with(&peer.process, peer.port, &path(&peer), connections).map_err(named)?;
+        // A listener rests about six seconds between two segments.
+        let rest = Duration::from_secs(if self.rounds > 1 { 6 } else { 1 });
+        let after_bytes = idle::with(&peer.process, peer.port, &path(&peer), connections, rest).map_err(named)?;
         Ok(Idle { before_bytes, after_bytes, connections })
     }
 }

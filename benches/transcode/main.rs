@@ -10,6 +10,10 @@
 //! waveform, preview, hashing. Both write to memory where there is room, so no disk is measured.
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
+#[path = "../origin/machine.rs"]
+#[allow(dead_code, reason = "shared with the origin bench, which uses all of it")]
+mod machine;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -73,7 +77,10 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Outcome<ExitCode> {
     let length = if options.smoke { 5 } else { options.length };
-    let (rounds, load) = (if options.smoke { 1 } else { options.rounds.max(1) }, load());
+    let rounds = if options.smoke { 1 } else { options.rounds.max(1) };
+    let ffmpeg_version = machine::version("ffmpeg", "-version");
+    let ffmpeg_version = ffmpeg_version.split(" Copyright").next().unwrap_or("ffmpeg").replace(" version", "");
+    let machine = format!("{}; {ffmpeg_version}", machine::description());
     let scratch = match &options.scratch {
         Some(dir) => tempfile::tempdir_in(dir),
         // A WAV of ten minutes and its ladder are some 150 MB.
@@ -119,7 +126,6 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     }
     let report = Report { ours: Used::median(&ours), theirs: Used::median(&theirs), judged: !options.smoke };
 
-    let machine = machine(load);
     let work = format!("{}: {}", if options.input.is_some() { "given input" } else { "made-up music" }, names(&rungs));
     let title = format!("{machine}.\n{work}; {length} s, medians of {rounds}");
     let title = if options.input.is_some() { title.replace(&format!("{length} s, "), "") } else { title };
@@ -349,24 +355,6 @@ fn children_cpu_s() -> Outcome<f64> {
         stat.rsplit(')').next().unwrap_or("").split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
     let ticks = fields.get(13).zip(fields.get(14)).map(|(user, system)| user + system);
     Ok(ticks.ok_or("/proc/self/stat is short")? / rustix::param::clock_ticks_per_second() as f64)
-}
-
-fn machine(load: f64) -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim()));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let version = Command::new("ffmpeg").arg("-version").output().map(|o| o.stdout).unwrap_or_default();
-    let version = String::from_utf8_lossy(&version);
-    let version = version.split_whitespace().nth(2).unwrap_or("unknown");
-    format!(
-        "{}, {cores} cores; ffmpeg {version}; load {load:.2} before the start",
-        model.unwrap_or("unknown processor")
-    )
-}
-
-fn load() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }
 
 // ── the report ──
