@@ -136,7 +136,9 @@ fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionInd
     let now_s = Clock::System.unix_s();
     let master = |scope| links.master(track.id, track.version, scope, now_s);
     if !args.json {
-        say(format!("{} \"{}\" {:.1} s", track.id, track.title, track.duration_s()));
+        // A title is somebody's text: nothing of it may steer the terminal.
+        let title = track.title.replace(char::is_control, " ");
+        say(format!("{} \"{title}\" {:.1} s", track.id, track.duration_s()));
         say(format!("  stable    /tracks/{}/master.m3u8   page /watch/{}", track.id, track.id));
         say(format!("  AAC       {}", master(Scope::Aac)));
         if track.lossless {
