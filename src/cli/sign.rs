@@ -41,6 +41,7 @@ enum Cdn {
 }
 
 pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
+    let (base, path, query) = split(&args.url)?;
     let config = args.settings.load()?.checked()?;
     if !config.has_bunny_key() {
         let data = config.data.display();
@@ -48,7 +49,6 @@ pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
     }
     let Cdn::Bunny = args.cdn;
     let keys = app::keys(&config)?;
-    let (base, path, query) = split(&args.url)?;
     let now_s = Clock::System.unix_s();
     if args.explain {
         return Ok(explain(args, &keys, path, query, now_s));
