@@ -14,8 +14,6 @@ use std::path::Path;
 use crate::base::Result;
 use crate::base::error::Context as _;
 
-/// The demo track's title.
-pub const TITLE: &str = "Estuary at First Light";
 /// Samples per second.
 pub const RATE: u32 = 44_100;
 /// Samples per channel: odd on purpose, and no multiple of any codec's block.

@@ -43,7 +43,7 @@ fn check_aligned(a: &Rung, b: &Rung) -> Result<()> {
     if a.segments.len() != b.segments.len() {
         return wrong(format!("{} and {} segments", a.segments.len(), b.segments.len()));
     }
-    if target_duration_s(a) != target_duration_s(b) {
+    if target_duration_s(&a.segments, a.rate) != target_duration_s(&b.segments, b.rate) {
         return wrong("their target durations differ".into());
     }
     // Every inner boundary at the same instant: ticks_a / rate_a = ticks_b / rate_b, in integers.

@@ -7,7 +7,7 @@ use m3u8_rs::{
     Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment, SessionData, SessionDataField, VariantStream,
 };
 
-use super::version::{Family, Loudness, Rung, VersionIndex};
+use super::version::{Family, Loudness, Rung, Segment, VersionIndex};
 
 /// `EXT-X-MAP` in a playlist that is not I-frames-only needs 6; 7 is what fMP4 clients expect (RFC 8216 §7).
 const PROTOCOL_VERSION: usize = 7;
@@ -94,7 +94,7 @@ pub fn media(rung: &Rung) -> Vec<u8> {
     });
     let playlist = MediaPlaylist {
         version: Some(PROTOCOL_VERSION),
-        target_duration: target_duration_s(rung),
+        target_duration: target_duration_s(&rung.segments, rung.rate),
         playlist_type: Some(MediaPlaylistType::Vod),
         independent_segments: true,
         end_list: true,
@@ -128,9 +128,10 @@ pub fn segment_name(number: usize) -> String {
 }
 
 /// The longest segment, rounded to whole seconds, at least 1 (RFC 8216bis §4.4.3.1, version ≥ 6).
-pub fn target_duration_s(rung: &Rung) -> u64 {
-    let longest = rung.segments.iter().map(|segment| segment.ticks).max().unwrap_or(0);
-    let rate = u64::from(rung.rate);
+/// `rate` is the segments' ticks per second.
+pub fn target_duration_s(segments: &[Segment], rate: u32) -> u64 {
+    let longest = segments.iter().map(|segment| segment.ticks).max().unwrap_or(0);
+    let rate = u64::from(rate);
     ((longest + rate / 2) / rate).max(1)
 }
 
@@ -230,6 +231,6 @@ mod tests {
     fn a_track_shorter_than_half_a_second_still_has_a_target_duration() {
         let mut rung = sample().rungs.remove(0);
         rung.segments.remove(0);
-        assert_eq!(target_duration_s(&rung), 1);
+        assert_eq!(target_duration_s(&rung.segments, rung.rate), 1);
     }
 }

@@ -131,17 +131,6 @@ pub fn locate(pointer: *const u8) -> Option<Place> {
     Some(Place { fd, offset: (at - first * UNIT_BYTES) as u64 })
 }
 
-/// How many units are taken and how many there are, for a gauge.
-pub fn occupancy() -> (usize, usize) {
-    match WINDOW.get().and_then(Option::as_ref) {
-        Some(window) => {
-            let taken = window.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            (taken.words.iter().map(|word| word.count_ones() as usize).sum(), window.table.len())
-        }
-        None => (0, 0),
-    }
-}
-
 // A table word: descriptor + 1 in the upper half (so that zero means "no mapping"), the first unit of
 // the mapping in the lower half.
 fn pack(fd: RawFd, first: usize) -> u64 {

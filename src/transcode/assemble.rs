@@ -14,6 +14,7 @@ use super::waveform;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, hex};
 use crate::hls::cmaf::RungCheck;
+use crate::hls::playlist::target_duration_s;
 use crate::hls::version::{Extra, Object, Role, Rung, SLICE_ALIGNMENT, Segment, Slice, aligned_after, digest128};
 
 /// The files of an attempt. Dropping it removes them, unless `keep` was called.
@@ -202,9 +203,8 @@ pub(super) fn bandwidths(segments: &[Segment], rate: u32) -> (u64, u64) {
         let bits = u128::from(bytes) * 8 * u128::from(rate);
         u64::try_from(bits.div_ceil(u128::from(ticks.max(1)))).unwrap_or(u64::MAX)
     };
-    let longest = segments.iter().map(|s| s.ticks).max().unwrap_or(0);
     let rate_64 = u64::from(rate);
-    let target_s = ((longest + rate_64 / 2) / rate_64).max(1);
+    let target_s = target_duration_s(segments, rate);
     let (least, most) = (target_s * rate_64 / 2, target_s * rate_64 * 3 / 2);
     let mut peak = 0;
     for from in 0..segments.len() {

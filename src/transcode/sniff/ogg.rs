@@ -24,9 +24,9 @@ struct Page {
 pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let head = look.at(0, HEAD)?;
     let Some(first) = page(&head) else { return Ok(Sniffed::default()) };
-    refuse_chains(look, &head)?;
     let start = look.bytes.saturating_sub(TAIL);
     let tail = look.at(start, TAIL as usize)?;
+    refuse_chains(&head, &tail, start)?;
     refuse_truncated(&tail, first.serial)?;
     let Some((rate, delay)) = clock(&head[first.body.min(head.len())..]) else { return Ok(Sniffed::default()) };
     let last = pages(&tail).filter(|p| p.serial == first.serial && p.granule >= 0).last();
@@ -48,14 +48,13 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
 
 /// Streams one after another in a file ("chained") are players' business; a decoder here would stop
 /// after the first and lose the rest. All streams that belong together announce themselves at the start.
-fn refuse_chains(look: &Look<'_>, head: &[u8]) -> Result<()> {
+/// `tail` begins at `tail_at` in the file.
+fn refuse_chains(head: &[u8], tail: &[u8], tail_at: u64) -> Result<()> {
     let announced: Vec<u32> = pages(head).take_while(|p| p.begins).map(|p| p.serial).collect();
-    let at = look.bytes.saturating_sub(TAIL);
-    let tail = look.at(at, TAIL as usize)?;
-    let stranger = pages(&tail).last().is_some_and(|last| !announced.contains(&last.serial));
+    let stranger = pages(tail).last().is_some_and(|last| !announced.contains(&last.serial));
     // A file joined with itself repeats the serial number, but it begins again.
     let again = |bytes: &[u8]| pages(bytes).skip_while(|p| p.begins).any(|p| p.begins);
-    if stranger || again(head) || (at > 0 && again(&tail)) {
+    if stranger || again(head) || (tail_at > 0 && again(tail)) {
         return Err(Error::invalid("it is several Ogg streams joined into one file; export it as one stream"));
     }
     Ok(())
