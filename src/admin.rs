@@ -1,27 +1,67 @@
-//! Health and metrics, for balancers, orchestrators and Prometheus. In: the shutdown phase and the
-//! recorder. Out: `/livez`, `/readyz`, `/metrics` on a listener that stays private.
+//! Health and metrics, for balancers, orchestrators and Prometheus. In: the shutdown phase, checks and
+//! the recorder. Out: `/livez`, `/readyz`, `/metrics` on a listener that stays private.
+//!
+//! Also what is seen of control requests: [`observed`].
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::telemetry::{self, Metrics, access, histogram, request_id, trace};
 
 /// Routes of the admin listener.
-pub fn routes(shutdown: Shutdown, metrics: PrometheusHandle) -> Router {
+pub fn routes(readiness: Readiness, metrics: Metrics) -> Router {
     let render = move || {
         let text = metrics.render();
         async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
     };
-    health(shutdown).route("/metrics", get(render)).fallback(not_found)
+    health(readiness).route("/metrics", get(render)).fallback(not_found)
 }
 
 /// `/livez` and `/readyz`, which both listeners have.
-pub fn health(shutdown: Shutdown) -> Router {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(shutdown)
+pub fn health(readiness: Readiness) -> Router {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness)
+}
+
+/// Whether the next request could be answered; cheap to clone.
+#[derive(Clone)]
+pub struct Readiness {
+    shutdown: Shutdown,
+    checks: Arc<[Check]>,
+}
+
+/// What is wrong now, in a word for machines; `None` when all is well. Must not block: it only looks at
+/// what a background task found out.
+pub type Check = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
+
+impl Readiness {
+    /// Ready while `shutdown` says that we run and no check finds anything.
+    pub fn new(shutdown: Shutdown, checks: Vec<Check>) -> Readiness {
+        Readiness { shutdown, checks: checks.into() }
+    }
+
+    /// Why a balancer should send nothing more: it must stop before we stop answering.
+    fn reasons(&self) -> Vec<&'static str> {
+        let draining = (self.shutdown.phase() != Phase::Running).then_some("draining");
+        draining.into_iter().chain(self.checks.iter().filter_map(|check| check())).collect()
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness").field("reasons", &self.reasons()).finish_non_exhaustive()
+    }
 }
 
 /// A short text that nobody stores.
@@ -35,18 +75,87 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response {
     (status, headers, text).into_response()
 }
 
+/// Whether the process still answers at all: looks at nothing, so that no dependency can restart us.
 async fn livez() -> Response {
     plain(StatusCode::OK, "alive\n")
 }
 
-/// Ready until SIGTERM: a balancer must stop sending before we stop answering.
-async fn readyz(State(shutdown): State<Shutdown>) -> Response {
-    match shutdown.phase() {
-        Phase::Running => plain(StatusCode::OK, "ready\n"),
-        _ => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+/// `{"ready":false,"reasons":["draining"]}`; the status is what machines look at.
+async fn readyz(State(readiness): State<Readiness>) -> Response {
+    let reasons = readiness.reasons();
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    (status, [(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response()
 }
 
 async fn not_found() -> Response {
     plain(StatusCode::NOT_FOUND, "not found\n")
+}
+
+/// Counts, traces and logs every request of `routes`, by the template it matched.
+pub fn observed(routes: Router) -> Router {
+    routes.layer(from_fn(observe))
+}
+
+async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let template = request.extensions().get::<MatchedPath>().cloned();
+    let route = template.as_ref().map_or("unknown", MatchedPath::as_str);
+    if matches!(route, "/livez" | "/readyz") {
+        return next.run(request).await; // asked every second by machines: neither counted nor traced
+    }
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let method = method(&request);
+    let id = request_id::given_or_made(request.headers()).into_owned();
+    let target = access::path(request.uri().path_and_query().map_or("", |target| target.as_str())).into_owned();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        url.path = &*access::path(request.uri().path()),
+        url.scheme = "http",
+        request_id = id,
+    );
+    trace::continue_from(&span, request.headers());
+    let mut response = next.run(request).instrument(span.clone()).await;
+
+    let (status, took) = (response.status(), started.elapsed());
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    let class = telemetry::class(status.as_u16());
+    let seconds = histogram(telemetry::CONTROL_SECONDS, &[("route", route), ("class", class)], &histogram::SECONDS);
+    seconds.record_duration(took);
+    if status.as_u16() >= 400 {
+        response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
+    }
+    if access::wants(status.as_u16()) {
+        let length = response.headers().get(header::CONTENT_LENGTH).map(HeaderValue::to_str);
+        let body_bytes = length.and_then(|length| length.ok()?.parse().ok()).unwrap_or(0);
+        let status = status.as_u16();
+        access::log(&access::Entry {
+            method,
+            target: &target,
+            route,
+            status,
+            body_bytes,
+            took,
+            request_id: &id,
+            client,
+        });
+    }
+    response
+}
+
+/// The method, or what stands for methods nobody knows (OpenTelemetry semantic conventions): a label and
+/// a span's name must not be a stranger's choice.
+fn method(request: &Request) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == request.method().as_str()).unwrap_or("_OTHER")
 }

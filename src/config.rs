@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::Context as _;
 use crate::base::secret::Secret;
-use crate::base::{Error, Result, hex};
+use crate::base::telemetry::Access;
+use crate::base::{Error, Result, hex, redact};
 
 /// Every setting. `docs/CONFIG.md` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub transcode: Transcode,
     /// The log.
     pub log: Log,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// How careful the defaults are.
@@ -85,6 +88,8 @@ pub struct Origin {
     pub bytes_in_flight_max: u64,
     /// Files of published versions kept open at most; a version has one a rung.
     pub files_open_max: u64,
+    /// Whether even a hit says how long it took; a cache in front keeps that with the answer.
+    pub server_timing_on_hits: bool,
     /// Signing keys.
     pub keys: Keys,
 }
@@ -115,6 +120,24 @@ pub struct Log {
     pub filter: String,
     /// One JSON object a line instead of text.
     pub json: bool,
+    /// Which requests get a line: `off`, `errors` (400 and above) or `all`.
+    pub access: Access,
+    /// Lines about errors a second at most; the rest are counted.
+    pub errors_per_s_max: u32,
+}
+
+/// Traces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Where spans go: an OTLP/HTTP collector's URL for traces. Unset: nowhere.
+    pub otlp_traces_endpoint: Option<String>,
+    /// `service.name` of the spans.
+    pub service_name: String,
+    /// Share of hits that have a span, 0 to 1; misses always have one.
+    pub hit_ratio: f64,
+    /// Hits a second at most that have a span because their `traceparent` is sampled.
+    pub sampled_hits_per_s_max: u32,
 }
 
 impl Default for Config {
@@ -126,6 +149,7 @@ impl Default for Config {
             origin: Origin::default(),
             transcode: Transcode::default(),
             log: Log::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -156,6 +180,7 @@ impl Default for Origin {
             requests_in_flight_max: 16_384,
             bytes_in_flight_max: 8 << 30,
             files_open_max: 8_192,
+            server_timing_on_hits: false,
             keys: Keys::default(),
         }
     }
@@ -169,7 +194,18 @@ impl Default for Transcode {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { filter: "info".into(), json: false }
+        Log { filter: "info".into(), json: false, access: Access::Errors, errors_per_s_max: 20 }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry {
+            otlp_traces_endpoint: None,
+            service_name: "segue".into(),
+            hit_ratio: 0.0,
+            sampled_hits_per_s_max: 100,
+        }
     }
 }
 
@@ -187,6 +223,8 @@ impl Config {
             None => toml::Table::new(),
             Some(path) => read_file(path)?,
         };
+        let variables: Vec<(String, String)> = variables.collect();
+        overlay_otel(&mut tree, &variables);
         for (name, value) in variables {
             match name.strip_prefix("SEGUE_") {
                 Some(path) => overlay(&mut tree, path, &value),
@@ -234,6 +272,16 @@ impl Config {
             "origin.files_open_max is below 16: a few versions would push each other out",
         );
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
+        let collector = self.telemetry.otlp_traces_endpoint.as_deref();
+        need(
+            collector.is_none_or(|url| url.strip_prefix("http://").is_some_and(|rest| rest.contains('/'))),
+            "telemetry.otlp_traces_endpoint is not http://host:port/v1/traces: no span could leave; set a collector \
+             beside this server, which may use TLS from there",
+        );
+        need(
+            (0.0..=1.0).contains(&self.telemetry.hit_ratio),
+            "telemetry.hit_ratio is not between 0 and 1: it is the share of hits that have a span",
+        );
         let base = self.server.public_base_url.as_deref();
         need(
             base.is_none_or(is_plain_http_url),
@@ -258,6 +306,10 @@ impl Config {
         let mut shown = self.clone();
         for key in &mut shown.origin.keys.bunny {
             *key = "(hidden)".into();
+        }
+        let collector = shown.telemetry.otlp_traces_endpoint.as_mut();
+        if let Some(url) = collector {
+            *url = redact::text(url).into_owned(); // it may hold a password
         }
         toml::to_string_pretty(&shown).expect("plain data always serialises")
     }
@@ -308,6 +360,25 @@ fn read_file(path: &Path) -> Result<toml::Table> {
     text.parse().map_err(at)
 }
 
+/// The standard variables of OpenTelemetry that have a key here; the exporter reads the others itself
+/// (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`, `OTEL_RESOURCE_ATTRIBUTES`).
+fn overlay_otel(tree: &mut toml::Table, variables: &[(String, String)]) {
+    let get = |name: &str| variables.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, v)| v);
+    let mut set = |path: &str, value: &str| overlay_text(tree, path, value);
+    if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return;
+    }
+    // OTLP exporter specification, "Endpoint URLs for OTLP/HTTP": a signal's own URL is used as it is.
+    if let Some(url) = get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
+        set("TELEMETRY__OTLP_TRACES_ENDPOINT", url);
+    } else if let Some(url) = get("OTEL_EXPORTER_OTLP_ENDPOINT") {
+        set("TELEMETRY__OTLP_TRACES_ENDPOINT", &format!("{}/v1/traces", url.trim_end_matches('/')));
+    }
+    if let Some(name) = get("OTEL_SERVICE_NAME") {
+        set("TELEMETRY__SERVICE_NAME", name);
+    }
+}
+
 /// Sets `SECTION__KEY` in the tree. The value is read as TOML when it is TOML, else as a string.
 fn overlay(tree: &mut toml::Table, path: &str, value: &str) {
     let value = format!("v = {value}")
@@ -315,6 +386,14 @@ fn overlay(tree: &mut toml::Table, path: &str, value: &str) {
         .ok()
         .and_then(|mut table| table.remove("v"))
         .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    overlay_value(tree, path, value);
+}
+
+fn overlay_text(tree: &mut toml::Table, path: &str, value: &str) {
+    overlay_value(tree, path, toml::Value::String(value.to_owned()));
+}
+
+fn overlay_value(tree: &mut toml::Table, path: &str, value: toml::Value) {
     let lower = path.to_ascii_lowercase();
     let mut parts: Vec<_> = lower.split("__").collect();
     let last = parts.pop().expect("split gives at least one part");
@@ -388,6 +467,20 @@ mod tests {
         assert_eq!(config.origin.keys.bunny, ["a", "b"]);
         assert_eq!(config.data, Path::new("/srv/segue"));
         assert_eq!(config.server.listen.to_string(), "0.0.0.0:9000");
+    }
+
+    #[test]
+    fn the_standard_variables_of_opentelemetry_reach_their_keys() {
+        let endpoint = |pairs: &[(&str, &str)]| env(pairs).unwrap().telemetry.otlp_traces_endpoint;
+        let (base, own) = (("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"), "http://t:1/x");
+        let own_variable = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own);
+        assert_eq!(endpoint(&[base]).as_deref(), Some("http://c:4318/v1/traces"));
+        assert_eq!(endpoint(&[base, own_variable]).as_deref(), Some(own));
+        assert_eq!(endpoint(&[base, ("SEGUE_TELEMETRY__OTLP_TRACES_ENDPOINT", own)]).as_deref(), Some(own));
+        assert_eq!(endpoint(&[base, ("OTEL_SDK_DISABLED", "true")]), None);
+        assert_eq!(env(&[("OTEL_SERVICE_NAME", "7")]).unwrap().telemetry.service_name, "7");
+        let tls = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:pw@c")]).unwrap();
+        assert!(tls.problems()[0].contains("otlp_traces_endpoint") && !tls.masked().contains("pw"));
     }
 
     #[test]

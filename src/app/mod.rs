@@ -4,18 +4,20 @@
 //! connections, started answers finish, then everything else. A second signal stops at once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
-use crate::admin;
+use crate::admin::{self, Readiness};
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
-use crate::base::{Error, Result, telemetry};
+use crate::base::telemetry::{self, Metrics};
+use crate::base::{Error, Result};
 use crate::cdn::bunny::{Key, Keys};
 use crate::cdn::playback::Links;
 use crate::config::Config;
@@ -100,7 +102,7 @@ pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
 /// # Errors
 /// `Usage` for settings that cannot work; `Internal` when a listener or a thread cannot start.
 pub fn serve(config: &Config, roles: Roles) -> Result<()> {
-    telemetry::start_log(&config.log.filter, config.log.json)?;
+    let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
     let metrics = telemetry::start_metrics()?;
     let keys = keys(config)?;
     let store = LocalStore::open(&config.store_dir())?;
@@ -122,10 +124,12 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let io = if server.on_uring() { "io_uring" } else { "plain I/O" };
     say(format_args!("listening on http://{} ({io})", server.local_addr()));
     say(format_args!("admin on http://{} (/metrics, /livez, /readyz)", local_addr(&admin)?));
-    control.spawn(serve_admin(admin, admin::routes(shutdown.clone(), metrics.clone()), shutdown.clone()));
-    control.spawn(keep_metrics_bounded(metrics));
+    let (store_check, store_readable) = store_check();
+    let readiness = Readiness::new(shutdown.clone(), vec![store_check]);
+    control.spawn(serve_admin(admin, admin::routes(readiness.clone(), metrics.clone()), shutdown.clone()));
+    control.spawn(look_around(metrics, config.store_dir(), store_readable));
     #[cfg(feature = "control")]
-    let pages = pages::start(config, &store, &shutdown, roles, (control.handle(), from_cores), server.local_addr())?;
+    let pages = pages::start(config, &store, readiness, roles, (control.handle(), from_cores), server.local_addr())?;
     #[cfg(not(feature = "control"))]
     drop((from_cores, roles)); // the cores answer 404 for what is not media
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
@@ -144,9 +148,29 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     joined
 }
 
+fn telemetry_options(config: &Config) -> telemetry::Options {
+    let (log, traces) = (&config.log, &config.telemetry);
+    telemetry::Options {
+        filter: log.filter.clone(),
+        json: log.json,
+        access: log.access,
+        errors_per_s_max: log.errors_per_s_max,
+        trace: telemetry::trace::Options {
+            endpoint: traces.otlp_traces_endpoint.clone(),
+            service: traces.service_name.clone(),
+            hits_one_in: match traces.hit_ratio {
+                ratio if ratio > 0.0 => (1.0 / ratio).round() as u32,
+                _ => 0,
+            },
+            sampled_hits_per_s_max: traces.sampled_hits_per_s_max,
+        },
+    }
+}
+
 fn origin_options(config: &Config) -> origin::Options {
     let settings = &config.origin;
     let mut options = origin::Options { require_token: settings.require_token, ..origin::Options::default() };
+    options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
     options.gate.requests_max = settings.requests_in_flight_max;
     options.gate.bytes_max = settings.bytes_in_flight_max;
@@ -203,13 +227,34 @@ async fn serve_admin(listener: TcpListener, routes: Router, mut shutdown: Shutdo
     }
 }
 
-/// Histograms keep raw samples until somebody drains them; a scrape does, but nobody has to scrape.
-async fn keep_metrics_bounded(metrics: PrometheusHandle) {
+/// Every few seconds: samples the process, and looks whether the store can be read. Beside the probes and
+/// the scrapes: a disk that hangs must not make them hang.
+async fn look_around(metrics: Metrics, store: PathBuf, readable: Arc<AtomicBool>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        metrics.run_upkeep();
+        let (metrics, store) = (metrics.clone(), store.clone());
+        let look = move || {
+            metrics.tick();
+            std::fs::read_dir(store).is_ok()
+        };
+        let mut looking = tokio::task::spawn_blocking(look);
+        let seen = tokio::time::timeout(STORE_LOOK_MAX, &mut looking).await;
+        readable.store(matches!(seen, Ok(Ok(true))), Ordering::Relaxed);
+        if seen.is_err() {
+            let _ = looking.await; // one thread hangs on the disk, not one more every few seconds
+        }
     }
+}
+
+/// A store that takes longer to list a directory is not usable.
+const STORE_LOOK_MAX: Duration = Duration::from_secs(10);
+
+fn store_check() -> (admin::Check, Arc<AtomicBool>) {
+    let readable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
+    let seen = Arc::clone(&readable);
+    (Box::new(move || (!seen.load(Ordering::Relaxed)).then_some("store_unreadable")), readable)
 }
 
 async fn stop_on_second_signal(trigger: Arc<Trigger>) {

@@ -10,11 +10,10 @@ use tower::ServiceExt as _;
 #[cfg(feature = "transcode")]
 use super::demo;
 use super::{Roles, links};
-use crate::admin;
+use crate::admin::{self, Readiness};
 use crate::api::{self, App};
 use crate::base::Result;
 use crate::base::clock::Clock;
-use crate::base::shutdown::Shutdown;
 use crate::config::Config;
 use crate::server::{Body, handover};
 use crate::store::LocalStore;
@@ -29,7 +28,7 @@ pub(super) struct Running {
 pub(super) fn start(
     config: &Config,
     store: &LocalStore,
-    shutdown: &Shutdown,
+    readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
     addr: SocketAddr,
@@ -42,7 +41,8 @@ pub(super) fn start(
     let (demo_page, _) = (None, (roles, addr));
 
     let app = App { store: store.clone(), links: links(config)?, clock: Clock::System, demo: demo_page };
-    let routes = api::routes(Arc::new(app)).merge(admin::health(shutdown.clone()));
+    let routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
+    let routes = admin::observed(routes);
     runtime.spawn(answer(from_cores, routes));
     Ok(Running {
         #[cfg(feature = "transcode")]

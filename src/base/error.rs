@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use super::redact;
+
 /// Shorthand used throughout the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -73,7 +75,7 @@ impl Error {
         self.kind
     }
 
-    /// The message and every cause below it on one line, for the boundary.
+    /// The message and every cause below it on one line, for the boundary; without the secrets of URLs.
     pub fn chain(&self) -> String {
         let mut line = self.message.clone();
         let mut next = self.source();
@@ -82,7 +84,7 @@ impl Error {
             line.push_str(&cause.to_string());
             next = cause.source();
         }
-        line.replace(['\n', '\r'], " ")
+        redact::text(&line.replace(['\n', '\r'], " ")).into_owned()
     }
 }
 

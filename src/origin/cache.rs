@@ -5,15 +5,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Table;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use super::version::Version;
 use crate::base::id::{TrackId, VersionId};
+use crate::base::telemetry::{self, Histogram, histogram};
 use crate::base::{Error, Kind};
 use crate::store::local::LocalStore;
 
@@ -52,6 +54,15 @@ pub(super) enum Lookup {
     Wait,
 }
 
+/// Where the time of a fill went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stages {
+    /// Waiting for one of `Limits::fills_at_once`.
+    pub(super) queued: Duration,
+    /// Reading and checking the version.
+    pub(super) opened: Duration,
+}
+
 /// Why there is no version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missed {
@@ -70,9 +81,11 @@ pub(super) struct Cache {
     turns: Semaphore,
     store: LocalStore,
     limits: Limits,
+    /// Seconds of fills that found a version, found none, or failed.
+    seconds: [&'static Histogram; 3],
 }
 
-type Outcome = Result<Arc<Version>, Missed>;
+type Outcome = Result<(Arc<Version>, Stages), Missed>;
 
 #[derive(Clone)]
 struct Files;
@@ -94,7 +107,14 @@ impl Cache {
             turns: Semaphore::new(limits.fills_at_once.max(1)),
             store,
             limits,
+            seconds: ["ok", "missing", "failed"]
+                .map(|outcome| histogram(telemetry::FILL_SECONDS, &[("outcome", outcome)], &telemetry::histogram::SECONDS)),
         })
+    }
+
+    /// Versions being opened now, or waiting for it.
+    pub(super) fn fills(&self) -> usize {
+        self.lock().len()
     }
 
     /// The version, if it is open.
@@ -102,13 +122,13 @@ impl Cache {
         self.open.get(key)
     }
 
-    /// The version, opened by this call or by one that came before.
-    pub(super) async fn fill(self: &Arc<Cache>, key: Key) -> Result<(Arc<Version>, Lookup), Missed> {
+    /// The version, opened by this call or by one that came before, and where that one's time went.
+    pub(super) async fn fill(self: &Arc<Cache>, key: Key) -> Result<(Arc<Version>, Lookup, Stages), Missed> {
         let (mut outcome, lookup) = {
             let mut fills = self.lock();
             // It may have been opened between the caller's look and the lock.
             if let Some(version) = self.get(&key) {
-                return Ok((version, Lookup::Hit));
+                return Ok((version, Lookup::Hit, Stages::default()));
             }
             match fills.get(&key) {
                 Some(outcome) => (outcome.clone(), Lookup::Wait),
@@ -118,13 +138,14 @@ impl Cache {
                     fills.insert(key, rx.clone());
                     let fill = Fill { cache: self.clone(), key };
                     // Nobody joins it: those who wait see its outcome, or that it died.
-                    tokio::spawn(fill.run(tx));
+                    let span = tracing::info_span!("fill", track = %key.0, version = %key.1);
+                    tokio::spawn(fill.run(tx).instrument(span));
                     (rx, Lookup::Fill)
                 }
             }
         };
         match timeout(self.limits.wait, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone().expect("it was waited for").map(|version| (version, lookup)),
+            Ok(Ok(outcome)) => outcome.clone().expect("it was waited for").map(|(version, stages)| (version, lookup, stages)),
             Ok(Err(_)) | Err(_) => Err(Missed::Busy), // its core stopped, or it takes too long
         }
     }
@@ -142,18 +163,26 @@ struct Fill {
 
 impl Fill {
     async fn run(self, tell: watch::Sender<Option<Outcome>>) {
+        let began = Instant::now();
         let turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
+        let queued = began.elapsed();
         let (store, (track, id)) = (self.cache.store.clone(), self.key);
         let opened = tokio::task::spawn_blocking(move || Version::open(&store, track, id)).await;
         let outcome = match opened.unwrap_or_else(|died| Err(Error::internal("a fill died").because(died))) {
             Ok(version) => {
                 let version = Arc::new(version);
                 self.cache.open.insert(self.key, version.clone());
-                Ok(version)
+                Ok((version, Stages { queued, opened: began.elapsed() - queued }))
             }
             Err(error) => Err(explain(&error)),
         };
         drop(turn);
+        let which = match outcome {
+            Ok(_) => 0,
+            Err(Missed::NotFound) => 1,
+            Err(Missed::Busy | Missed::Broken) => 2,
+        };
+        self.cache.seconds[which].record_duration(began.elapsed());
         drop(self); // first out of the map: who comes now finds it in the table or starts afresh
         let _ = tell.send(Some(outcome)); // everyone may have left
     }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, counter, gauge};
 
 use super::cache::Lookup;
 use super::target::Route;
-use crate::base::telemetry;
+use crate::base::telemetry::{self, CLASSES, Histogram, histogram};
 use crate::cdn::bunny::Refused;
 use crate::server::gate::Gate;
 
@@ -22,11 +22,13 @@ pub(super) struct Metrics {
     refused: [Counter; 6],
     in_flight: Gauge,
     in_flight_bytes: Gauge,
+    fills: Gauge,
 }
 
 struct OfRoute {
     by_status: [Counter; STATUSES.len()],
-    seconds: Histogram,
+    /// By class of status, as in `CLASSES`.
+    seconds: [&'static Histogram; CLASSES.len()],
     body_bytes: Counter,
 }
 
@@ -37,7 +39,10 @@ impl Metrics {
             OfRoute {
                 by_status: STATUSES
                     .map(|status| counter!(telemetry::REQUESTS, "route" => route, "status" => status.to_string())),
-                seconds: histogram!(telemetry::REQUEST_SECONDS, "route" => route),
+                seconds: CLASSES.map(|class| {
+                    let labels = [("route", route), ("class", class)];
+                    histogram(telemetry::REQUEST_SECONDS, &labels, &telemetry::histogram::SECONDS)
+                }),
                 body_bytes: counter!(telemetry::BODY_BYTES, "route" => route),
             }
         };
@@ -51,6 +56,7 @@ impl Metrics {
             refused: REASONS.map(|reason| refused(reason.as_str())),
             in_flight: gauge!(telemetry::IN_FLIGHT),
             in_flight_bytes: gauge!(telemetry::IN_FLIGHT_BYTES),
+            fills: gauge!(telemetry::FILLS),
         }
     }
 
@@ -58,7 +64,7 @@ impl Metrics {
         let of_route = &self.routes[route as usize];
         let at = STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
         of_route.by_status[at].increment(1);
-        of_route.seconds.record(took.as_secs_f64());
+        of_route.seconds[telemetry::class_index(status.as_u16())].record_duration(took);
         of_route.body_bytes.increment(body_bytes);
     }
 
@@ -79,9 +85,10 @@ impl Metrics {
         self.refused[at.expect("every reason is listed")].increment(1);
     }
 
-    pub(super) fn sample(&self, gate: &Gate) {
+    pub(super) fn sample(&self, gate: &Gate, fills: usize) {
         self.in_flight.set(gate.requests() as f64);
         self.in_flight_bytes.set(gate.bytes() as f64);
+        self.fills.set(fills as f64);
     }
 }
 

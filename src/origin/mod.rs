@@ -9,8 +9,10 @@
 
 mod authorize;
 mod cache;
+mod cmcd;
 pub mod conditional;
 mod metrics;
+mod observe;
 pub mod range;
 mod respond;
 pub mod target;
@@ -23,11 +25,14 @@ use std::time::Instant;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{RANGE, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, StatusCode};
+use tracing::{Instrument as _, Span};
 
 pub use cache::Limits as CacheLimits;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
+use crate::base::telemetry::access;
+use crate::base::redact;
 use crate::cdn::bunny::Keys;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
 use crate::server::{Body, Service, reply};
@@ -35,6 +40,7 @@ use crate::store::local::LocalStore;
 use cache::{Cache, Lookup, Missed};
 use conditional::{Validators, Verdict};
 use metrics::Metrics;
+use observe::Carried;
 use range::Ranged;
 use respond::Templates;
 use target::{Route, Target};
@@ -50,6 +56,8 @@ pub struct Options {
     pub trust_proxy: bool,
     /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
     pub cache_control: String,
+    /// Whether even a hit says how long it took (`Server-Timing`). Default off: a cache in front keeps it.
+    pub time_hits: bool,
     /// How many answers and bytes may be on their way.
     pub gate: GateLimits,
     /// How many versions may be open.
@@ -62,6 +70,7 @@ impl Default for Options {
             require_token: true,
             trust_proxy: false,
             cache_control: "public, max-age=31536000, immutable".into(),
+            time_hits: false,
             gate: GateLimits::default(),
             cache: CacheLimits::default(),
         }
@@ -77,6 +86,7 @@ pub struct Origin {
     cache: Arc<Cache>,
     templates: Templates,
     metrics: Metrics,
+    cmcd: cmcd::Counters,
 }
 
 impl Origin {
@@ -90,6 +100,7 @@ impl Origin {
             cache: Cache::new(store, options.cache),
             templates: Templates::new(&options.cache_control)?,
             metrics: Metrics::new(),
+            cmcd: cmcd::Counters::new(),
             options,
             keys,
             clock,
@@ -143,18 +154,27 @@ impl Origin {
         let refused = authorize::authorize(&self.keys, target, query, client, self.clock.unix_s()).err()?;
         self.metrics.refused(refused);
         // Neither token nor URL: they would open the door for whoever reads the log.
-        tracing::debug!(reason = refused.as_str(), track = %target.track, %client, "refused");
+        tracing::debug!(reason = refused.as_str(), track = %target.track, client = redact::address(client), "refused");
         Some(respond::forbidden())
     }
 
     async fn answer_miss(&self, request: &Request<Incoming>, target: &Target<'_>, permit: Permit) -> Response<Body> {
+        // Inside the span of a sampled request, or one of its own.
+        let own = Span::current().is_none().then(|| observe::span(request, target.route()));
+        let filled = self.fill_and_send(request, target, permit);
+        let Some(span) = own else { return filled.await };
+        let response = filled.instrument(span.clone()).await;
+        observe::end_span(&span, &response);
+        response
+    }
+
+    async fn fill_and_send(&self, request: &Request<Incoming>, target: &Target<'_>, permit: Permit) -> Response<Body> {
         let started = Instant::now();
         match self.cache.fill((target.track, target.version)).await {
-            Ok((version, lookup)) => {
+            Ok((version, lookup, stages)) => {
                 self.metrics.found(lookup);
                 let mut response = self.send(request, target, &version, permit);
-                let outcome = if lookup == Lookup::Wait { "wait" } else { "miss" };
-                respond::time_miss(&mut response, outcome, started.elapsed());
+                respond::time_miss(&mut response, lookup, stages, started.elapsed());
                 response
             }
             Err(Missed::NotFound) => {
@@ -214,16 +234,34 @@ impl Service for Origin {
         let started = Instant::now();
         let target = Target::decode(request.uri().path());
         let route = target.as_ref().map_or(Route::Unknown, Target::route);
-        let response = self.answer(&request, peer, target).await;
+        let carried = Carried::by(&request);
+        let span = carried.span(&request, route);
+        let mut response = self.answer(&request, peer, target).instrument(span.clone()).await;
         let body_bytes = match *request.method() {
             Method::HEAD => 0,
             _ => response.body().size_hint().exact().unwrap_or(0),
         };
-        self.metrics.answered(route, response.status(), body_bytes, started.elapsed());
+        let (status, took) = (response.status(), started.elapsed());
+        self.metrics.answered(route, status, body_bytes, took);
+        if !span.is_none() {
+            observe::end_span(&span, &response);
+        }
+        if status.as_u16() < 400 {
+            if carried.cmcd {
+                self.cmcd.count(&request);
+            }
+            if self.options.time_hits {
+                respond::time_hit(&mut response, took);
+            }
+        }
+        if status.as_u16() >= 400 || access::wants_all() {
+            let client = authorize::client(&request, peer, self.options.trust_proxy);
+            observe::close(&request, client, route, &mut response, body_bytes, took);
+        }
         response
     }
 
     fn on_tick(&self) {
-        self.metrics.sample(&self.gate);
+        self.metrics.sample(&self.gate, self.cache.fills());
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::cache::{Lookup, Stages};
 use super::version::{Content, Media, Object, Version};
 use crate::base::Result;
 use crate::base::error::Error;
@@ -134,10 +135,29 @@ pub(super) fn preflight() -> Response<Body> {
     response
 }
 
-/// Says how long a miss took.
-pub(super) fn time_miss(response: &mut Response<Body>, outcome: &str, took: Duration) {
-    let timing = format!("cache;desc={outcome}, open;dur={:.1}", took.as_secs_f64() * 1e3);
+/// Says where the time of a miss went: in the queue and the fill that it caused, or waiting for another's.
+pub(super) fn time_miss(response: &mut Response<Body>, lookup: Lookup, stages: Stages, took: Duration) {
+    let timing = match lookup {
+        Lookup::Wait => format!("cache;desc=wait, wait;dur={:.1}", ms(took)),
+        _ => format!("cache;desc=miss, queue;dur={:.1}, fill;dur={:.1}", ms(stages.queued), ms(stages.opened)),
+    };
     response.headers_mut().insert(SERVER_TIMING, ascii(timing));
+}
+
+/// Says how long a hit took; only for those who ask for it, a cache in front keeps it with the answer.
+pub(super) fn time_hit(response: &mut Response<Body>, took: Duration) {
+    let timing = || ascii(format!("cache;desc=hit, total;dur={:.3}", ms(took)));
+    response.headers_mut().entry(SERVER_TIMING).or_insert_with(timing);
+}
+
+/// Says how long a refusal took.
+pub(super) fn time_refusal(response: &mut Response<Body>, took: Duration) {
+    let timing = || ascii(format!("total;dur={:.3}", ms(took)));
+    response.headers_mut().entry(SERVER_TIMING).or_insert_with(timing);
+}
+
+fn ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
 }
 
 fn body(object: &Object<'_>, range: Range<u64>) -> Body {

@@ -24,6 +24,7 @@ use super::core::Core;
 use super::socket::Socket;
 use super::watch::{Phase, Verdict, Watched};
 use super::{Service, reply};
+use crate::base::telemetry;
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -58,7 +59,12 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 Verdict::Drain => connection.as_mut().graceful_shutdown(),
             }
             // An error here is the peer's: a bad request (already answered) or a lost connection.
-            connection.as_mut().poll(cx).map(|_| End::Done)
+            connection.as_mut().poll(cx).map(|end| {
+                if let Err(error) = end {
+                    count_unreadable(&error);
+                }
+                End::Done
+            })
         });
         match end.await {
             End::Done => return,
@@ -74,7 +80,10 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 let socket = Pin::into_inner(connection).into_parts().io;
                 match phase {
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
-                    Phase::Head => socket.try_write(TOO_SLOW),
+                    Phase::Head => {
+                        telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
+                        socket.try_write(TOO_SLOW);
+                    }
                     Phase::Busy | Phase::Flushing => socket.reset_on_close(),
                     _ => {}
                 }
@@ -121,7 +130,10 @@ async fn answer<S: Service>(
 ) -> Response<Sent> {
     watched.enter(Phase::Busy);
     let response = match refused_at_the_door(core, &request) {
-        Some(refusal) => refusal,
+        Some(refusal) => {
+            telemetry::door_refused(refusal.status().as_u16());
+            refusal
+        }
         None if core.service.takes(request.uri().path()) => core.service.call(request, peer).await,
         None => match &core.handover {
             Some(handover) => handover.call(request, peer).await,
@@ -129,6 +141,15 @@ async fn answer<S: Service>(
         },
     };
     response.map(|body| Sent { body, watched })
+}
+
+/// Counts what hyper refused by itself, before there was a request.
+fn count_unreadable(error: &hyper::Error) {
+    if error.is_parse_too_large() {
+        telemetry::door_refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
+    } else if error.is_parse() {
+        telemetry::door_refused(StatusCode::BAD_REQUEST.as_u16());
+    }
 }
 
 /// What no part of the program should have to look at.

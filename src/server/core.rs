@@ -223,6 +223,7 @@ fn turn_away(stream: TcpStream) {
         Connection: close\r\n\r\ntoo many connections\n";
     /// Turned away, but not yet gone: a bound on what a flood can hold.
     static LEAVING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(256);
+    telemetry::door_refused(503);
     let _ = stream.try_write(ANSWER);
     let Ok(leaving) = LEAVING.try_acquire() else { return };
     tokio::task::spawn_local(async move {

@@ -14,7 +14,8 @@ pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allo
 /// The headers that let any page read an answer; on every status.
 pub fn open_to_all(headers: &mut HeaderMap) {
     /// What a script may read beside the safelisted headers (Fetch standard, CORS-safelisted).
-    const EXPOSED: &str = "Content-Length, Content-Range, Accept-Ranges, ETag, Date, Server-Timing, Retry-After";
+    const EXPOSED: &str = "Content-Length, Content-Range, Accept-Ranges, ETag, Date, Server-Timing, Retry-After, \
+        X-Request-Id";
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     headers.insert(TIMING_ALLOW_ORIGIN, HeaderValue::from_static("*"));

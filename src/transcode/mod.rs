@@ -118,6 +118,7 @@ pub fn run(
     on_progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<VersionIndex> {
+    let _span = tracing::info_span!("transcode", rungs = ladder.rungs.len()).entered();
     let job = Job::open(input, options)?;
     let mut workspace = Workspace::new(work_dir, options.limits.output_bytes_max);
     let index = job.transcode(ladder, &mut workspace, options, on_progress, cancel).map_err(|e| job.blame(e))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) fn segue() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
     // Nothing of the developer's settings leaks into a test.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEGUE_") || name == "PORT") {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEGUE_") || name.starts_with("OTEL_") || name == "PORT") {
         command.env_remove(name);
     }
     command
@@ -81,6 +81,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts on free loopback ports and waits until it says where it listens.
     pub(crate) fn start(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Server {
+        Server::start_logging_to(Stdio::inherit(), data, args, env)
+    }
+
+    /// As `start`, with the log where the test wants it.
+    pub(crate) fn start_logging_to(log: Stdio, data: &Path, args: &[&str], env: &[(&str, &str)]) -> Server {
         let mut child = segue()
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -88,6 +93,7 @@ impl Server {
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

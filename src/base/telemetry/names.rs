@@ -1,0 +1,124 @@
+//! Every metric: its name, what it counts, by which labels. `docs/OPERATIONS.md` explains them to
+//! operators; a test compares that table, this one and a scrape.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Samples by size.
+    Histogram,
+}
+
+/// Requests answered, by `route` template and `status`.
+pub const REQUESTS: &str = "segue_origin_requests_total";
+/// Time from the decoded request head to the response handed to hyper, in seconds, by `route` template
+/// and `class` of status.
+pub const REQUEST_SECONDS: &str = "segue_origin_request_seconds";
+/// Body bytes announced, by `route` template.
+pub const BODY_BYTES: &str = "segue_origin_body_bytes_total";
+/// Body bytes by how they left: `path` is `sendfile`, `edge` (up to the first page boundary, beside the
+/// head) or `copy`.
+pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
+/// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
+pub const LOOKUPS: &str = "segue_origin_lookups_total";
+/// Time to open a version, in seconds, by `outcome`.
+pub const FILL_SECONDS: &str = "segue_origin_fill_seconds";
+/// Versions being opened, or waiting for it.
+pub const FILLS: &str = "segue_origin_fills_in_flight";
+/// Requests refused, by `reason`.
+pub const REFUSED: &str = "segue_origin_refused_total";
+/// Open connections now.
+pub const CONNECTIONS: &str = "segue_origin_connections";
+/// Requests in flight now.
+pub const IN_FLIGHT: &str = "segue_origin_requests_in_flight";
+/// Body bytes in flight now.
+pub const IN_FLIGHT_BYTES: &str = "segue_origin_bytes_in_flight";
+/// 1 when cold files are read by io_uring, 0 when by threads.
+pub const IO_URING: &str = "segue_origin_io_uring";
+/// Control requests answered, by `route` template and `class` of status.
+pub const CONTROL_SECONDS: &str = "segue_control_request_seconds";
+
+/// Requests with CMCD, by `sf` (streaming format) and `ot` (object type).
+pub const CMCD_REQUESTS: &str = "segue_cmcd_requests_total";
+/// … of them, those that said that the player had run dry (`bs`).
+pub const CMCD_STARVED: &str = "segue_cmcd_starvations_total";
+/// … and those needed urgently to start, seek or recover (`su`).
+pub const CMCD_STARTUP: &str = "segue_cmcd_startups_total";
+/// Requests whose CMCD could not be read, or was too long.
+pub const CMCD_INVALID: &str = "segue_cmcd_invalid_total";
+/// Media the player held (`bl`), in seconds.
+pub const CMCD_BUFFER: &str = "segue_cmcd_buffer_length_seconds";
+/// Time until the player would run dry without this object (`dl`), in seconds.
+pub const CMCD_DEADLINE: &str = "segue_cmcd_deadline_seconds";
+/// Throughput the player measured (`mtp`), in bits per second.
+pub const CMCD_MEASURED: &str = "segue_cmcd_measured_throughput_bits_per_second";
+/// Encoded bitrate of the object (`br`), in bits per second.
+pub const CMCD_BITRATE: &str = "segue_cmcd_encoded_bitrate_bits_per_second";
+/// Most throughput the player has use for (`rtp`), in bits per second.
+pub const CMCD_REQUESTED: &str = "segue_cmcd_requested_throughput_bits_per_second";
+
+/// Log lines left out because the writer was behind.
+pub const LOG_DROPPED: &str = "segue_log_dropped_total";
+/// Access log lines left out because there were too many errors in a second.
+pub const ACCESS_SUPPRESSED: &str = "segue_log_access_suppressed_total";
+/// Batches of spans that no collector took.
+pub const TRACE_FAILED: &str = "segue_trace_export_failures_total";
+/// 1, with the `version` of the program.
+pub const BUILD_INFO: &str = "segue_build_info";
+
+pub(super) const PROCESS_CPU: &str = "process_cpu_seconds_total";
+pub(super) const PROCESS_RESIDENT: &str = "process_resident_memory_bytes";
+pub(super) const PROCESS_VIRTUAL: &str = "process_virtual_memory_bytes";
+pub(super) const PROCESS_OPEN_FDS: &str = "process_open_fds";
+pub(super) const PROCESS_MAX_FDS: &str = "process_max_fds";
+pub(super) const PROCESS_THREADS: &str = "process_threads";
+pub(super) const PROCESS_START: &str = "process_start_time_seconds";
+
+/// Kind, name and help of each.
+pub const ALL: &[(Kind, &str, &str)] = &[
+    (Kind::Counter, REQUESTS, "Requests answered, by route template and status; route door is before any route."),
+    (Kind::Histogram, REQUEST_SECONDS, "Seconds from the request head to the head of the answer, by route and status class."),
+    (Kind::Counter, BODY_BYTES, "Body bytes announced, by route template."),
+    (Kind::Counter, SOCKET_BYTES, "Body bytes by the way they left: sendfile, edge or copy."),
+    (Kind::Counter, LOOKUPS, "Lookups of a version, by outcome: hit, fill, wait or missing."),
+    (Kind::Histogram, FILL_SECONDS, "Seconds to open a version, by outcome: ok, missing or failed."),
+    (Kind::Gauge, FILLS, "Versions being opened, or waiting for it."),
+    (Kind::Counter, REFUSED, "Requests and connections refused, by reason."),
+    (Kind::Gauge, CONNECTIONS, "Open connections."),
+    (Kind::Gauge, IN_FLIGHT, "Answers on their way."),
+    (Kind::Gauge, IN_FLIGHT_BYTES, "Body bytes on their way."),
+    (Kind::Gauge, IO_URING, "1 when cold files are read by io_uring, 0 when by threads."),
+    (Kind::Histogram, CONTROL_SECONDS, "Seconds to answer a control request, by route template and status class."),
+    (Kind::Counter, CMCD_REQUESTS, "Answered requests with CMCD, by streaming format and object type."),
+    (Kind::Counter, CMCD_STARVED, "CMCD bs: the player had run dry before this request."),
+    (Kind::Counter, CMCD_STARTUP, "CMCD su: needed urgently to start, seek or recover."),
+    (Kind::Counter, CMCD_INVALID, "Answered requests whose CMCD could not be read or was too long."),
+    (Kind::Histogram, CMCD_BUFFER, "CMCD bl: seconds of media the player held."),
+    (Kind::Histogram, CMCD_DEADLINE, "CMCD dl: seconds until the player would run dry without this object."),
+    (Kind::Histogram, CMCD_MEASURED, "CMCD mtp: throughput the player measured."),
+    (Kind::Histogram, CMCD_BITRATE, "CMCD br: encoded bitrate of the object."),
+    (Kind::Histogram, CMCD_REQUESTED, "CMCD rtp: the most throughput the player has use for."),
+    (Kind::Counter, LOG_DROPPED, "Log lines left out because standard error was too slow."),
+    (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
+    (Kind::Counter, TRACE_FAILED, "Batches of spans that the collector did not take; they are tried again, then dropped."),
+    (Kind::Gauge, BUILD_INFO, "1; the labels say what was built."),
+    (Kind::Counter, PROCESS_CPU, "Processor time used, user and system, in seconds."),
+    (Kind::Gauge, PROCESS_RESIDENT, "Resident memory, mapped media included."),
+    (Kind::Gauge, PROCESS_VIRTUAL, "Virtual memory; one window of it is reserved for mapped media."),
+    (Kind::Gauge, PROCESS_OPEN_FDS, "Open file descriptors."),
+    (Kind::Gauge, PROCESS_MAX_FDS, "File descriptors that may be open."),
+    (Kind::Gauge, PROCESS_THREADS, "Threads."),
+    (Kind::Gauge, PROCESS_START, "When the process started, in seconds since 1970."),
+];
+
+/// The help of a metric.
+///
+/// # Panics
+/// For a name that is not in the table: nobody could look it up.
+pub(super) fn help(name: &str) -> &'static str {
+    let found = ALL.iter().find(|(_, known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("{name} is not in telemetry::names::ALL")).2
+}
