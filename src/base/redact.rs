@@ -72,10 +72,10 @@ fn userinfo(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 fn prefixed(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let rest = &bytes[at..];
     let (skip, bytes_min) = match rest {
-        [b's', b'g', b'k', b'_', ..] => (4, 1),                    // our API keys
-        [b'H', b'S', b'2', b'5', b'6', b'-', ..] => (6, 1),        // Bunny's tokens
-        [b'e', b'y', b'J', ..] if is_jwt(rest) => (0, 20),         // JSON Web Tokens
-        _ if starts_with_word(bytes, at, b"bearer ") => (7, 8),    // RFC 6750 §2.1
+        [b's', b'g', b'k', b'_', ..] => (4, 1),                 // our API keys
+        [b'H', b'S', b'2', b'5', b'6', b'-', ..] => (6, 1),     // Bunny's tokens
+        [b'e', b'y', b'J', ..] if is_jwt(rest) => (0, 20),      // JSON Web Tokens
+        _ if starts_with_word(bytes, at, b"bearer ") => (7, 8), // RFC 6750 §2.1
         _ => return None,
     };
     let length = rest[skip..].iter().position(|b| !is_token_byte(*b)).unwrap_or(rest.len() - skip);
@@ -182,7 +182,8 @@ fn is_harmless(name: &[u8], value: &[u8]) -> bool {
 /// something secret.
 fn field(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let rest = &bytes[at..];
-    let name_bytes = rest.iter().take(NAME_BYTES_MAX).position(|b| !is_name_byte(*b) || *b == b'%').unwrap_or(rest.len());
+    let name_bytes =
+        rest.iter().take(NAME_BYTES_MAX).position(|b| !is_name_byte(*b) || *b == b'%').unwrap_or(rest.len());
     let name = rest.get(..name_bytes)?.to_ascii_lowercase();
     let secret = Secret::named(&name)?;
     let mut next = at + name_bytes;
@@ -237,11 +238,18 @@ impl Secret {
     fn named(name: &[u8]) -> Option<Secret> {
         const HEADERS: [&[u8]; 2] = [b"authorization", b"cookie"];
         const WORDS: [&[u8]; 10] = [
-            b"token", b"secret", b"password", b"passwd", b"signature", b"credential", b"api_key", b"api-key", b"apikey",
+            b"token",
+            b"secret",
+            b"password",
+            b"passwd",
+            b"signature",
+            b"credential",
+            b"api_key",
+            b"api-key",
+            b"apikey",
             b"key-pair-id",
         ];
-        const PARAMETERS: [&[u8]; 8] =
-            [b"policy", b"verify", b"sig", b"sid", b"cid", b"cmcd", b"hdnts", b"access_key"];
+        const PARAMETERS: [&[u8]; 8] = [b"policy", b"verify", b"sig", b"sid", b"cid", b"cmcd", b"hdnts", b"access_key"];
         let ends_with = |words: &[&[u8]]| words.iter().any(|word| name.ends_with(word));
         match name {
             _ if ends_with(&HEADERS) || name.starts_with(b"cmcd-") => Some(Secret::Header),
@@ -335,10 +343,22 @@ mod tests {
     }
 
     fn url_parameter() -> impl Strategy<Value = String> {
-        prop::sample::select(&[
-            "token", "bcdn_token", "verify", "Signature", "Policy", "Key-Pair-Id", "X-Amz-Signature", "X-Amz-Credential",
-            "X-Amz-Security-Token", "CMCD", "password", "anything",
-        ][..])
+        prop::sample::select(
+            &[
+                "token",
+                "bcdn_token",
+                "verify",
+                "Signature",
+                "Policy",
+                "Key-Pair-Id",
+                "X-Amz-Signature",
+                "X-Amz-Credential",
+                "X-Amz-Security-Token",
+                "CMCD",
+                "password",
+                "anything",
+            ][..],
+        )
         .prop_flat_map(spelled)
     }
 

@@ -108,7 +108,7 @@ impl Cache {
             store,
             limits,
             seconds: ["ok", "missing", "failed"]
-                .map(|outcome| histogram(telemetry::FILL_SECONDS, &[("outcome", outcome)], &telemetry::histogram::SECONDS)),
+                .map(|outcome| histogram(telemetry::FILL_SECONDS, &[("outcome", outcome)], &histogram::SECONDS)),
         })
     }
 
@@ -145,7 +145,9 @@ impl Cache {
             }
         };
         match timeout(self.limits.wait, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone().expect("it was waited for").map(|(version, stages)| (version, lookup, stages)),
+            Ok(Ok(outcome)) => {
+                outcome.clone().expect("it was waited for").map(|(version, stages)| (version, lookup, stages))
+            }
             Ok(Err(_)) | Err(_) => Err(Missed::Busy), // its core stopped, or it takes too long
         }
     }

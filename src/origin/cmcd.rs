@@ -244,7 +244,9 @@ mod tests {
 
     #[test]
     fn the_known_keys_are_read_with_their_types() {
-        let cmcd = read(r#"bl=21300,bs,br=160,cid="a,b=\"c",dl=18500,mtp=48100,ot=a,rtp=640,sf=h,sid="6e2f",su,v=1,com.x-y=3"#);
+        let cmcd = read(
+            r#"bl=21300,bs,br=160,cid="a,b=\"c",dl=18500,mtp=48100,ot=a,rtp=640,sf=h,sid="6e2f",su,v=1,com.x-y=3"#,
+        );
         let expected = Cmcd {
             format: 1,
             object: 1,
@@ -263,7 +265,21 @@ mod tests {
 
     #[test]
     fn what_has_the_wrong_type_is_skipped_and_said_to_be_flawed() {
-        for list in ["bl=-1", "bl=1.5", "bl", "bl=", "bl=99999999999", "bl=1000000001", "bs=1", "ot=x", "ot", "sf=\"h\"", ",", "=1", "cid=\"open"] {
+        for list in [
+            "bl=-1",
+            "bl=1.5",
+            "bl",
+            "bl=",
+            "bl=99999999999",
+            "bl=1000000001",
+            "bs=1",
+            "ot=x",
+            "ot",
+            "sf=\"h\"",
+            ",",
+            "=1",
+            "cid=\"open",
+        ] {
             assert_eq!(read(list), Cmcd { flawed: true, ..Cmcd::default() }, "{list}");
         }
         let mixed = read("bl=x,br=64");

@@ -41,7 +41,7 @@ impl Metrics {
                     .map(|status| counter!(telemetry::REQUESTS, "route" => route, "status" => status.to_string())),
                 seconds: CLASSES.map(|class| {
                     let labels = [("route", route), ("class", class)];
-                    histogram(telemetry::REQUEST_SECONDS, &labels, &telemetry::histogram::SECONDS)
+                    histogram(telemetry::REQUEST_SECONDS, &labels, &histogram::SECONDS)
                 }),
                 body_bytes: counter!(telemetry::BODY_BYTES, "route" => route),
             }

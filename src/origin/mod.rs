@@ -31,8 +31,8 @@ pub use cache::Limits as CacheLimits;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
-use crate::base::telemetry::access;
 use crate::base::redact;
+use crate::base::telemetry::access;
 use crate::cdn::bunny::Keys;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
 use crate::server::{Body, Service, reply};

@@ -24,8 +24,24 @@ pub struct Scale {
 /// 25 µs … 10 s, recorded in nanoseconds: a hit takes microseconds, a cold fill may take seconds.
 pub const SECONDS: Scale = Scale {
     bounds: &[
-        25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000,
-        100_000_000, 250_000_000, 500_000_000, 1_000_000_000, 2_500_000_000, 5_000_000_000, 10_000_000_000,
+        25_000,
+        50_000,
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_500_000_000,
+        5_000_000_000,
+        10_000_000_000,
     ],
     per_unit: 1e9,
 };
@@ -67,7 +83,8 @@ pub fn histogram(name: &'static str, labels: &[(&str, &str)], scale: &'static Sc
     }
     assert!(scale.bounds.len() <= BUCKETS_MAX, "{name} has too many buckets");
     let counts = [const { AtomicU64::new(0) }; BUCKETS_MAX + 1];
-    let made: &'static Histogram = Box::leak(Box::new(Histogram { name, labels, scale, counts, sum: AtomicU64::new(0) }));
+    let made: &'static Histogram =
+        Box::leak(Box::new(Histogram { name, labels, scale, counts, sum: AtomicU64::new(0) }));
     all.push(made);
     made
 }

@@ -105,7 +105,12 @@ impl io::Write for Line {
         }
         let bytes = kept.len();
         let fits = BYTES_WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes <= BYTES_WAITING_MAX;
-        if !fits || matches!(self.queue.try_send(Message::Line(kept)), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) {
+        if !fits
+            || matches!(
+                self.queue.try_send(Message::Line(kept)),
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+            )
+        {
             BYTES_WAITING.fetch_sub(bytes, Ordering::Relaxed);
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,7 +129,8 @@ pub(super) fn log_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         let trace = std::backtrace::Backtrace::capture(); // empty unless RUST_BACKTRACE asks for it
-        let trace = if trace.status() == std::backtrace::BacktraceStatus::Captured { trace.to_string() } else { String::new() };
+        let trace =
+            if trace.status() == std::backtrace::BacktraceStatus::Captured { trace.to_string() } else { String::new() };
         tracing::error!(place, thread = thread.name().unwrap_or_default(), trace, "panicked: {}", redact::text(what));
     }));
 }

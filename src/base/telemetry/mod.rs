@@ -27,6 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use access::Access;
 pub use histogram::{Histogram, histogram};
+use names::help;
 pub use names::*;
 
 use super::{Error, Result};
@@ -93,7 +94,7 @@ pub fn start_metrics() -> Result<Metrics> {
     let handle = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|cause| Error::internal("the metrics recorder cannot start").because(cause))?;
-    for (kind, name, help) in names::ALL {
+    for (kind, name, help) in ALL {
         match kind {
             Kind::Counter => metrics::describe_counter!(*name, *help),
             Kind::Gauge => metrics::describe_gauge!(*name, *help),
@@ -113,7 +114,7 @@ impl Metrics {
     /// that of connections, tracks or listeners.
     pub fn render(&self) -> String {
         let mut text = self.0.render();
-        histogram::render(&mut text, names::help);
+        histogram::render(&mut text, help);
         process::render(&mut text);
         text
     }
@@ -133,9 +134,10 @@ struct Door([(u16, Counter); 6]);
 
 impl Door {
     fn new() -> Door {
-        Door([400, 405, 408, 414, 431, 503].map(|status: u16| {
-            (status, counter!(REQUESTS, "route" => "door", "status" => status.to_string()))
-        }))
+        Door(
+            [400, 405, 408, 414, 431, 503]
+                .map(|status: u16| (status, counter!(REQUESTS, "route" => "door", "status" => status.to_string()))),
+        )
     }
 }
 

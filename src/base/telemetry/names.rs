@@ -80,7 +80,11 @@ pub(super) const PROCESS_START: &str = "process_start_time_seconds";
 /// Kind, name and help of each.
 pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, REQUESTS, "Requests answered, by route template and status; route door is before any route."),
-    (Kind::Histogram, REQUEST_SECONDS, "Seconds from the request head to the head of the answer, by route and status class."),
+    (
+        Kind::Histogram,
+        REQUEST_SECONDS,
+        "Seconds from the request head to the head of the answer, by route and status class.",
+    ),
     (Kind::Counter, BODY_BYTES, "Body bytes announced, by route template."),
     (Kind::Counter, SOCKET_BYTES, "Body bytes by the way they left: sendfile, edge or copy."),
     (Kind::Counter, LOOKUPS, "Lookups of a version, by outcome: hit, fill, wait or missing."),
@@ -103,7 +107,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, CMCD_REQUESTED, "CMCD rtp: the most throughput the player has use for."),
     (Kind::Counter, LOG_DROPPED, "Log lines left out because standard error was too slow."),
     (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
-    (Kind::Counter, TRACE_FAILED, "Batches of spans that the collector did not take; they are tried again, then dropped."),
+    (
+        Kind::Counter,
+        TRACE_FAILED,
+        "Batches of spans that the collector did not take; they are tried again, then dropped.",
+    ),
     (Kind::Gauge, BUILD_INFO, "1; the labels say what was built."),
     (Kind::Counter, PROCESS_CPU, "Processor time used, user and system, in seconds."),
     (Kind::Gauge, PROCESS_RESIDENT, "Resident memory, mapped media included."),

@@ -14,7 +14,7 @@ static SAMPLE: Mutex<String> = Mutex::new(String::new());
 
 /// Reads `/proc/self` once. Blocks for microseconds, or some ten milliseconds when the kernel is older
 /// than 6.2 and 100,000 connections are open. What cannot be read is left out.
-pub fn sample() {
+pub(super) fn sample() {
     let mut text = String::new();
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::read) {
         write_stat(&mut text, &stat);

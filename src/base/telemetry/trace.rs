@@ -142,7 +142,8 @@ mod export {
         let resource = Resource::builder().with_service_name(service.to_owned()).with_attribute(version).build();
         // The batch processor's defaults: 2,048 spans wait at most, 512 leave at a time, every 5 s.
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
-        let ours = filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO && meta.target().starts_with("segue"));
+        let ours =
+            filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO && meta.target().starts_with("segue"));
         let layer = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("segue"))
             .with_location(false)

@@ -228,7 +228,8 @@ fn a_miss_says_where_its_time_went_and_a_hit_when_it_is_asked_to() {
 
 #[test]
 fn the_access_log_is_one_line_a_request_without_the_listener() {
-    let seen = Seen::start(&[("SEGUE_LOG__ACCESS", "all"), ("SEGUE_LOG__JSON", "true"), ("SEGUE_LOG__FILTER", "error")]);
+    let seen =
+        Seen::start(&[("SEGUE_LOG__ACCESS", "all"), ("SEGUE_LOG__JSON", "true"), ("SEGUE_LOG__FILTER", "error")]);
     let path = seen.signed(&seen.segment(1));
     let unsigned = seen.segment(1);
     seen.get(&path, "CDN-RequestId: abc123\r\n").expect(200);
@@ -515,8 +516,17 @@ mod spans {
         seen.get(&format!("{file}?{query}"), &headers).expect(200);
         let plain = seen.segment(0);
         let names = [
-            "token", "verify", "Signature", "Policy", "Key-Pair-Id", "X-Amz-Signature", "X-Amz-Credential",
-            "X-Amz-Security-Token", "tok%65n", "CMCD", "anything",
+            "token",
+            "verify",
+            "Signature",
+            "Policy",
+            "Key-Pair-Id",
+            "X-Amz-Signature",
+            "X-Amz-Credential",
+            "X-Amz-Security-Token",
+            "tok%65n",
+            "CMCD",
+            "anything",
         ];
         for name in names {
             for path in [&*plain, "/tracks/x/master.m3u8", "/watch/x", "/nowhere", "/readyz"] {
