@@ -164,7 +164,7 @@ fn url_name(bytes: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
 
 /// Parameters that say something useful and open nothing.
 fn is_harmless(name: &[u8], value: &[u8]) -> bool {
-    let value_is = |allowed: fn(&u8) -> bool| value.len() <= 256 && value.iter().all(allowed);
+    let value_is = |allowed: fn(&u8) -> bool| value.len() <= 512 && value.iter().all(allowed);
     match name {
         b"expires" | b"x-amz-expires" | b"x-amz-date" | b"limit" | b"preview" => {
             // Behind a path token the path follows: it is looked at for itself.

@@ -17,7 +17,9 @@ const BUCKETS_MAX: usize = 20;
 pub struct Scale {
     /// Upper bounds, in the unit that is recorded. Invariant: sorted, at most `BUCKETS_MAX`.
     bounds: &'static [u64],
-    /// How many of the recorded unit are one of the unit that is shown.
+    /// What is recorded, times this …
+    times: f64,
+    /// … divided by this, is what is shown: two whole numbers, so that nothing is rounded.
     per_unit: f64,
 }
 
@@ -43,17 +45,20 @@ pub const SECONDS: Scale = Scale {
         5_000_000_000,
         10_000_000_000,
     ],
+    times: 1.0,
     per_unit: 1e9,
 };
 /// What players hold and wait for, 0.1 … 60 s, recorded in milliseconds.
 pub const PLAYER_SECONDS: Scale = Scale {
     bounds: &[100, 250, 500, 1_000, 2_000, 4_000, 6_000, 10_000, 15_000, 20_000, 30_000, 45_000, 60_000],
+    times: 1.0,
     per_unit: 1e3,
 };
 /// 32 kbit/s … 1 Gbit/s, recorded in kbit/s.
 pub const BITS_PER_SECOND: Scale = Scale {
     bounds: &[32, 64, 96, 128, 160, 256, 512, 1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000],
-    per_unit: 1e-3,
+    times: 1e3,
+    per_unit: 1.0,
 };
 
 /// One histogram; lives as long as the process.
@@ -89,6 +94,12 @@ pub fn histogram(name: &'static str, labels: &[(&str, &str)], scale: &'static Sc
     made
 }
 
+impl Scale {
+    fn shown(&self, recorded: u64) -> f64 {
+        recorded as f64 * self.times / self.per_unit
+    }
+}
+
 impl Histogram {
     /// Counts one sample. No lock, no allocation.
     pub fn record(&self, value: u64) {
@@ -108,12 +119,12 @@ impl Histogram {
         let mut cumulative = 0;
         for (at, bound) in scale.bounds.iter().enumerate() {
             cumulative += self.counts[at].load(Ordering::Relaxed);
-            let bound = *bound as f64 / scale.per_unit;
+            let bound = scale.shown(*bound);
             let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {cumulative}");
         }
         cumulative += self.counts[scale.bounds.len()].load(Ordering::Relaxed);
         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {cumulative}");
-        let sum = self.sum.load(Ordering::Relaxed) as f64 / scale.per_unit;
+        let sum = scale.shown(self.sum.load(Ordering::Relaxed));
         let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {cumulative}");
     }
@@ -141,7 +152,7 @@ mod tests {
 
     #[test]
     fn samples_land_in_cumulative_buckets_with_sum_and_count() {
-        static SCALE: Scale = Scale { bounds: &[100, 1_000], per_unit: 1e3 };
+        static SCALE: Scale = Scale { bounds: &[100, 1_000], times: 1.0, per_unit: 1e3 };
         let histogram = histogram("test_seconds", &[("route", "/a/\"{x}\"")], &SCALE);
         assert!(std::ptr::eq(histogram, super::histogram("test_seconds", &[("route", "/a/\"{x}\"")], &SCALE)));
         for value in [0, 100, 101, 5_000] {

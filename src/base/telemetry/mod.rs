@@ -47,7 +47,7 @@ pub struct Options {
     pub trace: trace::Options,
 }
 
-/// Logs and traces of the process. Dropping it writes what is still waiting, for a second or two at most.
+/// Logs and traces of the process. Dropping it writes what is still waiting, for a few seconds at most.
 #[derive(Debug)]
 #[must_use = "what waits to be written is lost unless this is dropped last"]
 pub struct Telemetry {
@@ -55,7 +55,7 @@ pub struct Telemetry {
 }
 
 /// How long the end of the process may wait for a collector, and for standard error.
-const FLUSH_MAX: Duration = Duration::from_secs(1);
+const FLUSH_MAX: Duration = Duration::from_secs(3);
 
 /// Starts the log and, when a collector is configured, traces. Lines go to standard error so that
 /// `--json` output stays clean. Once in a process.

@@ -243,7 +243,7 @@ fn the_access_log_is_one_line_a_request_without_the_listener() {
     assert_eq!((field(0, "status"), field(0, "body_bytes")), (200.into(), 3_000.into()));
     assert_eq!((field(0, "request_id"), field(0, "client")), ("abc123".into(), "127.0.0.0/24".into()));
     let message = field(0, "message").as_str().unwrap().to_owned();
-    assert!(message.starts_with("GET /bcdn_token=REDACTED&expires=") && message.ends_with(&unsigned), "{message}");
+    assert!(message.starts_with("GET /bcdn_token=REDACTED&") && message.ends_with(&unsigned), "{message}");
     assert_eq!((field(1, "status"), field(2, "status")), (403.into(), 404.into()));
     assert_eq!(field(2, "message"), "GET /watch/x?token=REDACTED");
     assert!(field(1, "request_id").as_str().unwrap().len() == 16 && field(0, "took_us").is_u64());
@@ -480,7 +480,7 @@ mod spans {
         for address in [hangs.local_addr().unwrap(), absent] {
             let endpoint = format!("http://{address}");
             let seen = Seen::start(&[OPEN, ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
-            for _ in 0..3_000 / 100 {
+            for _ in 0..10 {
                 let mut client = Client::to(seen.server.addr);
                 for n in 0..100 {
                     client.request("GET", &seen.segment(0), &traceparent(&format!("{:032x}", n + 1), "01")).expect(200);
