@@ -43,6 +43,10 @@ impl Templates {
             for place in [header::ETAG, header::LAST_MODIFIED, CDN_TAG] {
                 headers.insert(place, HeaderValue::from_static(""));
             }
+            if media.is_text() {
+                // On every answer, coded or not: a cache must not give one client another's coding.
+                headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            }
             reply::open_to_all(&mut headers);
             headers
         });
@@ -79,6 +83,7 @@ impl Templates {
     pub(super) fn not_modified(&self, version: &Version, object: Object<'_>) -> Response<Body> {
         let mut headers = fill_in(&self.whole, version, object);
         headers.remove(header::CONTENT_TYPE);
+        headers.remove(header::CONTENT_ENCODING);
         respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
     }
 }
@@ -109,6 +114,26 @@ pub(super) fn forbidden() -> Response<Body> {
 /// 500 for a version that is damaged.
 pub(super) fn broken() -> Response<Body> {
     reply::refusal(StatusCode::INTERNAL_SERVER_ERROR, "this object cannot be served\n")
+}
+
+/// 451 for a track that a legal demand has closed, and who closed it (RFC 7725 §3 and §4).
+pub(super) fn blocked(blocked_by: HeaderValue, explanation: String) -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "");
+    *response.body_mut() = Body::bytes(explanation);
+    response.headers_mut().insert(header::LINK, blocked_by);
+    response
+}
+
+/// 400 for a target that no client that means well sends, and the end of the connection.
+pub(super) fn bad_request() -> Response<Body> {
+    reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n")
+}
+
+/// 501 for a method that HTTP does not know (RFC 9110 §9.1).
+pub(super) fn not_implemented() -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::NOT_IMPLEMENTED, "method not implemented\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    response
 }
 
 /// 405, and what is allowed.
@@ -149,6 +174,9 @@ fn body(object: &Object<'_>, range: Range<u64>) -> Body {
 
 fn fill_in(templates: &[HeaderMap; 4], version: &Version, object: Object<'_>) -> HeaderMap {
     let mut headers = templates[object.media as usize].clone();
+    if let Some(coding) = object.coding {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
+    }
     set(&mut headers, &header::ETAG, object.etag);
     set(&mut headers, &header::LAST_MODIFIED, version.modified.clone());
     set(&mut headers, &CDN_TAG, version.tag.clone());
