@@ -58,7 +58,8 @@ pub struct Codings {
 }
 
 impl Codings {
-    /// Codes a document whose entity tag is `etag`, with its quotes. Takes about a millisecond for 100 KB.
+    /// Codes a document whose entity tag is `etag`, with its quotes. Takes 0.1 ms for a playlist of four
+    /// minutes, 12 ms for one of ten hours.
     pub fn of(bytes: &[u8], etag: &HeaderValue) -> Codings {
         let forms = Coding::ALL.into_iter().filter_map(|coding| {
             let coded = coding.encode(bytes);
@@ -182,7 +183,8 @@ fn weight(parameter: &[u8]) -> Option<u16> {
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    /// Measured on playlists of 2 to 240 KB: higher levels save under 1 % and take twice the time.
+    /// Measured on playlists of 4 minutes, 1 and 10 hours: 17, 122 and 1,108 µs. Level 9 saves nothing;
+    /// level 1 takes a fifth of the time but leaves JSON at more than twice the size.
     const LEVEL: u32 = 6;
     // No time and no name in the header: the same bytes on every node.
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(LEVEL));
@@ -190,8 +192,9 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn brotli(bytes: &[u8]) -> Vec<u8> {
-    /// Measured on playlists of 2 to 240 KB.
-    const QUALITY: i32 = 5;
+    /// Measured as above: 0.1, 0.9 and 11 ms, and 25, 55 and 72 % shorter than gzip. Quality 5 takes four
+    /// to twenty times as long and 11 a hundred times, to save at most 10 bytes in a hundred.
+    const QUALITY: i32 = 4;
     /// The smallest window that holds the document, 2^10 to 2^18 bytes: a larger one is only memory.
     const WINDOW_BITS: std::ops::RangeInclusive<i32> = 10..=18;
     let bits = usize::BITS - bytes.len().leading_zeros();

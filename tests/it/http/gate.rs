@@ -293,8 +293,12 @@ fn a_block_killed_at_any_moment_is_made_or_not_made() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let store = LocalStore::open(&data.join("store")).unwrap();
-    let (mut killed, mut acknowledged) = (0, vec![]);
-    for round in 0..60u64 {
+    let (mut delay_us, mut killed, mut acknowledged) = (500u64, 0, vec![]);
+    for round in 0.. {
+        assert!(delay_us < 60_000_000, "the command never ends");
+        if acknowledged.len() == 3 {
+            break;
+        }
         let id = TrackId::decode(&format!("trk_{round}")).unwrap();
         fs::create_dir(data.join("store/v").join(id.as_str())).unwrap();
         let mut child = segue()
@@ -304,7 +308,8 @@ fn a_block_killed_at_any_moment_is_made_or_not_made() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_micros(round * 400));
+        std::thread::sleep(Duration::from_micros(delay_us));
+        delay_us += delay_us / 12;
         let _ = child.kill();
         match child.wait().unwrap().success() {
             true => acknowledged.push(id),
