@@ -17,6 +17,7 @@ use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::Links;
 use crate::hls::playlist::Scope;
+use crate::origin::ALLOWED_HEADERS;
 use crate::origin::blocks::{Blocks, Standing};
 use crate::origin::conditional::{self, Validators, Verdict};
 use crate::store::LocalStore;
@@ -54,7 +55,7 @@ pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
         .route("/watch/{id}", get(watch))
-        .route("/tracks/{id}/master.m3u8", get(alias))
+        .route("/tracks/{id}/master.m3u8", get(alias).options(preflight))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -80,6 +81,18 @@ async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// 204 to a player on another site that adds headers of its own to its first request.
+async fn preflight() -> Response {
+    let headers = [
+        (header::ALLOW, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
 }
 
 async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {

@@ -9,7 +9,7 @@
 //! `segue_origin_blocks_age_seconds` grows. A mistake in a file must not show what a court has closed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -203,6 +203,8 @@ pub enum Standing {
 /// The snapshot requests ask; one for the process.
 pub struct Blocks {
     entries: ArcSwap<HashMap<TrackId, Entry>>,
+    /// Whether there are any entries. False only when the last snapshot was empty.
+    any: AtomicBool,
     link: HeaderValue,
     started: Instant,
     /// When the source was last understood, in milliseconds since `started`.
@@ -225,6 +227,7 @@ impl Blocks {
         let first = source.poll().context(|| "cannot learn which tracks are blocked, so nothing may be served")?;
         let blocks = Arc::new(Blocks {
             entries: ArcSwap::default(),
+            any: AtomicBool::new(false),
             link,
             started: Instant::now(),
             checked_ms: AtomicU64::new(0),
@@ -239,8 +242,11 @@ impl Blocks {
         Ok(blocks)
     }
 
-    /// How a track stands. One atomic load, and a hash when anything is blocked at all.
+    /// How a track stands. One plain load while nothing is blocked; else a hash, and never a lock.
     pub fn standing(&self, track: TrackId) -> Standing {
+        if !self.any.load(Ordering::Acquire) {
+            return Standing::Open;
+        }
         match self.entries.load().get(&track).map(|entry| entry.state) {
             None => Standing::Open,
             Some(State::Blocked) => Standing::Blocked,
@@ -274,7 +280,9 @@ impl Blocks {
     }
 
     fn take(&self, snapshot: Snapshot) {
+        let any = !snapshot.tracks.is_empty();
         self.entries.store(Arc::new(snapshot.tracks.into_iter().collect()));
+        self.any.store(any, Ordering::Release);
         self.understood();
     }
 

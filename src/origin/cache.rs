@@ -227,3 +227,31 @@ fn explain(error: &Error) -> Missed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_there_is_remembered_by_track_and_only_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let track = TrackId::decode("trk_1").unwrap();
+        let id = |digits: &str| VersionId::decode(&digits.repeat(20)).unwrap();
+        std::fs::create_dir_all(store.version_dir(track, id("aa"))).unwrap();
+        let cache = Cache::new(store.clone(), Limits::default());
+        for unknown in ["00", "01", "02"] {
+            assert_eq!(cache.fill((track, id(unknown))).await.unwrap_err(), Missed::NotFound);
+        }
+        let look = cache.looks.get(&track).expect("one look was remembered for all");
+        assert_eq!(*look.versions, [id("aa")]);
+        let believed = |age| {
+            cache.looks.insert(track, Look { at: Instant::now().checked_sub(age).unwrap(), ..look.clone() });
+            [id("aa"), id("00")].map(|version| cache.is_known_absent((track, version)))
+        };
+        assert_eq!(believed(Duration::ZERO), [false, true], "what is there is never called absent");
+        assert_eq!(believed(LOOK_TTL), [false, false]);
+        assert_eq!(cache.turns.available_permits(), 4);
+        assert!(cache.lock().is_empty());
+    }
+}

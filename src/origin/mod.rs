@@ -7,6 +7,7 @@
 //! `target` `blocks` `server::gate` `authorize` `cache` `version` `encoding` `conditional` `range`
 //! `respond`: always in this order. A hit copies no media byte, reads no file and waits for nothing.
 
+mod address;
 mod authorize;
 pub mod blocks;
 mod cache;
@@ -27,6 +28,7 @@ use hyper::header::{RANGE, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response};
 
 pub use cache::Limits as CacheLimits;
+pub use respond::ALLOWED_HEADERS;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
@@ -119,11 +121,8 @@ impl Origin {
         peer: SocketAddr,
         target: Option<Target<'_>>,
     ) -> Response<Body> {
-        if request.headers().contains_key(TRANSFER_ENCODING) {
+        if request.headers().contains_key(TRANSFER_ENCODING) || !address::is_sound(request) {
             // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
-            return respond::bad_request();
-        }
-        if is_misaddressed(request) {
             return respond::bad_request();
         }
         match *request.method() {
@@ -260,13 +259,4 @@ impl Service for Origin {
         self.metrics.sample(&self.gate);
         self.blocks.sample();
     }
-}
-
-/// Whether the target has a form that its method does not allow. RFC 9112 §3.2: `*` is for OPTIONS, an
-/// authority alone for CONNECT; RFC 9110 §4.2.4: user information in front of a host is an error.
-fn is_misaddressed(request: &Request<Incoming>) -> bool {
-    let uri = request.uri();
-    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    let path = uri.path();
-    has_user || !(path.starts_with('/') || path == "*" && *request.method() == Method::OPTIONS)
 }

@@ -20,6 +20,11 @@ const CDN_TAG: HeaderName = HeaderName::from_static("cdn-tag");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What a page may add to a request: ranges and conditions, and what players send to measure (CTA-5004
+/// CMCD).
+pub const ALLOWED_HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
+    Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
+
 /// The headers of every kind of object, with places for what differs.
 #[derive(Debug)]
 pub(super) struct Templates {
@@ -145,16 +150,13 @@ pub(super) fn method_not_allowed() -> Response<Body> {
 
 /// 204 to a preflight (Fetch standard, CORS-preflight) and to any other OPTIONS.
 pub(super) fn preflight() -> Response<Body> {
-    /// Ranges and conditions, and what players send to measure (CTA-5004 CMCD).
-    const HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
-        Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     reply::open_to_all(headers);
     headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }

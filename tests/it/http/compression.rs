@@ -2,7 +2,8 @@
 
 use std::io::Read as _;
 
-use super::bench::{Bench, Reply, Setup, TRACK};
+use super::bench::{Bench, Client, Reply, Setup, TRACK};
+use crate::support::published_server;
 
 /// Everything that is text, and so has coded forms.
 fn texts(bench: &Bench) -> Vec<String> {
@@ -173,4 +174,38 @@ fn two_nodes_code_to_the_same_bytes() {
             assert_eq!((here.header("etag"), &here.body), (there.header("etag"), &there.body), "{path}");
         }
     }
+}
+
+#[test]
+fn the_script_of_a_page_is_coded_and_revalidated_and_its_text_is_not() {
+    let served = published_server();
+    let ask = |path: &str, lines: &str| Client::to(served.server.addr).request("GET", path, lines);
+    let page_path = &served.watch[served.watch.find("/watch/").unwrap()..];
+    let page = ask(page_path, "Accept-Encoding: gzip, br\r\n");
+    // It holds signed URLs beside a title that others chose: coded together, lengths tell secrets (BREACH).
+    assert_eq!(page.expect(200).header("content-encoding"), None);
+    let html = String::from_utf8(page.body).unwrap();
+    let assets: Vec<_> = html.split('"').filter(|part| part.starts_with("/assets/")).collect();
+    assert_eq!(assets.len(), 2);
+    for path in assets {
+        let plain = ask(path, "");
+        for coding in ["gzip", "br"] {
+            let coded = ask(path, &format!("Accept-Encoding: {coding}\r\n"));
+            assert_eq!(coded.expect(200).header("content-encoding"), Some(coding));
+            assert!(decoded(&coded) == plain.body && coded.body.len() < plain.body.len() / 2, "{path}");
+            assert_eq!(coded.header("vary"), Some("Accept-Encoding"));
+            let tag = coded.header("etag").unwrap();
+            assert_ne!(Some(tag), plain.header("etag"));
+            let kept = ask(path, &format!("Accept-Encoding: {coding}\r\nIf-None-Match: {tag}\r\n"));
+            assert_eq!(kept.expect(304).header("etag"), Some(tag));
+            let head = Client::to(served.server.addr).request("HEAD", path, &format!("Accept-Encoding: {coding}\r\n"));
+            assert_eq!(head.expect(200).header("content-length"), coded.header("content-length"));
+        }
+        assert_eq!(plain.header("content-encoding"), None);
+        ask(path, "If-Match: \"x\"\r\n").expect(412);
+    }
+    let alias = format!("/tracks/{}/master.m3u8", page_path.strip_prefix("/watch/").unwrap());
+    let lines = "Origin: https://x.example\r\nAccess-Control-Request-Method: GET\r\n";
+    let preflight = Client::to(served.server.addr).request("OPTIONS", &alias, lines);
+    assert_eq!(preflight.expect(204).header("access-control-allow-origin"), Some("*"));
 }

@@ -438,6 +438,17 @@ fn a_target_has_the_form_that_its_method_allows() {
     // source, a recipient SHOULD parse for userinfo and treat its presence as an error".
     let (answer, _) = said_to(&bench, &format!("GET http://user@test{path} HTTP/1.1\r\nHost: test\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code … to any request message
+    // that contains more than one Host header field line or a Host header field with an invalid field value".
+    for host in ["a b", "x/y", "u@x", "x:y", "x:80:80", "[::1", "x?y", "http://x"] {
+        let (answer, answers) = said_to(&bench, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").repeat(2));
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answers == 1, "{host}: {answer}");
+    }
+    for host in ["", "x", "x:80", "192.0.2.1:8080", "[2001:db8::1]:443"] {
+        let mut client = bench.connect();
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        client.reply(false).unwrap().expect(200);
+    }
 }
 
 #[test]
