@@ -90,6 +90,9 @@ pub struct Origin {
     pub files_open_max: u64,
     /// Whether even a hit says how long it took; a cache in front keeps that with the answer.
     pub server_timing_on_hits: bool,
+    /// Whom answers name as the one who blocks a track (451): a page of the service. Unset: the public
+    /// base URL, else this server.
+    pub blocked_by: Option<String>,
     /// Signing keys.
     pub keys: Keys,
 }
@@ -181,6 +184,7 @@ impl Default for Origin {
             bytes_in_flight_max: 8 << 30,
             files_open_max: 8_192,
             server_timing_on_hits: false,
+            blocked_by: None,
             keys: Keys::default(),
         }
     }
@@ -286,6 +290,10 @@ impl Config {
         need(
             base.is_none_or(is_plain_http_url),
             "server.public_base_url is not a plain http:// or https:// URL: players could not follow it",
+        );
+        need(
+            self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
+            "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
         problems
     }

@@ -15,6 +15,7 @@ use crate::api::{self, App};
 use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::config::Config;
+use crate::origin::blocks::Blocks;
 use crate::server::{Body, handover};
 use crate::store::LocalStore;
 
@@ -27,7 +28,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    store: &LocalStore,
+    (store, blocks): (&LocalStore, Arc<Blocks>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -40,7 +41,8 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, (roles, addr));
 
-    let app = App { store: store.clone(), links: links(config)?, clock: Clock::System, demo: demo_page };
+    let links = links(config)?;
+    let app = App { store: store.clone(), links, blocks, clock: Clock::System, demo: demo_page };
     let routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
     let routes = admin::observed(routes);
     runtime.spawn(answer(from_cores, routes));
