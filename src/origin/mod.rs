@@ -11,6 +11,7 @@ mod authorize;
 mod cache;
 pub mod conditional;
 mod metrics;
+mod plain;
 pub mod range;
 mod respond;
 pub mod target;
@@ -30,7 +31,7 @@ use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::cdn::bunny::Keys;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
-use crate::server::{Body, Service, reply};
+use crate::server::{Body, Plain, PlainAnswer, Service, reply};
 use crate::store::local::LocalStore;
 use cache::{Cache, Lookup, Missed};
 use conditional::{Validators, Verdict};
@@ -221,6 +222,10 @@ impl Service for Origin {
         };
         self.metrics.answered(route, response.status(), body_bytes, started.elapsed());
         response
+    }
+
+    fn call_plain(&self, request: &Plain<'_>, peer: SocketAddr, head: &mut Vec<u8>) -> Option<PlainAnswer> {
+        self.answer_plain(request, peer, head)
     }
 
     fn on_tick(&self) {

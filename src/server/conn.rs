@@ -23,7 +23,7 @@ use super::body::{Body, BoxError};
 use super::core::Core;
 use super::socket::Socket;
 use super::watch::{Phase, Verdict, Watched};
-use super::{Service, reply};
+use super::{Service, plain, reply};
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -48,7 +48,7 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
         let (core, watched) = answers.clone();
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
-    while let Quiet::Readable = park(&socket, &watched).await {
+    while let plain::Next::Hyper = plain::serve(&mut socket, &watched, peer, &core).await {
         let mut connection = Box::pin(core.protocol.serve_connection(socket, service));
         let end = poll_fn(|cx| {
             match watched.verdict(cx) {
@@ -90,26 +90,6 @@ enum End {
     Done,
     Park,
     TimeUp,
-}
-
-enum Quiet {
-    Readable,
-    Over,
-}
-
-/// Waits for the first byte of a request with nothing in memory but the socket.
-async fn park(socket: &Socket, watched: &Watched) -> Quiet {
-    if watched.phase() == Phase::Idle {
-        watched.enter(Phase::Parked);
-    }
-    poll_fn(|cx| match watched.verdict(cx) {
-        Verdict::Close | Verdict::Drain => Poll::Ready(Quiet::Over),
-        Verdict::Go | Verdict::Park => socket.poll_readable(cx).map(|ready| match ready {
-            Ok(()) => Quiet::Readable,
-            Err(_) => Quiet::Over,
-        }),
-    })
-    .await
 }
 
 /// Answers one request.

@@ -3,5 +3,6 @@
 mod bench;
 mod conditions;
 mod limits;
+mod plain;
 mod semantics;
 mod tokens;
