@@ -58,7 +58,12 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 Verdict::Drain => connection.as_mut().graceful_shutdown(),
             }
             // An error here is the peer's: a bad request (already answered) or a lost connection.
-            connection.as_mut().poll(cx).map(|_| End::Done)
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(End::Done),
+                // All is answered: the next request may be plain again.
+                Poll::Pending if watched.phase() == Phase::Idle => Poll::Ready(End::Park),
+                Poll::Pending => Poll::Pending,
+            }
         });
         match end.await {
             End::Done => return,
