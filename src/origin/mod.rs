@@ -16,6 +16,7 @@ pub mod conditional;
 pub mod encoding;
 mod metrics;
 mod observe;
+mod plain;
 pub mod range;
 mod respond;
 pub mod target;
@@ -39,7 +40,7 @@ use crate::base::redact;
 use crate::base::telemetry::access;
 use crate::cdn::bunny::Keys;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
-use crate::server::{Body, Service, reply};
+use crate::server::{Body, Plain, PlainAnswer, Service, reply};
 use crate::store::local::LocalStore;
 use blocks::{Blocks, Standing, StoreSource};
 use cache::{Cache, Lookup, Missed};
@@ -291,6 +292,10 @@ impl Service for Origin {
             observe::close(&request, client, route, &mut response, body_bytes, took);
         }
         response
+    }
+
+    fn call_plain(&self, request: &Plain<'_>, peer: SocketAddr, head: &mut Vec<u8>) -> Option<PlainAnswer> {
+        self.answer_plain(request, peer, head)
     }
 
     fn on_tick(&self) {

@@ -21,7 +21,15 @@ pub enum Ranged {
 /// Several ranges are answered with the whole (§14.2 lets a server ignore the field): no player asks
 /// for them, and assembling parts on demand is how small requests become large answers (§17.15).
 pub fn resolve(header: Option<&HeaderValue>, length: u64) -> Ranged {
-    match header.and_then(|value| value.to_str().ok()).and_then(read) {
+    match header.and_then(|value| value.to_str().ok()) {
+        None => Ranged::Whole,
+        Some(text) => resolve_text(text, length),
+    }
+}
+
+/// The same for a header's text.
+pub fn resolve_text(text: &str, length: u64) -> Ranged {
+    match read(text) {
         None => Ranged::Whole,
         // §14.2: a server may ignore Range when there is nothing to select from.
         Some(_) if length == 0 => Ranged::Whole,

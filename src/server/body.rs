@@ -77,6 +77,13 @@ impl Body {
         Body { kind, _permit: None }
     }
 
+    /// Bytes `range` of a file if they may leave at once: in the page cache, and not more than a frame.
+    pub fn resident(file: &Mapped, range: Range<u64>) -> Option<Bytes> {
+        let all = FileRange { file: file.clone(), at: range.start, end: range.end, warming: None };
+        let whole = range.end - range.start <= FRAME_BYTES_MAX && all.resident_until(watch::now_tick()) == range.end;
+        whole.then(|| all.file.slice(range))
+    }
+
     /// A body from elsewhere, such as axum's.
     pub fn boxed<B>(body: B) -> Body
     where

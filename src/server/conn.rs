@@ -23,7 +23,7 @@ use super::body::{Body, BoxError};
 use super::core::Core;
 use super::socket::Socket;
 use super::watch::{Phase, Verdict, Watched};
-use super::{Service, reply};
+use super::{Service, plain, reply};
 use crate::base::telemetry;
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
@@ -49,7 +49,7 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
         let (core, watched) = answers.clone();
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
-    while let Quiet::Readable = park(&socket, &watched).await {
+    while let plain::Next::Hyper = plain::serve(&mut socket, &watched, peer, &core).await {
         let mut connection = Box::pin(core.protocol.serve_connection(socket, service));
         let end = poll_fn(|cx| {
             match watched.verdict(cx) {
@@ -59,12 +59,17 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 Verdict::Drain => connection.as_mut().graceful_shutdown(),
             }
             // An error here is the peer's: a bad request (already answered) or a lost connection.
-            connection.as_mut().poll(cx).map(|end| {
-                if let Err(error) = end {
-                    count_unreadable(&error);
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(end) => {
+                    if let Err(error) = end {
+                        count_unreadable(&error);
+                    }
+                    Poll::Ready(End::Done)
                 }
-                End::Done
-            })
+                // All is answered: the next request may be plain again.
+                Poll::Pending if watched.phase() == Phase::Idle => Poll::Ready(End::Park),
+                Poll::Pending => Poll::Pending,
+            }
         });
         match end.await {
             End::Done => return,
@@ -99,26 +104,6 @@ enum End {
     Done,
     Park,
     TimeUp,
-}
-
-enum Quiet {
-    Readable,
-    Over,
-}
-
-/// Waits for the first byte of a request with nothing in memory but the socket.
-async fn park(socket: &Socket, watched: &Watched) -> Quiet {
-    if watched.phase() == Phase::Idle {
-        watched.enter(Phase::Parked);
-    }
-    poll_fn(|cx| match watched.verdict(cx) {
-        Verdict::Close | Verdict::Drain => Poll::Ready(Quiet::Over),
-        Verdict::Go | Verdict::Park => socket.poll_readable(cx).map(|ready| match ready {
-            Ok(()) => Quiet::Readable,
-            Err(_) => Quiet::Over,
-        }),
-    })
-    .await
 }
 
 /// Answers one request.

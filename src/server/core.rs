@@ -3,14 +3,14 @@
 //! `listener → TcpStream → place in the limits → connection task`. At the end: stop accepting, tell
 //! every connection to finish, wait for them until the deadline, drop the rest.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
 use tokio::io::AsyncReadExt as _;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::SocketBytes;
 use super::handover::Handover;
 use super::socket::Tally;
+use super::plain::Scratch;
 use super::watch::{TICK, Watch};
 use super::{Limits, Service, conn};
 use crate::base::shutdown::{Phase, Shutdown};
@@ -34,6 +35,7 @@ pub(super) struct Core<S> {
     pub(super) protocol: http1::Builder,
     pub(super) tally: Arc<Tally>,
     pub(super) published: Cell<SocketBytes>,
+    pub(super) scratch: RefCell<Scratch>,
     pub(super) places: Arc<Places>,
 }
 
@@ -50,6 +52,7 @@ pub(super) struct Places {
     sent_by_kernel: metrics::Counter,
     sent_edges: metrics::Counter,
     sent_by_copy: metrics::Counter,
+    plain: metrics::Counter,
 }
 
 /// The right to be connected; dropping it gives it back.
@@ -72,6 +75,7 @@ impl Places {
             sent_by_kernel: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "sendfile"),
             sent_edges: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "edge"),
             sent_by_copy: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "copy"),
+            plain: metrics::counter!(telemetry::PLAIN),
         }
     }
 
@@ -188,6 +192,7 @@ impl<S: Service> Core<S> {
         loop {
             ticks.tick().await;
             self.watch.look();
+            self.scratch.borrow_mut().tell_date(SystemTime::now());
             self.publish_tally();
             self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);
             self.service.on_tick();
@@ -201,6 +206,7 @@ impl<S: Service> Core<S> {
         self.places.sent_by_kernel.increment(now.sendfile - before.sendfile);
         self.places.sent_edges.increment(now.edges - before.edges);
         self.places.sent_by_copy.increment(now.copied - before.copied);
+        self.places.plain.increment(now.plain - before.plain);
     }
 
     async fn wait_until_empty(&self) {

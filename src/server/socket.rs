@@ -40,6 +40,8 @@ pub(super) struct Tally {
     edges: AtomicU64,
     /// Body bytes copied from user space.
     copied: AtomicU64,
+    /// Requests answered without hyper.
+    plain: AtomicU64,
 }
 
 /// Body bytes that have left a server, by path.
@@ -52,12 +54,15 @@ pub struct SocketBytes {
     pub edges: u64,
     /// Copied from user space: playlists, small slices, answers of the control plane.
     pub copied: u64,
+    /// Requests that were plain, and answered without hyper.
+    pub plain: u64,
 }
 
 impl Tally {
     pub(super) fn read(&self) -> SocketBytes {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        SocketBytes { sendfile: read(&self.sendfile), edges: read(&self.edges), copied: read(&self.copied) }
+        let (sendfile, edges, copied) = (read(&self.sendfile), read(&self.edges), read(&self.copied));
+        SocketBytes { sendfile, edges, copied, plain: read(&self.plain) }
     }
 
     fn add(counter: &AtomicU64, bytes: usize) {
@@ -92,9 +97,31 @@ impl Socket {
         self.watched.on_read();
     }
 
-    /// Resolves when there is something to read, be it the end.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rewound.is_empty() { self.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    /// Whether bytes have been put back in front.
+    pub(super) fn is_rewound(&self) -> bool {
+        !self.rewound.is_empty()
+    }
+
+    /// Reads into `buffer`; nothing read is the end.
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        match buffer.filled().len() - before {
+            0 => self.at_end = true,
+            _ => self.watched.on_read(),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the peer has sent what nobody has read.
+    pub(super) fn has_unread(&self) -> bool {
+        let look = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.stream, &mut [0; 1][..], look), Ok((1.., _)))
+    }
+
+    /// Counts a request that was answered without hyper.
+    pub(super) fn count_plain(&self) {
+        Tally::add(&self.tally.plain, 1);
     }
 
     /// Makes the coming close a reset: a peer that does not read shall not leave its bytes to the
@@ -120,14 +147,10 @@ impl Read for Socket {
         }
         // SAFETY: `ReadBuf` only writes initialised bytes into the uninitialised part.
         let mut buffer = ReadBuf::uninit(unsafe { into.as_mut() });
-        ready!(Pin::new(&mut socket.stream).poll_read(cx, &mut buffer))?;
+        ready!(socket.poll_receive(cx, &mut buffer))?;
         let n = buffer.filled().len();
         // SAFETY: `buffer` has just filled the first `n` bytes of the cursor.
         unsafe { into.advance(n) };
-        match n {
-            0 => socket.at_end = true,
-            _ => socket.watched.on_read(),
-        }
         Poll::Ready(Ok(()))
     }
 }

@@ -156,6 +156,11 @@ impl Watched {
         self.verdict.replace(Verdict::Go)
     }
 
+    /// Takes back that a verdict was heard.
+    pub(super) fn pronounce_again(&self, verdict: Verdict) {
+        self.verdict.set(verdict);
+    }
+
     fn judge(&self, now: u32, limits: &Deadlines) -> Verdict {
         let age = now.wrapping_sub(self.since.get());
         match self.phase.get() {

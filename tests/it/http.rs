@@ -5,6 +5,7 @@ mod compression;
 mod conditions;
 mod gate;
 mod limits;
+mod plain;
 mod seeing;
 mod semantics;
 mod tokens;
