@@ -36,7 +36,7 @@ pub(super) struct PublishArgs {
     /// Audio files: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// What people call the track [default: the file's name].
+    /// What people call the track, at most 512 characters [default: the file's name].
     #[arg(long)]
     title: Option<String>,
     /// Publish as a new version of this track instead of a new track.
