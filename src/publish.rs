@@ -44,49 +44,51 @@ pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, 
 pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<VersionId> {
     package::check(index)?;
     for rung in &index.rungs {
-        let dir = tree.join(rung.path());
-        fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
-        cut_rung(&objects.join(&rung.object.name), rung, &dir)?;
-        write(&dir.join("index.m3u8"), &playlist::media(rung))?;
+        let dir = rung.path();
+        fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
+        cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
+        write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung))?;
     }
     for extra in &index.extras {
-        let (from, to) = (objects.join(&extra.object.name), tree.join(&extra.object.name));
-        fs::copy(&from, &to).context(|| format!("cannot write {}", to.display()))?;
+        let name = &extra.object.name;
+        fs::copy(objects.join(name), tree.join(name)).context(|| format!("cannot write {name}"))?;
     }
     for scope in Scope::ALL {
         if let Some(bytes) = playlist::multivariant(index, scope) {
-            write(&tree.join(scope.path()), &bytes)?;
+            write(tree, scope.path(), &bytes)?;
         }
     }
     let (document, version) = index.seal();
-    write(&tree.join(VERSION_DOCUMENT), &document)?;
+    write(tree, VERSION_DOCUMENT, &document)?;
     Ok(version)
 }
 
 /// Cuts a rung's file into its init section and its segments.
-fn cut_rung(object: &Path, rung: &Rung, dir: &Path) -> Result<()> {
-    let mut file = File::open(object).context(|| format!("cannot open {}", object.display()))?;
-    cut(&mut file, rung.init.bytes, &dir.join("init.mp4"))?;
+fn cut_rung(object: &Path, rung: &Rung, tree: &Path, dir: &str) -> Result<()> {
+    let read = || format!("cannot read back {}", rung.object.name);
+    let mut file = File::open(object).context(read)?;
+    cut(&mut file, rung.init.bytes, tree, &format!("{dir}/init.mp4"))?;
     for (number, (segment, start)) in rung.segments.iter().zip(rung.offsets()).enumerate() {
-        file.seek(SeekFrom::Start(start)).context(|| format!("cannot read {}", object.display()))?;
-        cut(&mut file, segment.bytes, &dir.join(playlist::segment_name(number)))?;
+        file.seek(SeekFrom::Start(start)).context(read)?;
+        cut(&mut file, segment.bytes, tree, &format!("{dir}/{}", playlist::segment_name(number)))?;
     }
     Ok(())
 }
 
-fn cut(file: &mut File, bytes: u64, path: &Path) -> Result<()> {
-    let what = || format!("cannot write {}", path.display());
-    let mut out = File::create_new(path).context(what)?;
+/// Errors name the file below the tree: where the tree lies until it is whole is nobody's business.
+fn cut(file: &mut File, bytes: u64, tree: &Path, name: &str) -> Result<()> {
+    let what = || format!("cannot write {name}");
+    let mut out = File::create_new(tree.join(name)).context(what)?;
     let copied = std::io::copy(&mut file.take(bytes), &mut out).context(what)?;
     if copied != bytes {
-        return Err(Error::internal(format!("{} would have {copied} bytes, its index says {bytes}", path.display())));
+        return Err(Error::internal(format!("{name} would have {copied} bytes, its index says {bytes}")));
     }
     Ok(())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || File::create_new(path)?.write_all(bytes);
-    write().context(|| format!("cannot write {}", path.display()))
+fn write(tree: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let write = || File::create_new(tree.join(name))?.write_all(bytes);
+    write().context(|| format!("cannot write {name}"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
 use crate::store::LocalStore;
 
+/// The longest title in characters: more than any song's, less than a page.
+pub const TITLE_CHARS_MAX: usize = 512;
+
 /// What the control plane knows of a track.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Track {
@@ -29,6 +32,23 @@ impl Track {
     pub fn duration_s(&self) -> f64 {
         self.samples as f64 / f64::from(self.rate.max(1))
     }
+}
+
+/// Checks what somebody wants a track to be called.
+///
+/// # Errors
+/// `Usage` when it is empty, too long or has characters that are not text.
+pub fn check_title(title: &str) -> Result<()> {
+    let count = title.chars().count();
+    if title.trim().is_empty() || count > TITLE_CHARS_MAX {
+        return Err(Error::usage(format!(
+            "a title has 1 to {TITLE_CHARS_MAX} characters, this one has {count}; choose another"
+        )));
+    }
+    if title.contains(char::is_control) {
+        return Err(Error::usage("a title has no line breaks and no control characters; leave them out"));
+    }
+    Ok(())
 }
 
 /// Reads a track. Blocks.

@@ -84,7 +84,8 @@ impl Error {
             line.push_str(&cause.to_string());
             next = cause.source();
         }
-        redact::text(&line.replace(['\n', '\r'], " ")).into_owned()
+        // Names and causes are other people's text: no line break and nothing that steers a terminal.
+        redact::text(&line.replace(char::is_control, " ")).into_owned()
     }
 }
 
@@ -137,10 +138,10 @@ mod tests {
 
     #[test]
     fn the_chain_is_one_line_from_the_outside_in() {
-        let inner = std::io::Error::other("disk\nfull");
+        let inner = std::io::Error::other("disk\nfull\x1b[2J");
         let outer: Result<()> = Err(inner).context(|| "cannot write segment 7");
         let top = outer.context(|| "cannot publish song.wav").unwrap_err();
-        assert_eq!(top.chain(), "cannot publish song.wav: cannot write segment 7: disk full");
+        assert_eq!(top.chain(), "cannot publish song.wav: cannot write segment 7: disk full [2J");
         assert_eq!(top.kind(), Kind::Internal);
     }
 }

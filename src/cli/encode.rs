@@ -1,6 +1,7 @@
 //! `segue publish`, `transcode`, `probe`, `pipelines`: from files to ladders, with a progress bar on a
 //! terminal and nothing left behind when it fails.
 
+use std::error::Error as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,24 +16,27 @@ use super::{Settings, say};
 use crate::app;
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
-use crate::base::id::TrackId;
+use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
 use crate::hls::playlist::Scope;
-use crate::hls::version::{Role, VersionIndex};
+use crate::hls::version::{Family, Role, VersionIndex};
 use crate::publish;
 use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
 use crate::tracks::{self, Track};
 use crate::transcode::{self, Options, Progress};
 
+/// The largest encoding plan we read, in bytes.
+const LADDER_BYTES_MAX: u64 = 1 << 20;
+
 #[derive(Args, Debug)]
 pub(super) struct PublishArgs {
     /// Audio files: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// What people call the track [default: the file's name].
+    /// What people call the track, at most 512 characters [default: the file's name].
     #[arg(long)]
     title: Option<String>,
     /// Publish as a new version of this track instead of a new track.
@@ -88,6 +92,9 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     if args.files.len() > 1 && (args.title.is_some() || args.track.is_some()) {
         return Err(Error::usage("--title and --track name one track: give one FILE with them"));
     }
+    if let Some(title) = &args.title {
+        tracks::check_title(title).map_err(|wrong| Error::usage(format!("--title: {}", wrong.chain())))?;
+    }
     let config = args.settings.load()?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
     let options = app::transcode_options(&config);
@@ -95,11 +102,22 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     for file in &args.files {
         transcode::check_input(file, &options)?;
     }
+    // A key that cannot be read must not show after a long transcode. One that is not there yet is made then.
+    if config.has_bunny_key() {
+        app::links(&config).map_err(|error| advised(error, &config.data, "--data"))?;
+    }
     let cancel = cancel_on_signal()?;
+    let store_dir = config.store_dir();
+    let mut made = MadeDirs::of(LocalStore::directories(&store_dir));
+    let known = known_track(args, &config)?;
     let mut failed = false;
     for file in &args.files {
-        match publish_one(args, file, &config, &ladder, &options, &cancel) {
-            Ok((track, index)) => report(args, &config, &track, &index)?,
+        let published = publish_one(args, file, known.as_ref(), &store_dir, &ladder, &options, &cancel);
+        match published.map_err(|error| advised(error, &store_dir, "--data")) {
+            Ok((track, index)) => {
+                made.keep();
+                report(args, &config, &track, &index)?;
+            }
             Err(error) if args.files.len() > 1 && error.kind() == Kind::Invalid => {
                 eprintln!("segue: {}", error.chain());
                 failed = true;
@@ -110,20 +128,40 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
+/// The track that `--track` names.
+fn known_track(args: &PublishArgs, config: &Config) -> Result<Option<Track>> {
+    let Some(id) = args.track else { return Ok(None) };
+    let store_dir = config.store_dir();
+    let unknown = || {
+        let data = config.data.display();
+        Error::not_found(format!(
+            "there is no track {id} in {data}; check the id and --data, or leave --track out for a new track"
+        ))
+    };
+    if !store_dir.exists() {
+        return Err(unknown());
+    }
+    let store = LocalStore::open(&store_dir).map_err(|error| advised(error, &store_dir, "--data"))?;
+    match tracks::read(&store, id) {
+        Err(error) if error.kind() == Kind::NotFound => Err(unknown()),
+        read => read.map(Some),
+    }
+}
+
 fn publish_one(
     args: &PublishArgs,
     file: &Path,
-    config: &Config,
+    known: Option<&Track>,
+    store_dir: &Path,
     ladder: &Ladder,
     options: &Options,
     cancel: &AtomicBool,
 ) -> Result<(Track, VersionIndex)> {
     // Opened for each file and not before the input was checked; making it is idempotent.
-    let store = LocalStore::open(&config.store_dir())?;
+    let store = LocalStore::open(store_dir)?;
     store.sweep()?;
-    let known = args.track.map(|id| tracks::read(&store, id)).transpose()?;
-    let id = known.as_ref().map_or_else(TrackId::random, |track| track.id);
-    let kept = known.map(|track| track.title);
+    let id = known.map_or_else(TrackId::random, |track| track.id);
+    let kept = known.map(|track| track.title.clone());
     let title = args.title.clone().or(kept).unwrap_or_else(|| title_of(file));
     let staging = store.stage()?;
     let index = run(file, ladder, staging.dir(), options, cancel)?;
@@ -141,8 +179,9 @@ fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionInd
         say(format!("{} \"{title}\" {:.1} s", track.id, track.duration_s()));
         say(format!("  stable    /tracks/{}/master.m3u8   page /watch/{}", track.id, track.id));
         say(format!("  AAC       {}", master(Scope::Aac)));
-        if track.lossless {
-            say(format!("  lossless  {}", master(Scope::Flac)));
+        if let Some(flac) = index.rungs.iter().find(|rung| rung.family == Family::Flac) {
+            let name = if index.is_lossless(flac) { "lossless" } else { "FLAC" };
+            say(format!("  {name:<9} {}", master(Scope::Flac)));
             say(format!("  all       {}", master(Scope::All)));
         }
         return Ok(());
@@ -155,7 +194,8 @@ fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionInd
                 "path": rung.path(), "codecs": rung.codecs, "rate": rung.rate, "channels": rung.channels,
                 "bits": rung.bits, "nominal_bps": rung.nominal_bps, "bandwidth": rung.peak_bps,
                 "average_bandwidth": rung.average_bps, "priming": rung.priming, "padding": rung.padding,
-                "samples": rung.samples, "segments": rung.segments.len(),
+                "samples": rung.samples, "segments": rung.segments.len(), "lossless": index.is_lossless(rung),
+                "resampled_from": (rung.rate != index.source.rate).then_some(index.source.rate),
             })
         })
         .collect();
@@ -181,24 +221,39 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
     let options = app::transcode_options(&config);
-    let out = &args.out;
-    refuse_used_directory(out)?;
+    refuse_used_directory(&args.out)?;
     transcode::check_input(&args.input, &options)?;
     let cancel = cancel_on_signal()?;
-
-    // Everything is made beside the target and renamed at the end: the target is whole or absent.
-    let absolute = std::path::absolute(out).context(|| format!("cannot resolve {}", out.display()))?;
-    let parent = absolute.parent().ok_or_else(|| Error::usage("--out cannot be the root directory"))?;
-    let mut made = MadeDirs::create_all(parent)?;
-    let partial = tempfile_in(parent, &absolute)?;
-    let objects = made_dir(partial.0.join("objects"))?;
-    let index = run(&args.input, &ladder, &objects, &options, &cancel)?;
-    let tree = made_dir(partial.0.join("tree"))?;
-    let version = publish::to_tree(&objects, &index, &tree)?;
-    put_tree(&tree, &absolute).context(|| format!("cannot put the finished tree at {}", out.display()))?;
-    made.keep();
-    say(format!("{} version {version} {:.1} s, {} rungs", out.display(), index.duration_s(), index.rungs.len()));
+    let made = transcode_to(&args.input, &args.out, &ladder, &options, &cancel);
+    let (version, index) = made.map_err(|error| advised(error, &args.out, "--out"))?;
+    let (out, seconds) = (args.out.display(), index.duration_s());
+    say(format!("{out} version {version} {seconds:.1} s, {} rungs", index.rungs.len()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Everything is made beside the target and renamed at the end: the target is whole or absent.
+fn transcode_to(
+    input: &Path,
+    out: &Path,
+    ladder: &Ladder,
+    options: &Options,
+    cancel: &AtomicBool,
+) -> Result<(VersionId, VersionIndex)> {
+    let absolute = std::path::absolute(out).context(|| format!("cannot resolve {}", out.display()))?;
+    let parent = absolute.parent().ok_or_else(|| Error::usage("--out cannot be the root directory; name another"))?;
+    let mut made = MadeDirs::of([parent.to_owned()]);
+    let making = || format!("cannot make {}", out.display());
+    std::fs::create_dir_all(parent).context(making)?;
+    let partial = Partial(parent.join(format!(".segue-{}.partial", std::process::id())));
+    let (objects, tree) = (partial.0.join("objects"), partial.0.join("tree"));
+    for dir in [&partial.0, &objects, &tree] {
+        std::fs::create_dir(dir).context(making)?;
+    }
+    let index = run(input, ladder, &objects, options, cancel)?;
+    let version = publish::to_tree(&objects, &index, &tree).context(making)?;
+    put_tree(&tree, &absolute).context(making)?;
+    made.keep();
+    Ok((version, index))
 }
 
 pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
@@ -257,7 +312,50 @@ fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &Ato
         cancel,
     );
     bar.finish_and_clear();
-    index
+    index.map_err(|error| match error.kind() {
+        Kind::Cancelled => {
+            let name = file.display();
+            Error::new(
+                Kind::Cancelled,
+                format!("interrupted while transcoding {name}; nothing of it was kept, start again"),
+            )
+        }
+        _ => error,
+    })
+}
+
+/// Adds what to do when the place to write to, and not the input, is why it failed.
+fn advised(error: Error, place: &Path, flag: &str) -> Error {
+    use std::io::ErrorKind;
+    let place = place.display();
+    let advice = match io_kind(&error) {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            format!("free space for {place}, or choose another place with {flag}")
+        }
+        Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            format!("let this user write to {place}, or choose another place with {flag}")
+        }
+        Some(
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::InvalidFilename,
+        ) => {
+            format!("choose another place with {flag}")
+        }
+        Some(ErrorKind::FileTooLarge) => "raise the limit on the size of files (ulimit -f)".to_owned(),
+        _ => return error,
+    };
+    Error::new(error.kind(), format!("{}; {advice}", error.chain()))
+}
+
+/// What the operating system said, if it was the operating system.
+fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
+            return Some(cause.kind());
+        }
+        next = cause.source();
+    }
+    None
 }
 
 fn progress_bar(file: &Path) -> ProgressBar {
@@ -272,15 +370,29 @@ fn progress_bar(file: &Path) -> ProgressBar {
 
 fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     let Some(path) = path else { return Ok(Ladder::default_audio()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| Error::usage(format!("cannot read the encoding plan {}", path.display())).because(cause))?;
-    Ladder::decode(&text, &path.display().to_string())
+    let name = path.display();
+    let unreadable = |cause: std::io::Error| {
+        Error::usage(format!("cannot read the encoding plan {name}: {cause}; check the path and its permissions"))
+    };
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() || about.len() > LADDER_BYTES_MAX {
+        return Err(Error::usage(format!(
+            "{name} is not an encoding plan; give a TOML file like pipelines/audio.toml"
+        )));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::usage(format!("{name} is not text; give a TOML file like pipelines/audio.toml")))?;
+    Ladder::decode(&text, &name.to_string()).map_err(|wrong| {
+        Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
+    })
 }
 
 fn title_of(file: &Path) -> String {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     // File names may hold line breaks; titles stand in lists and pages.
-    stem.replace(char::is_control, " ").trim().to_owned()
+    let title: String = stem.replace(char::is_control, " ").trim().chars().take(tracks::TITLE_CHARS_MAX).collect();
+    if title.is_empty() { "untitled".to_owned() } else { title }
 }
 
 /// Sets the flag on Ctrl-C or SIGTERM, so that a transcode stops its child and removes its files.
@@ -292,6 +404,13 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
         .enable_all()
         .build()
         .context(|| "cannot start the signal listener")?;
+    {
+        // Without a handler a file that reaches its limit (ulimit -f) kills the process where it stands; with
+        // one, which stays for good, the write fails and says so.
+        let _inside = runtime.enter();
+        let size_limit = tokio::signal::unix::SignalKind::from_raw(libc::SIGXFSZ);
+        drop(tokio::signal::unix::signal(size_limit).context(|| "cannot start the signal listener")?);
+    }
     let listen = move || {
         runtime.block_on(async {
             for _ in 0..2 {
@@ -322,11 +441,22 @@ fn put_tree(tree: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 fn refuse_used_directory(out: &Path) -> Result<()> {
+    let may_write = || rustix::fs::access(out, rustix::fs::Access::WRITE_OK).is_ok();
     match std::fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
+        Ok(true) if may_write() => Ok(()),
+        Ok(true) => Err(Error::usage(format!(
+            "this user may not write to {}; name another directory with --out",
+            out.display()
+        ))),
         Ok(false) => Err(Error::usage(format!("{} is not empty; name a new directory", out.display()))),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(cause) => Err(Error::usage(format!("cannot use {} for the output", out.display())).because(cause)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound && !out.is_symlink() => Ok(()),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::usage(format!("{} is a link to nothing; remove it or name another directory", out.display())))
+        }
+        Err(cause) => {
+            let out = out.display();
+            Err(Error::usage(format!("cannot use {out} for the output: {cause}; name a new or an empty directory")))
+        }
     }
 }
 
@@ -339,25 +469,18 @@ impl Drop for Partial {
     }
 }
 
-fn tempfile_in(parent: &Path, target: &Path) -> Result<Partial> {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    made_dir(parent.join(format!(".{name}.partial-{}", std::process::id()))).map(Partial)
-}
-
-fn made_dir(path: PathBuf) -> Result<PathBuf> {
-    std::fs::create_dir(&path).context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
-}
-
-/// The missing ancestors of the target that we made, removed again unless the work succeeds.
+/// Directories that were missing before we began, innermost first; removed again unless the work succeeds.
 struct MadeDirs(Vec<PathBuf>);
 
 impl MadeDirs {
-    fn create_all(dir: &Path) -> Result<MadeDirs> {
-        let missing: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
-        let made = MadeDirs(missing);
-        std::fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
-        Ok(made)
+    /// Looks which of these, and of what they are in, do not exist yet.
+    fn of(dirs: impl IntoIterator<Item = PathBuf>) -> MadeDirs {
+        let mut missing: Vec<PathBuf> = dirs
+            .into_iter()
+            .flat_map(|dir| dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect::<Vec<_>>())
+            .collect();
+        missing.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+        MadeDirs(missing)
     }
 
     fn keep(&mut self) {
@@ -367,7 +490,7 @@ impl MadeDirs {
 
 impl Drop for MadeDirs {
     fn drop(&mut self) {
-        // Innermost first; a directory that somebody else filled meanwhile stays.
+        // A directory that somebody else filled meanwhile stays.
         for dir in &self.0 {
             let _ = std::fs::remove_dir(dir);
         }

@@ -59,8 +59,9 @@ fn check_aligned(a: &Rung, b: &Rung) -> Result<()> {
     Ok(())
 }
 
-/// Length of `samples` at `from` Hz when resampled to `to` Hz. Rounded up, so that no sample of the
-/// source is lost, and a last segment of one sample exists on every rung or on none.
+/// Length of `samples` at `from` Hz when resampled to `to` Hz: what "as long as the source" means on a rung of
+/// another rate. Rounded up, so that no sample of the source is lost, and a last segment exists on every rung
+/// or on none.
 pub fn rescale(samples: u64, from: u32, to: u32) -> u64 {
     let scaled = (u128::from(samples) * u128::from(to)).div_ceil(u128::from(from.max(1)));
     u64::try_from(scaled).unwrap_or(u64::MAX)

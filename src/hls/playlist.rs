@@ -12,6 +12,9 @@ use super::version::{Family, Loudness, Rung, Segment, VersionIndex};
 /// `EXT-X-MAP` in a playlist that is not I-frames-only needs 6; 7 is what fMP4 clients expect (RFC 8216 §7).
 const PROTOCOL_VERSION: usize = 7;
 
+/// The least EXTINF, in microseconds.
+const DURATION_US_MIN: u128 = 1_000;
+
 /// Which rungs a multivariant playlist lists: one per entitlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -107,7 +110,8 @@ pub fn media(rung: &Rung) -> Vec<u8> {
 }
 
 /// EXTINF of each segment: the difference of its boundaries, each rounded to whole microseconds, so that
-/// the sum over any run of segments is within 1 µs of the media, however long the track is.
+/// the sum over any run of segments is within 1 µs of the media, however long the track is. A track of less
+/// than a millisecond says a millisecond, the least that ffmpeg takes for a duration.
 /// m3u8-rs holds an f32, which keeps six decimals below 8 s.
 fn durations_s(rung: &Rung) -> impl Iterator<Item = f32> {
     let rate = u128::from(rung.rate);
@@ -118,7 +122,7 @@ fn durations_s(rung: &Rung) -> impl Iterator<Item = f32> {
         let end_us = (ticks * 1_000_000 + rate / 2) / rate;
         let duration_us = end_us - start_us;
         start_us = end_us;
-        (duration_us as f64 / 1e6) as f32
+        (duration_us.max(DURATION_US_MIN) as f64 / 1e6) as f32
     })
 }
 
@@ -217,6 +221,14 @@ mod tests {
         let written = playlist.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.strip_suffix(','));
         let us: u64 = written.map(|s| (s.parse::<f64>().unwrap() * 1e6).round() as u64).sum();
         assert_eq!(us, (5_000 * 266_240 * 1_000_000u64 + 22_050) / 44_100);
+    }
+
+    #[test]
+    fn a_track_of_one_sample_has_a_duration_that_players_take() {
+        let mut rung = sample().rungs.remove(0);
+        rung.segments.truncate(1);
+        rung.segments[0].ticks = 1;
+        assert!(text(media(&rung)).contains("#EXTINF:0.001,"));
     }
 
     #[test]

@@ -278,6 +278,13 @@ impl VersionIndex {
         self.source.samples as f64 / f64::from(self.source.rate)
     }
 
+    /// Whether a rung decodes to the source bit by bit. A source at a rate that segments cannot be cut at is
+    /// resampled, and 32-bit samples become 24-bit ones.
+    pub fn is_lossless(&self, rung: &Rung) -> bool {
+        let Source { rate, channels, bits, .. } = self.source;
+        rung.family == Family::Flac && rung.rate == rate && rung.channels == channels && rung.bits >= bits
+    }
+
     /// Whether the version has rungs of this family.
     pub fn has(&self, family: Family) -> bool {
         self.rungs.iter().any(|rung| rung.family == family)
@@ -396,6 +403,20 @@ pub(crate) mod tests {
         let at = document.iter().position(|b| *b == b'9').unwrap();
         document[at] = b'8';
         assert!(VersionIndex::decode_as(id, &document).unwrap_err().chain().contains("altered"));
+    }
+
+    #[test]
+    fn only_flac_of_the_same_rate_and_depth_is_lossless() {
+        let check = |change: fn(&mut Source), lossless: bool| {
+            let mut index = sample();
+            change(&mut index.source);
+            let found: Vec<bool> = index.rungs.iter().map(|rung| index.is_lossless(rung)).collect();
+            assert_eq!(found, [false, false, lossless]);
+        };
+        check(|_| (), true);
+        check(|source| source.bits = 8, true);
+        check(|source| source.bits = 32, false);
+        check(|source| source.rate = 22_050, false);
     }
 
     #[test]

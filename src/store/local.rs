@@ -57,12 +57,16 @@ impl LocalStore {
     /// # Errors
     /// `Internal` when a directory cannot be made or written.
     pub fn open(root: &Path) -> Result<LocalStore> {
-        for dir in ["staging", "v", "tracks"] {
-            let path = root.join(dir);
+        for path in LocalStore::directories(root) {
             fs::create_dir_all(&path).context(|| format!("cannot make the store directory {}", path.display()))?;
         }
         let root = fs::canonicalize(root).context(|| format!("cannot open the store {}", root.display()))?;
         Ok(LocalStore { root: root.into() })
+    }
+
+    /// The directories that `open` makes below `root`.
+    pub fn directories(root: &Path) -> [PathBuf; 3] {
+        ["staging", "v", "tracks"].map(|name| root.join(name))
     }
 
     /// The directory of a version, whether or not it exists.

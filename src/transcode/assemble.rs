@@ -34,7 +34,7 @@ impl Workspace {
         let path = self.directory.join(name);
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(true);
-        let file = options.open(&path).context(|| format!("cannot write {}", path.display()))?;
+        let file = options.open(&path).context(|| format!("cannot write {name}"))?;
         self.written.push(path);
         Ok(file)
     }
@@ -43,7 +43,10 @@ impl Workspace {
     fn admit(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes as u64;
         match self.bytes > self.bytes_max {
-            true => Err(Error::invalid(format!("it makes more than {} MiB of output", self.bytes_max >> 20))),
+            true => Err(Error::invalid(format!(
+                "it makes more than {} MiB of output; split it into parts",
+                self.bytes_max >> 20
+            ))),
             false => Ok(()),
         }
     }
@@ -155,7 +158,9 @@ impl RungFile {
             return Err(Error::internal("the child made another format than planned"));
         }
         let uneven = segments.split_last().is_none_or(|(last, others)| {
-            last.ticks > plan.segment_samples || others.iter().any(|s| s.ticks != plan.segment_samples)
+            let tail = !others.is_empty() && last.ticks <= plan.tail_samples;
+            let long = last.ticks > plan.segment_samples + plan.tail_samples;
+            tail || long || others.iter().any(|s| s.ticks != plan.segment_samples)
         });
         if uneven {
             return Err(Error::internal("its segments are not cut where planned"));

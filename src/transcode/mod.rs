@@ -155,22 +155,27 @@ impl Job {
     fn open(input: &Path, options: &Options) -> Result<Job> {
         let name = input.display().to_string();
         let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
-        if name.starts_with("http://") || name.starts_with("https://") {
+        let scheme = name.split_once("://").map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric())) {
             return refuse("URLs are not read yet; download the file and give its path");
         }
         // Looked at before it is opened: opening a named pipe would wait for its other end.
-        let about = std::fs::metadata(input).context(|| format!("cannot open {name}, check the path"))?;
+        let about = std::fs::metadata(input).map_err(|cause| unopened(&name, cause))?;
         if about.is_dir() {
             return refuse("it is a directory; give the path of an audio file");
         }
         if !about.is_file() {
             return refuse("it is not a plain file; give the path of an audio file");
         }
-        let file = File::open(input).context(|| format!("cannot open {name}"))?;
-        let about = file.metadata().context(|| format!("cannot open {name}"))?;
+        let file = File::open(input).map_err(|cause| unopened(&name, cause))?;
+        let about = file.metadata().map_err(|cause| unopened(&name, cause))?;
         let most = options.limits.input_bytes_max;
         if about.len() > most {
-            return refuse(&format!("it has {} MiB; at most {} MiB are accepted", about.len() >> 20, most >> 20));
+            return refuse(&format!(
+                "it has {} MiB; at most {} MiB are accepted; split it",
+                about.len() >> 20,
+                most >> 20
+            ));
         }
         let sniffed = match sniff::sniff(&file, about.len()) {
             Ok(sniffed) => sniffed,
@@ -273,6 +278,18 @@ impl Job {
             bits: format.bits,
             samples: outcome.samples,
         })
+    }
+}
+
+/// Why an input cannot be opened, and what to do.
+fn unopened(name: &str, cause: std::io::Error) -> Error {
+    use std::io::ErrorKind;
+    match cause.kind() {
+        ErrorKind::NotFound => Error::not_found(format!("cannot open {name}: there is no such file; check the path")),
+        ErrorKind::PermissionDenied => {
+            Error::invalid(format!("cannot open {name}: this user may not read it; change its permissions"))
+        }
+        _ => Error::invalid(format!("cannot open {name}: {cause}; check the path")),
     }
 }
 

@@ -74,10 +74,15 @@ pub(super) struct RungPlan {
     pub(super) bits: u32,
     /// Presented samples in every segment but the last.
     pub(super) segment_samples: u64,
+    /// A last segment of at most so many samples is part of the one before it. A multiple of what it is on
+    /// the rung with the lowest rate, like `segment_samples`, so that all rungs decide alike.
+    pub(super) tail_samples: u64,
     /// Whether it is the preview and not a rung.
     pub(super) preview: bool,
 }
 
+/// Channels of 5.1, the most that is accepted.
+const CHANNELS_MAX: u32 = 6;
 /// Bit rate of the preview: plain enough for a taste, clean enough to want more.
 const PREVIEW_BPS: u32 = 128_000;
 
@@ -109,12 +114,18 @@ impl Format {
     pub(super) fn check(&self) -> Result<()> {
         // A damaged header can claim anything; an absurd rate would make time-bounded queues unbounded.
         if !(8_000..=384_000).contains(&self.rate) {
-            return Err(Error::invalid(format!("its sample rate of {} Hz is not in 8000..=384000", self.rate)));
+            return Err(Error::invalid(format!(
+                "its sample rate of {} Hz is not between 8000 and 384000 Hz; export it at 44100 or 48000 Hz",
+                self.rate
+            )));
         }
-        if !(1..=8).contains(&self.channels) {
-            return Err(Error::invalid(format!("its {} channels are not in 1..=8", self.channels)));
+        match self.channels {
+            1..=CHANNELS_MAX => Ok(()),
+            0 => Err(Error::invalid("its header says that it has no channels; export it again")),
+            n => Err(Error::invalid(format!(
+                "it has {n} channels, at most {CHANNELS_MAX} (5.1) are accepted; export it as stereo or 5.1"
+            ))),
         }
-        Ok(())
     }
 
     /// The rate all AAC rungs run at: the base of the source's family.
@@ -145,6 +156,8 @@ impl Format {
     fn rungs(&self, ladder: &Ladder) -> Vec<RungPlan> {
         let aac_rate = self.aac_rate();
         let segment = u64::from(ladder.segment_samples(aac_rate));
+        // A quarter of a second: added to six seconds it still rounds to a target duration of six.
+        let tail = u64::from(aac_rate / 4);
         let settle = |rung: &ladder::Rung| match rung.family {
             Family::Aac => RungPlan {
                 rung: rung.clone(),
@@ -152,6 +165,7 @@ impl Format {
                 channels: self.channels.min(2),
                 bits: 16,
                 segment_samples: segment,
+                tail_samples: tail,
                 preview: false,
             },
             Family::Flac => RungPlan {
@@ -160,6 +174,7 @@ impl Format {
                 channels: self.channels,
                 bits: if self.float || self.bits > 16 { 24 } else { 16 },
                 segment_samples: segment * u64::from(self.flac_rate() / aac_rate),
+                tail_samples: tail * u64::from(self.flac_rate() / aac_rate),
                 preview: false,
             },
         };
@@ -181,6 +196,8 @@ mod tests {
             assert_eq!(f.segment_samples, segment, "{rate}");
             assert_eq!(a.segment_samples * u64::from(f.rate), f.segment_samples * u64::from(a.rate), "{rate}");
             assert_eq!(f.segment_samples % 4096, 0, "{rate}");
+            assert_eq!(f.tail_samples, u64::from(f.rate / 4), "{rate}");
+            assert_eq!(a.tail_samples, u64::from(a.rate / 4), "{rate}");
         };
         check((44_100, 2, 16, false), (44_100, 2), (44_100, 2, 16), 266_240);
         check((48_000, 1, 24, false), (48_000, 1), (48_000, 1, 24), 294_912);
@@ -195,8 +212,10 @@ mod tests {
     #[test]
     fn absurd_formats_are_refused_with_the_range() {
         let format = Format { rate: 2_000_000_000, channels: 2, bits: 16, float: false };
-        assert!(format.check().unwrap_err().chain().contains("8000..=384000"));
-        let format = Format { rate: 44_100, channels: 9, ..format };
-        assert!(format.check().unwrap_err().chain().contains("1..=8"));
+        assert!(format.check().unwrap_err().chain().contains("not between 8000 and 384000 Hz; export it"));
+        let format = Format { rate: 44_100, channels: 7, ..format };
+        assert!(format.check().unwrap_err().chain().contains("7 channels, at most 6 (5.1) are accepted; export it"));
+        assert!(Format { channels: 0, ..format }.check().is_err());
+        assert!(Format { channels: 6, ..format }.check().is_ok());
     }
 }

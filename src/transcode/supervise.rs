@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -57,15 +58,19 @@ pub(super) fn attempt(
 fn check_time(limits: &Limits, started: Instant, wall: Duration, last_event: Option<Instant>) -> Result<()> {
     let late = |what: String| Err(Error::invalid(what));
     if started.elapsed() > wall {
-        return late(format!("gave up after {} s, the most that an input of its size may take", wall.as_secs()));
+        let most = wall.as_secs();
+        return late(format!(
+            "gave up after {most} s, the most that an input of its size may take; export it again as WAV or FLAC"
+        ));
     }
     match last_event {
         // Broken files make decoders search for ever without an error (seen once in 2000 starts).
         None if started.elapsed().as_secs() > limits.first_sample_s => {
-            late(format!("no audio could be decoded within {} s", limits.first_sample_s))
+            let most = limits.first_sample_s;
+            late(format!("no audio could be decoded within {most} s; export it again as WAV or FLAC"))
         }
         Some(at) if at.elapsed().as_secs() > limits.no_progress_s => {
-            late(format!("decoding stood still for {} s", limits.no_progress_s))
+            late(format!("decoding stood still for {} s; export it again as WAV or FLAC", limits.no_progress_s))
         }
         _ => Ok(()),
     }
@@ -95,6 +100,9 @@ impl Running {
             .env("MIMALLOC_ARENA_RESERVE", "32768") // KiB
             .env("MIMALLOC_PURGE_DELAY", "0")
             .current_dir("/")
+            // Ctrl-C goes to everything in the terminal's foreground group; we end the child ourselves, and
+            // say why. It dies with us in any case (sandbox.rs).
+            .process_group(0)
             .stdin(Stdio::from(source))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -133,12 +141,17 @@ impl Running {
         let out_of_memory = ["failed to allocate", "memory allocation of", "Cannot allocate memory"];
         if out_of_memory.iter().any(|words| said.contains(words)) {
             let mib = plan.memory_bytes_max >> 20;
-            return Error::invalid(format!("decoding it needs more memory than the {mib} MiB it may use"));
+            return Error::invalid(format!(
+                "decoding it needs more memory than the {mib} MiB it may use; export it again as WAV or FLAC"
+            ));
         }
         match signal_of(status) {
-            Some("SIGXCPU") => {
-                Error::invalid("decoding it takes more processor time than an input of its size may use")
-            }
+            Some("SIGXCPU") => Error::invalid(
+                "decoding it takes more processor time than an input of its size may use; export it again as WAV or FLAC",
+            ),
+            Some("SIGXFSZ") => Error::internal(
+                "the transcoder may not write its working files; raise the limit on the size of files (ulimit -f)",
+            ),
             Some(signal) => Error::internal(format!("the transcoder was ended by {signal} ({last})")),
             None => Error::internal(format!("the transcoder ended without a result, {status:?} ({last})")),
         }
@@ -183,8 +196,10 @@ fn tail(from: &mut impl Read) -> Vec<u8> {
 }
 
 fn signal_of(status: Option<ExitStatus>) -> Option<&'static str> {
-    use std::os::unix::process::ExitStatusExt as _;
     Some(match status?.signal()? {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
         libc::SIGKILL => "SIGKILL",
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGABRT => "SIGABRT",

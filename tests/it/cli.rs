@@ -82,12 +82,7 @@ fn every_wrong_input_is_refused_with_what_to_do_and_leaves_nothing() {
         refused(&["publish", input, "--data", data.to_str().unwrap()], 1, &[word, input]);
         refused(&["probe", input], 1, &[word, input]);
     }
-    let after: Vec<_> = files_below(dir.path()).into_iter().filter(|path| path.ends_with(".mp4")).collect();
-    assert!(after.is_empty(), "{after:?}");
-    assert!(!dir.path().join("deep").exists(), "directories made for the output are removed again");
-    let left: Vec<_> = files_below(dir.path()).into_iter().filter(|path| !before.contains(path)).collect();
-    let skeleton = ["data", "data/store", "data/store/staging", "data/store/tracks", "data/store/v"];
-    assert!(left.iter().all(|path| skeleton.contains(&path.as_str())), "{left:?}");
+    assert_eq!(files_below(dir.path()), before, "something is left behind");
 }
 
 #[test]
@@ -96,7 +91,153 @@ fn an_output_directory_that_is_used_is_refused() {
     fs::write(dir.path().join("precious"), b"x").unwrap();
     let out = dir.path().to_str().unwrap();
     refused(&["transcode", "song.wav", "--out", out], 2, &["not empty"]);
-    assert_eq!(files_below(dir.path()), ["precious"]);
+    let file = dir.path().join("precious").to_str().unwrap().to_owned();
+    refused(&["transcode", "song.wav", "--out", &file], 2, &["precious", "name a new or an empty directory"]);
+    let link = dir.path().join("link").to_str().unwrap().to_owned();
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    refused(&["transcode", "song.wav", "--out", &link], 2, &["link", "a link to nothing; remove it or name another"]);
+    let wav = published().source_wav;
+    let below = format!("{file}/deep/hls");
+    refused(&["transcode", wav.to_str().unwrap(), "--out", &below], 2, &[&below, "name a new or an empty directory"]);
+    let below = format!("{link}/hls");
+    refused(&["transcode", wav.to_str().unwrap(), "--out", &below], 1, &[&below, "choose another place with --out"]);
+    assert_eq!(files_below(dir.path()), ["link", "precious"]);
+}
+
+#[test]
+fn a_track_that_is_not_there_and_a_title_that_is_none_are_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = tone(dir.path(), "tone.wav", &[]);
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    let publish = |more: &[&str], code, words: &[&str]| {
+        refused(&[&["publish", &wav, "--data", data], more].concat(), code, words);
+        assert_eq!(files_below(dir.path()), ["tone.wav"]);
+    };
+    publish(&["--track", "nope"], 1, &["no track nope", data, "--track"]);
+    publish(&["--title", ""], 2, &["--title", "1 to 512 characters", "has 0"]);
+    publish(&["--title", "  "], 2, &["--title", "1 to 512 characters"]);
+    publish(&["--title", &"x".repeat(513)], 2, &["--title", "1 to 512 characters", "has 513"]);
+    publish(&["--title", "two\nlines"], 2, &["--title", "no line breaks"]);
+    publish(&["--title", "red \u{1b}[31m"], 2, &["--title", "control characters"]);
+    // The same in a store that is there: it stays as it was.
+    fs::create_dir_all(dir.path().join("data/store/tracks")).unwrap();
+    refused(&["publish", &wav, "--data", data, "--track", "nope"], 1, &["no track nope"]);
+    assert_eq!(files_below(dir.path()), ["data", "data/store", "data/store/tracks", "tone.wav"]);
+}
+
+#[test]
+fn an_encoding_plan_that_is_none_is_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pipe = dir.path().join("pipe").to_str().unwrap().to_owned();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let missing = dir.path().join("missing.toml").to_str().unwrap().to_owned();
+    for (plan, words) in [
+        (missing, ["missing.toml", "check the path"]),
+        (dir.path().to_str().unwrap().to_owned(), ["is not an encoding plan", "give a TOML file"]),
+        (pipe, ["pipe is not an encoding plan", "give a TOML file"]),
+        (file("noise.toml", b"\xff\xfe\0\x01"), ["noise.toml is not text", "give a TOML file"]),
+        (file("notes.toml", b"dear diary\n"), ["notes.toml:1:", "pipelines/README.md"]),
+        (file("empty.toml", b""), ["empty.toml:1:", "pipelines/README.md"]),
+    ] {
+        refused(&["pipelines", "check", &plan], 2, &words);
+        refused(&["transcode", "song.wav", "--out", "hls", "--ladder", &plan], 2, &words);
+        refused(&["publish", "song.wav", "--ladder", &plan], 2, &words);
+    }
+}
+
+/// A limit on the size of files stands for a full disk: both fail in the middle of a write.
+#[test]
+fn a_disk_that_takes_no_more_is_named_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("noise.wav").to_str().unwrap().to_owned();
+    let noise = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=60:r=44100:a=0.5", &wav];
+    assert!(std::process::Command::new("ffmpeg").args(noise).status().unwrap().success());
+    let segue = env!("CARGO_BIN_EXE_segue");
+    for (command, place) in [("transcode", "--out"), ("publish", "--data")] {
+        let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
+        // Blocks of 512 or 1024 bytes, as the shell likes.
+        let script = "ulimit -f 1000; exec \"$@\"";
+        let limited = ["-c", script, "sh", segue, command, &wav, place, &out];
+        let done = std::process::Command::new("sh").args(limited).output().unwrap();
+        assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+        assert_eq!(said(&done).lines().count(), 1, "{}", said(&done));
+        for word in ["noise.wav", "cannot write", "mp4", "ulimit -f"] {
+            assert!(said(&done).contains(word), "{}", said(&done));
+        }
+        assert!(!said(&done).contains(".partial"), "{}", said(&done));
+        assert_eq!(files_below(dir.path()), ["noise.wav"]);
+    }
+}
+
+/// Ctrl-C in a terminal reaches the command and everything it started at once.
+#[test]
+fn an_interrupted_transcode_says_so_and_leaves_nothing() {
+    use std::os::unix::process::CommandExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("long.wav").to_str().unwrap().to_owned();
+    let long = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &wav];
+    assert!(std::process::Command::new("ffmpeg").args(long).status().unwrap().success());
+    for (name, place) in [("transcode", "--out"), ("publish", "--data")] {
+        let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
+        let mut command = segue();
+        command.args([name, &wav, place, &out]).process_group(0);
+        let running =
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        while !files_below(dir.path()).iter().any(|path| path.ends_with("aac-64.mp4")) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let group = rustix::process::Pid::from_raw(running.id() as i32).unwrap();
+        rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+        let done = running.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+        assert_eq!(said(&done).lines().count(), 1, "{}", said(&done));
+        assert!(said(&done).contains("interrupted") && said(&done).contains("long.wav"), "{}", said(&done));
+        assert_eq!(files_below(dir.path()), ["long.wav"]);
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_shows_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = tone(dir.path(), "tone.wav", &[]);
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("secrets/bunny.key")).unwrap(); // a directory is no key
+    refused(&["publish", &wav, "--data", data.to_str().unwrap()], 1, &["bunny.key"]);
+    assert_eq!(files_below(dir.path()), ["data", "data/secrets", "data/secrets/bunny.key", "tone.wav"]);
+}
+
+#[test]
+fn flac_of_a_resampled_source_is_not_called_lossless() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let report = |rate: &str, more: &[&str]| -> serde_json::Value {
+        let wav = tone(dir.path(), &format!("{rate}.wav"), &[&["-ar", rate], more].concat());
+        let output = run(["publish", "--json", &wav, "--data", data.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let check = |report: serde_json::Value, lossless: bool, from: serde_json::Value| {
+        let rungs = report["rungs"].as_array().unwrap();
+        let flac = rungs.last().unwrap();
+        assert_eq!(
+            (&flac["codecs"], &flac["lossless"], &flac["resampled_from"]),
+            (&"fLaC".into(), &lossless.into(), &from)
+        );
+        assert_eq!(rungs[0]["lossless"], false);
+        // As long as the source: the samples of a rung are its length at the rung's rate, rounded up.
+        let (samples, rate) = (report["samples"].as_u64().unwrap(), report["rate"].as_u64().unwrap());
+        assert_eq!(flac["samples"], (samples * flac["rate"].as_u64().unwrap()).div_ceil(rate));
+    };
+    check(report("44100", &[]), true, serde_json::Value::Null);
+    check(report("22050", &[]), false, 22_050.into());
+    check(report("64000", &[]), false, 64_000.into());
+    check(report("48000", &["-c:a", "pcm_f32le"]), false, serde_json::Value::Null);
 }
 
 #[test]
@@ -235,7 +376,7 @@ fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
         assert!(run(["probe", &whole]).status.success(), "{name} itself is fine");
         for kept in [bytes.len() * 6 / 10, bytes.len() - 1] {
             fs::write(&whole, &bytes[..kept]).unwrap();
-            refused(&["transcode", &whole, "--out", out], 1, &["truncated", name, "upload the file again"]);
+            refused(&["transcode", &whole, "--out", out], 1, &["truncated", name, "upload the whole file"]);
         }
         fs::write(&whole, [bytes.as_slice(), &bytes].concat()).unwrap();
         refused(&["transcode", &whole, "--out", out], 1, &["joined", name]);

@@ -129,10 +129,15 @@ impl Drop for Decoder {
     }
 }
 
-/// Notes format and codec name as they pass; nothing is changed.
+/// Notes format and codec name as they pass, and gives channels a place where the source says none.
 fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>) {
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
-        if let Some(gst::PadProbeData::Event(event)) = &probe.data {
+        if let Some(gst::PadProbeData::Event(event)) = &mut probe.data {
+            if let gst::EventView::Caps(caps) = event.view()
+                && let Some(placed) = placed(caps.caps())
+            {
+                *event = gst::event::Caps::new(&placed);
+            }
             let mut found = found.lock().expect("no panic while locked");
             match event.view() {
                 gst::EventView::Caps(caps) => found.decoded = gst_audio::AudioInfo::from_caps(caps.caps()).ok(),
@@ -148,6 +153,19 @@ fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>) {
     });
 }
 
+/// Caps with the channel mask that they need and lack: a WAV of three or five channels has no field for it
+/// (`WAVEFORMATEX`), and converters refuse to guess. FLAC's and AIFF's order by count, RFC 9639 §9.1.3.
+fn placed(caps: &gst::CapsRef) -> Option<gst::Caps> {
+    let structure = caps.structure(0)?;
+    let channels = structure.get::<i32>("channels").ok().filter(|n| *n > 2)?;
+    if structure.has_field("channel-mask") {
+        return None;
+    }
+    let mut caps = caps.to_owned();
+    caps.make_mut().set("channel-mask", gst::Bitmask(super::encode::mask_by_count(channels as u32)));
+    Some(caps)
+}
+
 /// Lets a stream that nobody wants run dry.
 fn swallow(pipeline: &gst::Pipeline, pad: &gst::Pad) {
     let Ok(sink) = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()
@@ -159,28 +177,31 @@ fn swallow(pipeline: &gst::Pipeline, pad: &gst::Pad) {
     }
 }
 
-/// GStreamer's error in words somebody who uploaded the file can act on.
+/// GStreamer's error in words somebody who uploaded the file can act on. Its own words name elements and
+/// flows; only faults of ours keep them.
 fn explain(error: &gst::glib::Error) -> Error {
     use gst::{CoreError, StreamError};
     if let Some(kind) = error.kind::<StreamError>() {
         return Error::invalid(match kind {
             StreamError::TypeNotFound => {
                 "it is not audio: no known format begins like this; give a WAV, AIFF, FLAC, M4A, MP3, Ogg or Opus file"
-                    .to_owned()
             }
-            StreamError::WrongType => "it is text, not audio".to_owned(),
-            StreamError::CodecNotFound => "its codec is not supported".to_owned(),
-            StreamError::Decrypt | StreamError::DecryptNokey => "it is encrypted".to_owned(),
-            StreamError::Demux | StreamError::Decode => format!("it is damaged or truncated ({})", plain(error)),
-            _ => format!("it cannot be decoded ({})", plain(error)),
+            // What typefind says of text, and a parser that searched to the end of the file
+            StreamError::WrongType => {
+                "no audio was found in it; give a WAV, AIFF, FLAC, M4A, MP3, Ogg or Opus file, whole and undamaged"
+            }
+            StreamError::CodecNotFound => NO_CODEC,
+            StreamError::Decrypt | StreamError::DecryptNokey => {
+                "it is encrypted; upload the file without copy protection"
+            }
+            StreamError::Demux | StreamError::Decode => "it is damaged or truncated; upload the file again",
+            _ => "it is damaged, truncated or of a kind that is not read; export it again as WAV or FLAC",
         });
     }
     match error.kind::<CoreError>() {
-        Some(CoreError::MissingPlugin) => Error::invalid("it has no audio in a supported codec"),
-        _ => Error::internal(format!("the decoder failed ({})", plain(error))),
+        Some(CoreError::MissingPlugin) => Error::invalid(NO_CODEC),
+        _ => Error::internal(format!("the decoder failed ({})", error.message().trim_end_matches('.'))),
     }
 }
 
-fn plain(error: &gst::glib::Error) -> String {
-    error.message().trim_end_matches('.').to_owned()
-}
+const NO_CODEC: &str = "it has no audio in a supported codec; export it as WAV, FLAC, M4A, MP3, Ogg or Opus";

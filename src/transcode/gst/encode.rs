@@ -281,17 +281,22 @@ fn positioned(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
     if known || info.channels() < 3 {
         return caps.clone();
     }
-    with_mask(caps, gst_audio::AudioChannelPosition::fallback_mask(info.channels()))
+    with_mask(caps, mask_by_count(info.channels()))
 }
 
 /// Caps with the one layout `flacenc` takes for that number of channels. The samples stay
 /// as they are, in their order.
 fn relabelled(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
-    const MASKS: [u64; 6] = [0x7, 0x33, 0x37, 0x3f, 0x13f, 0xc3f];
-    match info.channels() {
-        n @ 3..=8 => with_mask(caps, MASKS[n as usize - 3]),
-        _ => caps.clone(),
+    match mask_by_count(info.channels()) {
+        0 => caps.clone(),
+        mask => with_mask(caps, mask),
     }
+}
+
+/// FLAC's channels by their number (RFC 9639 §9.1.3); 0, which means no places, below three and above eight.
+pub(super) fn mask_by_count(channels: u32) -> u64 {
+    const MASKS: [u64; 6] = [0x7, 0x33, 0x37, 0x3f, 0x13f, 0xc3f];
+    channels.checked_sub(3).and_then(|at| MASKS.get(at as usize)).copied().unwrap_or(0)
 }
 
 fn with_mask(caps: &gst::Caps, mask: u64) -> gst::Caps {

@@ -47,7 +47,7 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     }
     let codec = decoder.codec();
     drop(decoder); // frees its memory while the encoders finish
-    let hop = hop.ok_or_else(|| Error::invalid("it has no audio samples"))?;
+    let hop = hop.ok_or_else(|| Error::invalid("it has no audio samples; upload a file with sound"))?;
     hop.finish(codec)
 }
 
@@ -122,7 +122,9 @@ impl<'a> Hop<'a> {
         let count = to - from;
         if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
             let hours = self.plan.duration_s_max as f64 / 3600.0;
-            return Err(Error::invalid(format!("it is longer than {hours:.1} hours, the most that is accepted")));
+            return Err(Error::invalid(format!(
+                "it is longer than {hours:.1} hours, the most that is accepted; split it"
+            )));
         }
         {
             let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
@@ -150,7 +152,7 @@ impl<'a> Hop<'a> {
 
     fn finish(self, codec: Option<String>) -> Result<Outcome> {
         if self.samples == 0 {
-            return Err(Error::invalid("it has no audio samples"));
+            return Err(Error::invalid("it has no audio samples; upload a file with sound"));
         }
         let mut encoders = Vec::new();
         if let Some(encoder) = &self.encoder {

@@ -156,15 +156,16 @@ impl Segmenter {
         }
         let size = bytes.len() as u32;
         self.frame_bytes = (self.frame_bytes.0.min(size), self.frame_bytes.1.max(size));
-        if self.pending >= self.wanted() {
-            self.cut()?;
-        }
         self.pending += u64::from(length);
         self.frames.push((bytes, length));
+        // A tail is no segment of its own: players and ffmpeg stumble over one of a few samples.
+        if self.pending > self.wanted() + self.plan.tail_samples {
+            self.cut(self.wanted())?;
+        }
         Ok(())
     }
 
-    /// Samples in the segment being collected; the first also carries the priming.
+    /// Samples in the segment being collected, without a tail; the first also carries the priming.
     fn wanted(&self) -> u64 {
         self.plan.segment_samples + if self.segments == 0 { u64::from(self.plan.priming()) } else { 0 }
     }
@@ -209,15 +210,23 @@ impl Segmenter {
         Ok(())
     }
 
-    fn cut(&mut self) -> Result<()> {
+    /// Sends the frames of the next `samples` as a segment; a boundary between frames lies there.
+    fn cut(&mut self, samples: u64) -> Result<()> {
         let roll = self.plan.rung.family == Family::Aac;
-        let bytes: u64 = self.frames.iter().map(|f| f.0.len() as u64).sum();
+        let mut sum = 0;
+        let ends = |frame: &(_, u32)| {
+            sum += u64::from(frame.1);
+            sum == samples
+        };
+        let count = self.frames.iter().position(ends).map(|last| last + 1);
+        let count = count.ok_or_else(|| Error::internal("frames do not end where a segment does"))?;
+        let frames: Vec<_> = self.frames.drain(..count).collect();
+        let bytes: u64 = frames.iter().map(|f| f.0.len() as u64).sum();
         self.payload_bytes += bytes;
-        self.peak_bps = self.peak_bps.max(bits_per_second(bytes, self.pending, self.plan.rate));
-        let segment = encode_segment(self.segments + 1, self.sent, roll, &self.frames);
-        self.frames.clear();
-        self.sent += self.pending;
-        self.pending = 0;
+        self.peak_bps = self.peak_bps.max(bits_per_second(bytes, samples, self.plan.rate));
+        let segment = encode_segment(self.segments + 1, self.sent, roll, &frames);
+        self.sent += samples;
+        self.pending -= samples;
         self.segments += 1;
         self.pipe.send(&Event::Segment { rung: self.index }, &segment);
         Ok(())
@@ -225,7 +234,7 @@ impl Segmenter {
 
     fn finish(&mut self) -> Result<()> {
         if !self.frames.is_empty() {
-            self.cut()?;
+            self.cut(self.pending)?;
         }
         let Some(header) = &mut self.header else { return Ok(()) };
         header.samples = self.sent.saturating_sub(u64::from(header.priming));

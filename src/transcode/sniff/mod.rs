@@ -1,12 +1,16 @@
 //! Looks at an input before anything decodes it. In: the file's bytes. Out: what its container
-//! promises and hides (length, encoder delay, depth), or why it is refused. Reads a few kilobytes.
+//! promises and hides (length, encoder delay, depth), or why it is refused. Reads a few kilobytes, but all of
+//! an MP3 whose header promises more bytes than there are.
 
 mod flac;
+mod frames;
+mod matroska;
 mod mp3;
 mod mp4;
 mod ogg;
 mod refuse;
 mod riff;
+mod wavpack;
 
 use std::fs::File;
 
@@ -61,6 +65,9 @@ fn recognise(look: &Look<'_>) -> Result<Sniffed> {
         [b'f', b'L', b'a', b'C', ..] => flac::flac(look, audio),
         [b'O', b'g', b'g', b'S', ..] => ogg::ogg(look),
         [_, _, _, _, b'f', b't', b'y', b'p', ..] | [_, _, _, _, b'm', b'o', b'o', b'v', ..] => mp4::mp4(look),
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => matroska::matroska(look),
+        [b'w', b'v', b'p', b'k', ..] => wavpack::wavpack(look, audio),
+        head if mp3::is_adts(head) => mp3::adts(look, audio),
         _ => mp3::mp3(look, audio),
     }
 }
@@ -100,12 +107,20 @@ impl Sniffed {
 
 /// The refusal for a file that ends too early.
 fn truncated(promised: u64, found: u64, rate: u32, how: &str) -> Error {
-    let (promised, found) = (seconds(promised, rate), seconds(found, rate));
     // A tenth of a second must not be rounded away: "promises 3.0 s, only 3.0 s" helps nobody.
-    let digits = if promised - found < 0.1 { 4 } else { 1 };
-    Error::invalid(format!(
-        "truncated or damaged: the header promises {promised:.digits$} s, only {found:.digits$} s {how}; upload the file again"
-    ))
+    let lengths = match promised - found < u64::from(rate / 10) {
+        true => format!("the header promises {promised} samples, only {found} {how}"),
+        false => {
+            let (promised, found) = (seconds(promised, rate), seconds(found, rate));
+            format!("the header promises {promised:.1} s, only {found:.1} s {how}")
+        }
+    };
+    Error::invalid(format!("truncated or damaged: {lengths}; upload the file again"))
+}
+
+/// The refusal for a file whose container says how many bytes it must have.
+fn cut(missing: u64, whole: u64) -> Error {
+    Error::invalid(format!("truncated: {missing} of {whole} bytes are missing; upload the whole file"))
 }
 
 fn seconds(samples: u64, rate: u32) -> f64 {

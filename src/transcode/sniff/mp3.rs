@@ -1,7 +1,9 @@
 //! MP3: the Xing/Info header says how many frames there are, its LAME extension how many samples the
 //! encoder put before and after. GStreamer 1.22 plays those; we leave them out, as ffmpeg does.
+//! ADTS, AAC frames without a container, has no such header; only that its last frame is whole can be told.
 
-use super::{Declared, Look, Sniffed, Trim};
+use super::frames::{self, Kind};
+use super::{Declared, Look, Sniffed, Trim, cut};
 use crate::base::Result;
 
 /// Samples a layer 3 decoder is behind its input.
@@ -20,19 +22,90 @@ pub(super) fn after_id3(look: &Look<'_>) -> Result<u64> {
     Ok(at)
 }
 
-/// A frame header (ISO 11172-3 §2.4.2.3), as far as it matters here.
+/// What stays the same in a stream: synchronisation, version, layer, sample rate.
+const MPEG: Kind = Kind { header: 4, same: 0xfffe_0c00, length: |head| frame(head).map(|frame| frame.length) };
+/// Synchronisation to channel configuration (ISO 13818-7 §6.2.1), without the private bit.
+const ADTS: Kind = Kind { header: 7, same: 0xffff_fdc0, length: adts_length };
+
+/// A frame header of any layer (ISO 11172-3 §2.4.2.3), as far as it matters here.
 struct Frame {
     rate: u32,
     samples: u64,
+    /// Bytes, header included.
+    length: u64,
     /// Offset of the Xing header in the frame.
     side_info: usize,
 }
 
+/// Layers I and II have no Xing header; nothing lies so far behind.
+const NO_SIDE_INFO: usize = usize::MAX;
+
+/// What a header in the first frame says of the whole stream.
+struct Summary {
+    sniffed: Sniffed,
+    /// Frames after the header's own.
+    frames: u64,
+    /// Bytes from the header's own frame to the end of the last one; 0 when it does not say.
+    bytes: u64,
+}
+
+/// Whether AAC frames begin here.
+pub(super) fn is_adts(head: &[u8]) -> bool {
+    head.first_chunk().is_some_and(|[a, b]| *a == 0xff && b & 0xf6 == 0xf0) && adts_length(head).is_some()
+}
+
+pub(super) fn adts(look: &Look<'_>, at: u64) -> Result<Sniffed> {
+    frames::refuse_cut(look, &ADTS, at)?;
+    Ok(Sniffed::default())
+}
+
 pub(super) fn mp3(look: &Look<'_>, at: u64) -> Result<Sniffed> {
     let bytes = look.at(at, 4096)?;
-    let first = (0..bytes.len().saturating_sub(4)).find_map(|i| frame(&bytes[i..]).map(|f| (f, &bytes[i..])));
-    let Some((frame, bytes)) = first else { return Ok(Sniffed::default()) };
-    Ok(xing(&frame, bytes).or_else(|| vbri(&frame, bytes)).unwrap_or_default())
+    let Some((from, frame)) = first_frame(&bytes) else { return Ok(Sniffed::default()) };
+    let (first, bytes) = (at + from as u64, &bytes[from..]);
+    match xing(&frame, bytes).or_else(|| vbri(&frame, bytes)) {
+        Some(summary) => {
+            refuse_short(look, &summary, first)?;
+            Ok(summary.sniffed)
+        }
+        None => {
+            frames::refuse_cut(look, &MPEG, first)?;
+            Ok(Sniffed::default())
+        }
+    }
+}
+
+/// The first frame that another one follows, as far as that can be seen.
+fn first_frame(bytes: &[u8]) -> Option<(usize, Frame)> {
+    (0..bytes.len().saturating_sub(4)).find_map(|at| {
+        let found = frame(&bytes[at..])?;
+        let next = bytes.get(at + found.length as usize..).unwrap_or_default();
+        (next.len() < 4 || frame(next).is_some()).then_some((at, found))
+    })
+}
+
+/// Refuses a file that ends before its header says. Some programs count tags as audio, and tags come and
+/// go; so the frames are counted before a file is called short.
+fn refuse_short(look: &Look<'_>, summary: &Summary, first: u64) -> Result<()> {
+    let whole = first + summary.bytes;
+    if whole <= look.bytes && summary.bytes > 0 {
+        return Ok(());
+    }
+    if summary.bytes == 0 {
+        return frames::refuse_cut(look, &MPEG, first);
+    }
+    let found = frames::follow(look, &MPEG, first, first)?;
+    if found.lacking > 0 || found.frames <= summary.frames {
+        return Err(cut(whole - look.bytes, whole));
+    }
+    Ok(())
+}
+
+/// Length of an ADTS frame (ISO 13818-7 §6.2.2).
+fn adts_length(head: &[u8]) -> Option<u64> {
+    let head: &[u8; 7] = head.first_chunk()?;
+    let length = u64::from(head[3] & 3) << 11 | u64::from(head[4]) << 3 | u64::from(head[5] >> 5);
+    (head[2] >> 2 & 15 < 13 && length > 7).then_some(length)
 }
 
 fn frame(bytes: &[u8]) -> Option<Frame> {
@@ -40,22 +113,43 @@ fn frame(bytes: &[u8]) -> Option<Frame> {
     if b & 0xe0 != 0xe0 || c >> 4 == 15 || c >> 4 == 0 {
         return None;
     }
+    // Version 3 is MPEG-1; layer 1 is layer III, 3 is layer I.
     let (version, layer) = (b >> 3 & 3, b >> 1 & 3);
-    if layer != 1 || version == 1 {
-        return None; // only layer 3 carries these headers
+    if layer == 0 || version == 1 {
+        return None;
     }
     let base = [44_100, 48_000, 32_000].get(usize::from(c >> 2 & 3))?;
+    let rate = base / [4, 1, 2, 1][usize::from(version)];
     let mono = d >> 6 == 3;
-    let (rate, samples, side_info) = match (version, mono) {
-        (3, false) => (*base, 1152, 36),
-        (3, true) => (*base, 1152, 21),
-        (v, false) => (base / if v == 2 { 2 } else { 4 }, 576, 21),
-        (v, true) => (base / if v == 2 { 2 } else { 4 }, 576, 13),
+    let (samples, side_info) = match (layer, version, mono) {
+        (1, 3, false) => (1152, 36),
+        (1, 3, true) | (1, _, false) => (if version == 3 { 1152 } else { 576 }, 21),
+        (1, _, true) => (576, 13),
+        (2, ..) => (1152, NO_SIDE_INFO),
+        _ => (384, NO_SIDE_INFO),
     };
-    Some(Frame { rate, samples, side_info })
+    const KBPS: [[u64; 14]; 5] = [
+        [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
+        [32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
+        [32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
+        [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+        [32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256],
+    ];
+    let table = match (version, layer) {
+        (3, layer) => usize::from(layer) - 1,
+        (_, 3) => 4,
+        _ => 3,
+    };
+    let bps = KBPS[table][usize::from(c >> 4) - 1] * 1000;
+    let padding = u64::from(c >> 1 & 1);
+    let length = match layer {
+        3 => (12 * bps / u64::from(rate) + padding) * 4,
+        _ => samples / 8 * bps / u64::from(rate) + padding,
+    };
+    Some(Frame { rate, samples, length, side_info })
 }
 
-fn xing(frame: &Frame, bytes: &[u8]) -> Option<Sniffed> {
+fn xing(frame: &Frame, bytes: &[u8]) -> Option<Summary> {
     let tag = bytes.get(frame.side_info..)?;
     if !tag.starts_with(b"Xing") && !tag.starts_with(b"Info") {
         return None;
@@ -63,9 +157,11 @@ fn xing(frame: &Frame, bytes: &[u8]) -> Option<Sniffed> {
     let flags = u32::from_be_bytes(tag.get(4..8)?.try_into().ok()?);
     let frames = match flags & 1 {
         0 => return None,
-        _ => u64::from(u32::from_be_bytes(tag.get(8..12)?.try_into().ok()?)),
+        _ => word(tag, 8)?,
     };
     let present = |bit: u32, bytes: usize| if flags & bit != 0 { bytes } else { 0 };
+    let bytes = if flags & 2 != 0 { word(tag, 12)? } else { 0 };
+    let summary = |sniffed| Some(Summary { sniffed, frames, bytes });
     let lame = tag.get(8 + present(1, 4) + present(2, 4) + present(4, 100) + present(8, 4)..)?;
     let total = frames * frame.samples;
     // The three encoders whose fields ffmpeg believes, too.
@@ -73,21 +169,25 @@ fn xing(frame: &Frame, bytes: &[u8]) -> Option<Sniffed> {
     let gaps =
         lame.get(21..24).filter(|_| known).map(|g| u64::from(g[0]) << 16 | u64::from(g[1]) << 8 | u64::from(g[2]));
     let Some((delay, padding)) = gaps.map(|g| (g >> 12, g & 0xfff)) else {
-        return Some(declare(total, frame, None));
+        return summary(declare(total, frame, None));
     };
     let samples = total.checked_sub(delay + padding).filter(|n| *n > 0)?;
     let trim = Trim { start: delay + DECODER_DELAY, length: Some(samples), rate: frame.rate };
-    Some(declare(samples, frame, Some(trim)))
+    summary(declare(samples, frame, Some(trim)))
 }
 
 /// Fraunhofer's header, always 32 bytes behind the frame header.
-fn vbri(frame: &Frame, bytes: &[u8]) -> Option<Sniffed> {
+fn vbri(frame: &Frame, bytes: &[u8]) -> Option<Summary> {
     let tag = bytes.get(36..)?;
     if !tag.starts_with(b"VBRI") {
         return None;
     }
-    let frames = u32::from_be_bytes(tag.get(14..18)?.try_into().ok()?);
-    Some(declare(u64::from(frames) * frame.samples, frame, None))
+    let (bytes, frames) = (word(tag, 10)?, word(tag, 14)?);
+    Some(Summary { sniffed: declare(frames * frame.samples, frame, None), frames, bytes })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 4)?.try_into().ok().map(|word| u64::from(u32::from_be_bytes(word)))
 }
 
 fn declare(samples: u64, frame: &Frame, trim: Option<Trim>) -> Sniffed {

@@ -3,12 +3,14 @@
 //! (`edts` reads as `free`) nor the movie's end (it reads as a second later), and the exact samples are
 //! cut afterwards.
 
-use super::{Declared, Look, Sniffed, Trim};
+use super::{Declared, Look, Sniffed, Trim, cut};
 use crate::base::{Error, Result};
 use crate::transcode::plan::Patch;
 
 /// Boxes looked at in one parent; real files have a few dozen.
 const BOXES_MAX: usize = 1024;
+/// Boxes walked beside each other in a file: ten hours in fragments of a tenth of a second.
+const TOP_BOXES_MAX: usize = 1 << 20;
 /// Samples in an AAC frame, SBR included.
 const AAC_FRAME_MAX: u64 = 2048;
 
@@ -21,14 +23,15 @@ struct Span {
 }
 
 pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
+    refuse_cut(look)?;
     let whole = Span { kind: *b"file", body: 0, end: look.bytes };
     let top = children(look, whole)?;
     let Some(moov) = top.iter().find(|b| &b.kind == b"moov") else {
         // A recorder or an upload that stopped: the index is written last.
         return Err(Error::invalid("truncated: the index at its end is missing; upload the file again"));
     };
-    if moov.end > look.bytes {
-        return Err(Error::invalid("truncated: it ends within its index; upload the file again"));
+    if !top.iter().any(|b| matches!(&b.kind, b"mdat" | b"moof")) && top.len() < BOXES_MAX {
+        return Err(Error::invalid("truncated: it ends after its index, before its samples; upload the whole file"));
     }
     let inside = children(look, *moov)?;
     if inside.iter().any(|b| &b.kind == b"rmra") {
@@ -45,6 +48,36 @@ pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
         [audio] => audio.describe(look, *moov, inside.iter().any(|b| &b.kind == b"mvex")),
         // Which one the demuxer shows first is a matter of timing; guessing would publish either.
         several => Err(Error::invalid(format!("it has {} audio streams; export it with one", several.len()))),
+    }
+}
+
+/// Walks the boxes of the file and refuses one that ends within a box, or between a fragment's index and its
+/// media. Junk behind the last box, such as an ID3v1 tag, is no box we know.
+fn refuse_cut(look: &Look<'_>) -> Result<()> {
+    // What stands beside each other in a file (ISO/IEC 14496-12 §8.1 to §8.8, QuickTime's `wide`).
+    const KNOWN: [&[u8; 4]; 12] =
+        [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"meta", b"uuid"];
+    let mut at = 0;
+    let mut awaited = false; // an index was there, and its media were not yet
+    for _ in 0..TOP_BOXES_MAX {
+        let Some(head) = look.array::<8>(at)? else { break };
+        let kind = [head[4], head[5], head[6], head[7]];
+        awaited = (awaited || &kind == b"moof") && &kind != b"mdat";
+        let length = match be(&head[..4]) {
+            0 => return Ok(()), // to the end of the file, wherever that is
+            1 => look.array::<8>(at + 8)?.map_or(u64::MAX, u64::from_be_bytes),
+            length => length,
+        };
+        let known = length >= 8 && KNOWN.contains(&&kind);
+        let Some(end) = at.checked_add(length).filter(|_| known) else { return Ok(()) };
+        if end > look.bytes {
+            return Err(cut(end - look.bytes, end));
+        }
+        at = end;
+    }
+    match awaited {
+        true => Err(Error::invalid("truncated: the media of its last fragment are missing; upload the whole file")),
+        false => Ok(()),
     }
 }
 

@@ -19,23 +19,27 @@ struct Page {
     /// Length with header.
     bytes: usize,
     body: usize,
+    /// Whether all of it is there.
+    whole: bool,
 }
 
 pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let head = look.at(0, HEAD)?;
     let Some(first) = page(&head) else { return Ok(Sniffed::default()) };
+    let packet = &head[first.body.min(head.len())..];
     let start = look.bytes.saturating_sub(TAIL);
-    let tail = look.at(start, TAIL as usize)?;
-    refuse_chains(&head, &tail, start)?;
+    let tail: Vec<Page> = pages(&look.at(start, TAIL as usize)?).collect();
+    let pages: Vec<Page> = pages(&head).collect();
+    refuse_chains(&pages, &tail)?;
     refuse_truncated(&tail, first.serial)?;
-    let Some((rate, delay)) = clock(&head[first.body.min(head.len())..]) else { return Ok(Sniffed::default()) };
-    let last = pages(&tail).filter(|p| p.serial == first.serial && p.granule >= 0).last();
+    let Some((rate, delay)) = clock(packet) else { return Ok(Sniffed::default()) };
+    let last = tail.iter().rev().find(|p| p.serial == first.serial && p.granule >= 0);
     let Some(last) = last.filter(|p| p.ends) else { return Ok(Sniffed::default()) };
     let Some(samples) = u64::try_from(last.granule).ok().and_then(|g| g.checked_sub(delay)).filter(|n| *n > 0) else {
         return Ok(Sniffed::default());
     };
     // A stream cut out of a longer one starts late; its last position is no length.
-    let begins = pages(&head).find(|p| p.serial == first.serial && p.granule > 0).map(|p| p.granule as u64);
+    let begins = pages.iter().find(|p| p.serial == first.serial && p.granule > 0).map(|p| p.granule as u64);
     if begins.is_none_or(|granule| granule > 10 * u64::from(rate)) {
         return Ok(Sniffed::default());
     }
@@ -48,36 +52,23 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
 
 /// Streams one after another in a file ("chained") are players' business; a decoder here would stop
 /// after the first and lose the rest. All streams that belong together announce themselves at the start.
-/// `tail` begins at `tail_at` in the file.
-fn refuse_chains(head: &[u8], tail: &[u8], tail_at: u64) -> Result<()> {
-    let announced: Vec<u32> = pages(head).take_while(|p| p.begins).map(|p| p.serial).collect();
-    let stranger = pages(tail).last().is_some_and(|last| !announced.contains(&last.serial));
+fn refuse_chains(head: &[Page], tail: &[Page]) -> Result<()> {
+    let (announced, others) = head.split_at(head.iter().take_while(|p| p.begins).count());
+    let stranger = tail.last().is_some_and(|last| announced.iter().all(|p| p.serial != last.serial));
     // A file joined with itself repeats the serial number, but it begins again.
-    let again = |bytes: &[u8]| pages(bytes).skip_while(|p| p.begins).any(|p| p.begins);
-    if stranger || again(head) || (tail_at > 0 && again(tail)) {
+    let again = others.iter().any(|p| p.begins) || tail.iter().skip_while(|p| p.begins).any(|p| p.begins);
+    if stranger || again {
         return Err(Error::invalid("it is several Ogg streams joined into one file; export it as one stream"));
     }
     Ok(())
 }
 
 /// The last page of a stream says that it is the last (RFC 3533 §4), and the last page of a file is whole.
-fn refuse_truncated(tail: &[u8], serial: u32) -> Result<()> {
-    let mut ended = false;
-    let mut at = 0;
-    while let Some(found) = tail[at..].windows(4).position(|w| w == b"OggS") {
-        let start = at + found;
-        let Some(page) = page(&tail[start..]).filter(|page| start + page.bytes <= tail.len()) else {
-            ended = false;
-            break;
-        };
-        if page.serial == serial {
-            ended = page.ends;
-        }
-        at = start + page.bytes;
-    }
-    match ended {
+fn refuse_truncated(tail: &[Page], serial: u32) -> Result<()> {
+    let ended = tail.iter().rev().find(|p| p.serial == serial).is_some_and(|last| last.ends);
+    match ended && tail.iter().all(|p| p.whole) {
         true => Ok(()),
-        false => Err(Error::invalid("truncated: the end of its Ogg stream is missing; upload the file again")),
+        false => Err(Error::invalid("truncated: the end of its Ogg stream is missing; upload the whole file")),
     }
 }
 
@@ -102,13 +93,15 @@ fn page(bytes: &[u8]) -> Option<Page> {
     }
     let body = 27 + usize::from(head[26]);
     let lacing: usize = bytes.get(27..body)?.iter().map(|b| usize::from(*b)).sum();
+    let length = body + lacing;
     Some(Page {
         begins: head[5] & 2 != 0,
         ends: head[5] & 4 != 0,
         granule: i64::from_le_bytes(head[6..14].try_into().ok()?),
         serial: u32::from_le_bytes(head[14..18].try_into().ok()?),
-        bytes: body + lacing,
+        bytes: length,
         body,
+        whole: length <= bytes.len(),
     })
 }
 

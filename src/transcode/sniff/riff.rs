@@ -1,6 +1,6 @@
 //! WAV, RF64 and AIFF: uncompressed, so that length in bytes is length in samples.
 
-use super::{Declared, Look, Sniffed, truncated};
+use super::{Declared, Look, Sniffed, cut, truncated};
 use crate::base::{Error, Result};
 use crate::transcode::plan::Format;
 
@@ -27,9 +27,11 @@ pub(super) fn wav(look: &Look<'_>) -> Result<Sniffed> {
             b"fmt " => wave = Some(wave_format(&look.at(at + 8, 40)?)?),
             b"ds64" => long_data = look.array::<8>(at + 16)?.map(u64::from_le_bytes),
             b"data" => {
-                let wave = wave.ok_or_else(|| Error::invalid("damaged: its samples come before their format"))?;
-                let size = if size == 0xffff_ffff { long_data.unwrap_or(size) } else { size };
-                return wave.describe(size, look.bytes - (at + 8));
+                let wave = wave
+                    .ok_or_else(|| Error::invalid("damaged: its samples come before their format; export it again"))?;
+                // RF64 keeps the length where it fits (EBU Tech 3306 §4).
+                let long = long_data.filter(|long| size == 0xffff_ffff && (1..1 << 48).contains(long));
+                return wave.describe(long, size, at + 8, look.bytes - (at + 8));
             }
             _ => (),
         }
@@ -52,7 +54,8 @@ fn wave_format(fmt: &[u8]) -> Result<Wave> {
 }
 
 impl Wave {
-    fn describe(&self, size: u64, there: u64) -> Result<Sniffed> {
+    /// `size` is what the 32-bit field says, `long` what the 64-bit field says; `there` bytes follow `at`.
+    fn describe(&self, long: Option<u64>, size: u64, at: u64, there: u64) -> Result<Sniffed> {
         Format { rate: self.rate, channels: self.channels, bits: self.bits, float: false }.check()?;
         let codec = match self.tag {
             1 => Some(format!("PCM {}-bit (WAV)", self.bits)),
@@ -64,9 +67,14 @@ impl Wave {
             return Ok(Sniffed { codec, ..Sniffed::default() });
         }
         // Programs that write to a pipe cannot go back to fill in the length.
-        let unknown = size == 0 || size >= 0xffff_0000 || (0x7fff_0000..=0x7fff_ffff).contains(&size);
+        let unknown =
+            long.is_none() && (size == 0 || size >= 0xffff_0000 || (0x7fff_0000..=0x7fff_ffff).contains(&size));
+        let size = long.unwrap_or(size);
         if size > there && !unknown {
-            return Err(truncated(size / self.frame, there / self.frame, self.rate, "are in the file"));
+            return Err(match (size - there) / self.frame {
+                0 => cut(size - there, at + size),
+                _ => truncated(size / self.frame, there / self.frame, self.rate, "are in the file"),
+            });
         }
         let samples = if size > there || size == 0 { there } else { size } / self.frame;
         let declared = (!unknown || size <= there).then_some(Declared { samples, rate: self.rate, tolerance: 0 });
@@ -84,18 +92,9 @@ pub(super) fn aiff(look: &Look<'_>) -> Result<Sniffed> {
             b"COMM" => common = look.array::<18>(at + 8)?,
             b"SSND" => {
                 let there = look.bytes - (at + 8);
-                let common = common.map(|c| read_common(&c));
                 return match common {
-                    Some((samples, _, rate)) if size > there && rate > 0 && size > 0 => {
-                        let part = u128::from(samples) * u128::from(there) / u128::from(size);
-                        Err(truncated(samples, part as u64, rate, "are in the file"))
-                    }
-                    Some((samples, bits, rate)) if rate > 0 && samples > 0 => Ok(Sniffed {
-                        codec: Some(format!("PCM {bits}-bit (AIFF)")),
-                        declared: Some(Declared { samples, rate, tolerance: 0 }),
-                        ..Sniffed::default()
-                    }),
-                    _ => Ok(Sniffed::default()),
+                    Some(common) => describe_aiff(read_common(&common), size, at + 8, there),
+                    None => Ok(Sniffed::default()),
                 };
             }
             _ => (),
@@ -105,12 +104,32 @@ pub(super) fn aiff(look: &Look<'_>) -> Result<Sniffed> {
     Err(Error::invalid("truncated or damaged: it has no samples after its header; upload the file again"))
 }
 
-/// Sample frames, bits, and the rate from its 80-bit extended float.
-fn read_common(comm: &[u8; 18]) -> (u64, u32, u32) {
+/// `size` bytes are promised at `at`, `there` are there.
+fn describe_aiff((samples, format): (u64, Format), size: u64, at: u64, there: u64) -> Result<Sniffed> {
+    if format.rate == 0 || samples == 0 {
+        return Ok(Sniffed::default());
+    }
+    format.check()?;
+    if size > there {
+        let part = (u128::from(samples) * u128::from(there) / u128::from(size)) as u64;
+        return Err(match samples - part {
+            0 | 1 => cut(size - there, at + size),
+            _ => truncated(samples, part, format.rate, "are in the file"),
+        });
+    }
+    Ok(Sniffed {
+        codec: Some(format!("PCM {}-bit (AIFF)", format.bits)),
+        declared: Some(Declared { samples, rate: format.rate, tolerance: 0 }),
+        ..Sniffed::default()
+    })
+}
+
+/// Sample frames and format; the rate is an 80-bit extended float.
+fn read_common(comm: &[u8; 18]) -> (u64, Format) {
     let samples = u32::from_be_bytes([comm[2], comm[3], comm[4], comm[5]]);
-    let bits = u16::from_be_bytes([comm[6], comm[7]]);
-    let exponent = i32::from(u16::from_be_bytes([comm[8], comm[9]]) & 0x7fff) - 16_383;
+    let half = |at: usize| u32::from(u16::from_be_bytes([comm[at], comm[at + 1]]));
+    let exponent = (half(8) & 0x7fff) as i32 - 16_383;
     let mantissa = u64::from_be_bytes([comm[10], comm[11], comm[12], comm[13], comm[14], comm[15], comm[16], comm[17]]);
     let rate = if (0..32).contains(&exponent) { mantissa >> (63 - exponent) } else { 0 };
-    (u64::from(samples), u32::from(bits), rate as u32)
+    (samples.into(), Format { rate: rate as u32, channels: half(0), bits: half(6), float: false })
 }

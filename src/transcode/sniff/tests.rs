@@ -52,14 +52,30 @@ fn m4a(start: u32, edit_ms: u32, duration: u32) -> Vec<u8> {
     [boxed(b"ftyp", b"M4A \0\0\0\0"), boxed(b"moov", &[mvhd, trak].concat()), boxed(b"mdat", &[0; 9])].concat()
 }
 
-/// A LAME file's first frame: 100 frames, delay 576, padding 1000.
+/// A frame of 128 kbit/s at 44.1 kHz: 417 bytes.
+fn frame() -> Vec<u8> {
+    [&[0xff, 0xfb, 0x90, 0][..], &[0x55; 413]].concat()
+}
+
+/// A LAME file: 100 frames, delay 576, padding 1000, and the frame that says so.
 fn lame() -> Vec<u8> {
     let mut out = vec![0; 417];
     out[..4].copy_from_slice(&[0xff, 0xfb, 0x90, 0]);
     out[36..48].copy_from_slice(b"Info\0\0\0\x0f\0\0\0\x64");
+    out[48..52].copy_from_slice(&(101 * 417u32).to_be_bytes());
     out[156..160].copy_from_slice(b"LAME");
     out[177..180].copy_from_slice(&[0x24, 0x03, 0xe8]);
+    out.extend(frame().repeat(100));
     out
+}
+
+/// ADTS frames of 100 bytes, AAC-LC stereo at 44.1 kHz.
+fn adts(count: usize) -> Vec<u8> {
+    [&[0xff, 0xf1, 0x50, 0x80, 0x0c, 0x9f, 0xfc][..], &[0x21; 93]].concat().repeat(count)
+}
+
+fn said(bytes: &[u8]) -> String {
+    look(bytes).map_or_else(|error| error.chain(), |_| String::new())
 }
 
 #[test]
@@ -103,6 +119,10 @@ fn what_is_not_audio_is_refused_in_words() {
     check(b"dear diary", "a text file");
     check(b"#EXTM3U\n#EXTINF:6,\nhttp://example.org/0.ts\n", "an m3u8 playlist");
     check(b"\xef\xbb\xbf #EXTM3U\r\n", "an m3u8 playlist");
+    let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    check(&wide("\u{feff}hallo hallo"), "a text file");
+    check(&wide("\u{feff}#EXTM3U\n"), "an m3u8 playlist");
+    check(b"\x0b\x77\x12\x34", "an AC-3 stream, which is not read; export it as");
     check(b"[playlist]\nFile1=http://example.org\n", "a pls playlist");
     check(b"<?xml version=\"1.0\"?><MPD xmlns=\"x\">", "a DASH manifest");
     check(b"<?xml version=\"1.0\"?>\n<playlist version=\"1\">", "an XSPF playlist");
@@ -112,7 +132,8 @@ fn what_is_not_audio_is_refused_in_words() {
     check(b"\x89PNG\r\n\x1a\n", "a PNG picture");
     check(b"%PDF-1.7", "a PDF document");
     check(b"PK\x03\x04", "a ZIP archive");
-    check(&wav(1000, 500), "promises 0.0227 s, only 0.0113 s");
+    check(&wav(1000, 500), "promises 1000 samples, only 500 are in the file");
+    check(b"riff\x2e\x91\xcf\x11\xa5\xd6", "a Wave64 file, which is not read; export it as WAV");
     check(&wav(1000, 10)[..50], "no samples after its header");
     check(&boxed(b"ftyp", b"M4A \0\0\0\0"), "the index at its end is missing");
     let mut video = m4a(0, 0, 9);
@@ -130,13 +151,98 @@ fn lengths_are_compared_with_the_promise() {
         assert!(answer.contains(said) && said.is_empty() == answer.is_empty(), "{answer}");
     };
     check(0, 44_100, 0, "");
-    check(0, 44_099, 0, "promises 1.0000 s, only 1.0000 s");
+    check(0, 44_099, 0, "promises 44100 samples, only 44099 could be decoded");
     check(0, 22_050, 0, "promises 1.0 s, only 0.5 s could be decoded");
     check(0, 44_101, 0, "but 1.0 s");
     check(1152, 43_000, 0, "");
     check(1152, 42_000, 0, "truncated");
     check(1152, 44_100, 1100, "");
     check(1152, 44_100, 88_200, "but 3.0 s could be decoded");
+}
+
+#[test]
+fn a_byte_less_than_the_container_promises_is_a_truncated_upload() {
+    let check = |whole: &[u8], cut: usize, words: &str| {
+        assert_eq!(said(whole), "");
+        let found = said(&whole[..whole.len() - cut]);
+        assert!(found.contains(words) && found.contains("upload the whole file"), "{cut} bytes less: {found:?}");
+    };
+    let file = lame();
+    check(&file, 1, "truncated: 1 of 42117 bytes are missing");
+    check(&file, 416, "416 of 42117 bytes");
+    check(&file, 417, "417 of 42117 bytes"); // a whole frame
+    check(&file, 20_000, "20000 of 42117 bytes");
+    check(&m4a(1024, 2000, 90_000), 1, "truncated: 1 of ");
+    let (head, media) = (m4a(0, 0, 0), [boxed(b"moof", &[0; 20]), boxed(b"mdat", &[7; 50])].concat());
+    let fragments = [head, media.repeat(3000)].concat();
+    check(&fragments, 1, "truncated: 1 of ");
+    check(&fragments, 50, "truncated: 50 of ");
+    check(&fragments, 58, "the media of its last fragment are missing");
+    check(&fragments, 60, "truncated: 2 of ");
+    let unfinished = m4a(1024, 2000, 90_000);
+    check(&unfinished, 17, "before its samples");
+    let mut rf64 = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0".to_vec();
+    rf64.extend([0; 8]);
+    rf64.extend(0xffff_fff0u64.to_le_bytes()); // would mean "unknown" in 32 bits
+    rf64.extend([0; 12]);
+    rf64.extend(&wav(0xffff_ffff / 4, 10)[12..]);
+    let at = rf64.windows(4).position(|w| w == b"data").unwrap();
+    rf64[at + 4..at + 8].fill(0xff);
+    assert!(said(&rf64).contains("truncated"), "{}", said(&rf64));
+}
+
+#[test]
+fn frames_without_a_header_are_cut_when_the_last_one_is() {
+    // Layer II, 192 kbit/s at 48 kHz: 576 bytes.
+    let layer_2 = [&[0xff, 0xfd, 0xa4, 0][..], &[0x55; 572]].concat().repeat(200);
+    for (stream, frame) in [(frame().repeat(300), 417), (adts(900), 100), (frame().repeat(2), 417), (layer_2, 576)] {
+        assert_eq!(said(&stream), "");
+        for cut in [1, 50, frame - 20, frame - 2] {
+            let found = said(&stream[..stream.len() - cut]);
+            assert!(found.contains(&format!("lacks at least {cut} bytes")) || cut == frame - 2, "{cut}: {found:?}");
+            assert!(found.contains("truncated"), "{cut}: {found:?}");
+        }
+        // Nothing says that a frame is missing altogether.
+        assert_eq!(said(&stream[..stream.len() - frame]), "");
+        // What people and programs put behind the audio.
+        let id3 = [&b"TAG"[..], &[b' '; 125]].concat();
+        let ape = [&b"APETAGEX\xd0\x07\0\0"[..], &[b'x'; 300], b"APETAGEX\xd0\x07\0\0", &[0; 20]].concat();
+        let lyrics = [&b"LYRICSBEGIN"[..], &[b'l'; 40], b"000051LYRICS200"].concat();
+        let others = [vec![0; 5000], vec![0; 1], b"junk".to_vec(), b"\r\n".to_vec(), vec![0xff; 30]];
+        for tail in [id3.clone(), ape.clone(), lyrics, [ape, id3].concat()].into_iter().chain(others) {
+            assert_eq!(said(&[&stream[..], &tail].concat()), "", "{} bytes of tail", tail.len());
+        }
+    }
+    let tagged = [&b"ID3\x04\0\0\0\0\x01\x02"[..], &[9; 130], &frame().repeat(9)].concat();
+    assert_eq!(said(&tagged), "");
+    assert!(said(&tagged[..tagged.len() - 9]).contains("lacks at least 9 bytes"));
+}
+
+#[test]
+fn matroska_and_wavpack_say_how_long_they_are() {
+    let mkv = [&b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x01\0\0\0\0\0\x01\0"[..], &[7; 256]].concat();
+    assert_eq!(said(&mkv), "");
+    assert!(said(&mkv[..mkv.len() - 3]).contains("3 of 275 bytes are missing"), "{}", said(&mkv[..mkv.len() - 3]));
+    let mut live = mkv.clone();
+    live[12..19].fill(0xff);
+    assert_eq!(said(&live[..100]), "");
+    let mut block = b"wvpk\xc0\x01\0\0\x10\x04\0\0".to_vec(); // 448 bytes follow
+    block.extend(100u32.to_le_bytes());
+    block.extend([0; 8]);
+    block.extend((9u32 << 23).to_le_bytes());
+    block.resize(456, 3);
+    let file = block.repeat(5);
+    assert_eq!(look(&file).unwrap().declared, declared(100, 44_100, 0));
+    assert!(said(&file[..file.len() - 9]).contains("lacks 9 bytes"));
+}
+
+/// A program that counted the tag, or whose tag was taken away, promises bytes that never were audio.
+#[test]
+fn an_mp3_with_all_its_frames_is_whole_whatever_its_byte_count_says() {
+    let mut file = lame();
+    file[48..52].copy_from_slice(&(101 * 417 + 128u32).to_be_bytes());
+    assert_eq!(said(&file), "");
+    assert!(said(&file[..file.len() - 417]).contains("truncated: 545 of "));
 }
 
 proptest! {

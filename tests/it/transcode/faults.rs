@@ -67,13 +67,45 @@ fn truncated_files_are_refused_with_both_lengths() {
     let flac = bench.convert(&wav, "", "a.flac");
     check(&bench, &cut(&bench, &flac, "cut.flac", 0.5), "the header promises 10.0 s, only ");
     let mp3 = bench.convert(&wav, "-c:a libmp3lame -b:a 128k", "a.mp3");
-    check(&bench, &cut(&bench, &mp3, "cut.mp3", 0.5), "the header promises 10.0 s, only 5.0 s could be decoded");
+    check(&bench, &cut(&bench, &mp3, "cut.mp3", 0.5), "bytes are missing; upload the whole file");
     let fast = bench.convert(&wav, "-c:a aac -movflags +faststart", "fast.m4a");
     check(&bench, &cut(&bench, &fast, "cutfast.m4a", 0.5), "truncated");
     let slow = bench.convert(&wav, "-c:a aac", "slow.m4a");
-    check(&bench, &cut(&bench, &slow, "cutslow.m4a", 0.5), "the index at its end is missing");
+    check(&bench, &cut(&bench, &slow, "cutslow.m4a", 0.5), "bytes are missing; upload the whole file");
     let aiff = bench.convert(&wav, "", "a.aiff");
     check(&bench, &cut(&bench, &aiff, "cut.aiff", 0.5), "the header promises 10.0 s, only 5.0 s are in the file");
+}
+
+/// What is missing is less than the decoders' tolerance, so only the containers can tell.
+#[test]
+fn a_file_that_lacks_less_than_a_frame_is_truncated_all_the_same() {
+    let bench = Bench::new();
+    let wav = bench.music(44_100, 2, 132_300);
+    for (name, arguments) in [
+        ("lame.mp3", "-c:a libmp3lame -b:a 128k"),
+        ("vbr.mp3", "-c:a libmp3lame -q:a 4"),
+        ("plain.mp3", "-c:a libmp3lame -b:a 128k -write_xing 0 -id3v2_version 0"),
+        ("adts.aac", "-c:a aac"),
+        ("fast.m4a", "-c:a aac -movflags +faststart"),
+        ("fast-alac.m4a", "-c:a alac -movflags +faststart"),
+        ("slow.m4a", "-c:a aac"),
+        ("fragments.mp4", "-c:a aac -movflags +frag_keyframe+empty_moov+default_base_moof -frag_duration 500000"),
+        ("a.wav", "-c:a pcm_s24le"),
+        ("a.aiff", ""),
+        ("a.flac", ""),
+        ("a.ogg", "-c:a libvorbis"),
+        ("a.opus", "-c:a libopus"),
+        ("a.mp2", "-c:a mp2"),
+        ("a.mka", "-c:a libvorbis"),
+    ] {
+        let whole = bench.convert(&wav, arguments, name);
+        segue::transcode::probe(&whole, &options()).unwrap();
+        let bytes = std::fs::read(&whole).unwrap();
+        for missing in [1, 3, 100, 250] {
+            let input = bench.file(&format!("{missing}-{name}"), &bytes[..bytes.len() - missing]);
+            check(&bench, &input, "truncated");
+        }
+    }
 }
 
 #[test]
@@ -113,8 +145,13 @@ fn limits_are_named_when_they_refuse() {
     check_with(&bench, &music, with(|l| l.output_bytes_max = 1 << 20), "more than 1 MiB of output");
     let hurry = with(|l| (l.wall_s_min, l.bytes_per_s_min) = (0, u64::MAX));
     check_with(&bench, &music, hurry, "gave up after 0 s");
-    check_with(&bench, &bench.music(4_000, 1, 9_000), Limits::default(), "4000 Hz is not in 8000..=384000");
-    check_with(&bench, &bench.music(44_100, 12, 9_000), Limits::default(), "channels");
+    check_with(&bench, &bench.music(4_000, 1, 9_000), Limits::default(), "4000 Hz is not between 8000 and 384000 Hz");
+    for channels in [7, 8, 12] {
+        let said = format!("it has {channels} channels, at most 6 (5.1) are accepted; export it as stereo or 5.1");
+        check(&bench, &bench.music(44_100, channels, 9_000), &said);
+    }
+    let seven = bench.convert(&bench.music(44_100, 8, 9_000), "-c:a flac", "seven.flac");
+    check(&bench, &seven, "it has 8 channels");
 }
 
 #[test]

@@ -53,6 +53,15 @@ fn mono_and_surround_keep_their_channels_in_flac() {
     check(48_000, 6, "-c:a pcm_s16le", "surround.wav", "s16le");
     check(48_000, 6, "-channel_layout 5.1(side) -c:a flac", "side.flac", "s16le");
     check(44_100, 3, "-c:a flac", "three.flac", "s16le");
+    // A plain WAV has no place to say which channels these are.
+    for channels in [3, 4, 5] {
+        check(44_100, channels, "-c:a pcm_s16le -fflags +bitexact", "unplaced.aiff", "s16le");
+        let bench = Bench::new();
+        let music = bench.music(44_100, channels, FRAMES);
+        let made = bench.make(&music);
+        made.check(u64::from(FRAMES));
+        assert!(decode(&made.dir.join("flac.mp4"), "s16le", "") == decode(&music, "s16le", ""), "{channels} channels");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What comes out, measured: alignment with the source, clean rung switches, the same bytes twice.
 
 use segue::hls::ladder::Ladder;
-use segue::hls::version::digest128;
+use segue::hls::version::{Family, digest128};
 
 use super::bench::{Bench, Made, decode, error, first_channel, options};
 
@@ -115,8 +115,65 @@ fn the_built_in_ladder_cuts_every_rung_at_the_same_sample() {
     let made = bench.try_make(&music, &Ladder::default_audio(), &options()).unwrap();
     made.check(u64::from(samples));
     let ticks: Vec<u64> = made.index.rungs[0].segments.iter().map(|s| s.ticks).collect();
-    assert_eq!(ticks, [266_240, 266_240, 1]);
+    assert_eq!(ticks, [266_240, 266_241]);
     assert!(decode(&made.dir.join("flac.mp4"), "s16le", "") == decode(&music, "s16le", ""));
+}
+
+/// Lengths around every boundary: no segment of a few samples, the same segments on every rung, and ffmpeg,
+/// which warns of what it stumbles over, is silent.
+#[test]
+fn a_tail_of_less_than_a_quarter_of_a_second_is_part_of_the_last_segment() {
+    let bench = Bench::new();
+    for (rate, segment, tail) in [(44_100, 45_056, 11_025), (48_000, 49_152, 12_000), (96_000, 98_304, 24_000)] {
+        let check = |samples: u32, segments: &[u32]| {
+            let made = bench.make(&bench.music(rate, 2, samples));
+            made.check(u64::from(samples));
+            segue::hls::package::check(&made.index).unwrap();
+            let flac = made.index.rungs.iter().find(|rung| rung.family == Family::Flac).unwrap();
+            let ticks: Vec<u64> = flac.segments.iter().map(|s| s.ticks).collect();
+            assert_eq!(ticks, segments.iter().map(|n| u64::from(*n)).collect::<Vec<_>>(), "{samples} at {rate} Hz");
+            plays_without_a_warning(&bench, &made);
+        };
+        check(segment + 1, &[segment + 1]);
+        check(segment + tail, &[segment + tail]);
+        check(segment + tail + 1, &[segment, tail + 1]);
+        if rate == 44_100 {
+            check(1, &[1]);
+            check(tail, &[tail]);
+            check(segment - 1, &[segment - 1]);
+            check(segment, &[segment]);
+            check(2 * segment - 1, &[segment, segment - 1]);
+            check(2 * segment, &[segment, segment]);
+            check(2 * segment + 43, &[segment, segment + 43]);
+        }
+    }
+}
+
+#[test]
+fn a_source_of_a_few_samples_is_a_track() {
+    let bench = Bench::new();
+    for (rate, samples) in [(8_000, 1), (22_050, 2), (44_100, 2), (44_100, 43), (44_100, 44), (192_000, 1)] {
+        let made = bench.make(&bench.music(rate, 1, samples));
+        made.check(u64::from(samples));
+        plays_without_a_warning(&bench, &made);
+    }
+}
+
+/// Puts a run's output into a tree of files and plays every playlist of it.
+fn plays_without_a_warning(bench: &Bench, made: &Made) {
+    let tree = tempfile::tempdir_in(bench.path("")).unwrap();
+    segue::publish::to_tree(&made.dir, &made.index, tree.path()).unwrap();
+    let mut command = std::process::Command::new("ffmpeg");
+    // Every variant of it, AAC and FLAC.
+    command.args(["-v", "warning", "-nostdin", "-i"]).arg(tree.path().join("master.m3u8"));
+    let done = command.args(["-map", "0", "-f", "null", "-"]).output().unwrap();
+    let words = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && words.is_empty(), "{} samples: {words}", made.index.source.samples);
+    for rung in &made.index.rungs {
+        let text = std::fs::read_to_string(tree.path().join(rung.path()).join("index.m3u8")).unwrap();
+        let playlist = m3u8_rs::parse_media_playlist(text.as_bytes()).unwrap().1;
+        assert!(playlist.segments.iter().all(|s| s.duration.round() as u64 <= playlist.target_duration), "{text}");
+    }
 }
 
 /// The loudest half minute, cut on the server, faded, in a file of its own.
