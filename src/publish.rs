@@ -47,14 +47,14 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
         let dir = tree.join(rung.path());
         fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
         cut_rung(&objects.join(&rung.object.name), rung, &dir)?;
-        write(&dir.join("index.m3u8"), &playlist::media(rung))?;
+        write(&dir.join("index.m3u8"), &playlist::media(rung, &[]))?;
     }
     for extra in &index.extras {
         let (from, to) = (objects.join(&extra.object.name), tree.join(&extra.object.name));
         fs::copy(&from, &to).context(|| format!("cannot write {}", to.display()))?;
     }
     for scope in Scope::ALL {
-        if let Some(bytes) = playlist::multivariant(index, scope) {
+        if let Some(bytes) = playlist::multivariant(index, scope, &[]) {
             write(&tree.join(scope.path()), &bytes)?;
         }
     }

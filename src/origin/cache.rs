@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::version::Version;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind};
+use crate::hls::playlist::HandedOn;
 use crate::store::local::LocalStore;
 
 /// Which version.
@@ -69,6 +70,7 @@ pub(super) struct Cache {
     fills: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     turns: Semaphore,
     store: LocalStore,
+    handed_on: HandedOn,
     limits: Limits,
 }
 
@@ -84,7 +86,7 @@ impl Weighter<Key, Arc<Version>> for Files {
 }
 
 impl Cache {
-    pub(super) fn new(store: LocalStore, limits: Limits) -> Arc<Cache> {
+    pub(super) fn new(store: LocalStore, limits: Limits, handed_on: HandedOn) -> Arc<Cache> {
         /// Rungs and extras of a typical version: four AAC, one FLAC, preview, two waveforms.
         const FILES_PER_VERSION: u64 = 8;
         let versions = (limits.files_max / FILES_PER_VERSION).max(1) as usize;
@@ -93,6 +95,7 @@ impl Cache {
             fills: Mutex::default(),
             turns: Semaphore::new(limits.fills_at_once.max(1)),
             store,
+            handed_on,
             limits,
         })
     }
@@ -143,8 +146,8 @@ struct Fill {
 impl Fill {
     async fn run(self, tell: watch::Sender<Option<Outcome>>) {
         let turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
-        let (store, (track, id)) = (self.cache.store.clone(), self.key);
-        let opened = tokio::task::spawn_blocking(move || Version::open(&store, track, id)).await;
+        let (store, (track, id), handed_on) = (self.cache.store.clone(), self.key, self.cache.handed_on);
+        let opened = tokio::task::spawn_blocking(move || Version::open(&store, track, id, handed_on)).await;
         let outcome = match opened.unwrap_or_else(|died| Err(Error::internal("a fill died").because(died))) {
             Ok(version) => {
                 let version = Arc::new(version);
