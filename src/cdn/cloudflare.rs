@@ -275,7 +275,9 @@ mod tests {
             let keys = keys();
             assert_eq!(keys.verify(&token, OBJECT, NOW), Ok(()));
             for at in 0..token.len() {
-                assert!(keys.verify(&token[..at], OBJECT, NOW).is_err(), "cut at {at}");
+                // Without its padding it is the other spelling of the same MAC.
+                let unpadded = token.strip_suffix("%3D") == Some(&token[..at]);
+                assert!(keys.verify(&token[..at], OBJECT, NOW).is_err() || unpadded, "cut at {at}");
                 for with in (b' '..=b'~').filter(|with| *with != token.as_bytes()[at]) {
                     let mut altered = token.clone().into_bytes();
                     altered[at] = with;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Served, published_server};
+use crate::support::{Served, published_server, published_server_with};
 
 #[test]
 fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
@@ -45,6 +45,21 @@ fn shaka_plays_the_aac_ladder() {
 fn shaka_plays_the_flac_playlist() {
     let served = published_server();
     play("shaka", &served.flac_master, &served, &[]);
+}
+
+/// Tokens in the query: the master is signed, and the playlists hand its parameters on by `EXT-X-DEFINE`.
+#[test]
+fn hls_js_and_shaka_hand_a_query_token_on_to_every_child() {
+    let published = crate::support::published();
+    let data = published.data.to_str().unwrap();
+    let signed = published.report["master_url"].as_str().unwrap();
+    let path = &signed[signed.find("/a/").unwrap()..];
+    let done = crate::support::run(["sign", path, "--dir", "--query", "--data", data]);
+    assert!(done.status.success(), "{}", crate::support::said(&done));
+    let served = published_server_with(&[("SEGUE_ORIGIN__TOKEN_FORM", "query")]);
+    let url = format!("http://{}{}", served.server.addr, String::from_utf8(done.stdout).unwrap().trim());
+    play("hls", &url, &served, &[]);
+    play("shaka", &url, &served, &[]);
 }
 
 /// The order of the tour is lowest, highest, second, …: AAC to FLAC and back in one session.
