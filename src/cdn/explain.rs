@@ -183,7 +183,7 @@ fn of_cloudflare(verifier: &Verifier, asked: &Asked<'_>) -> Verdict {
             match keys.signer(&token, asked.path) {
                 Ok((which, opens)) => facts.extend([("opens", opens.to_owned()), ("key", which.to_string())]),
                 Err(_) => {
-                    facts.push(("key", "none of ours for this path, its family's or its version's directory".into()))
+                    facts.push(("key", "none of ours for this path, its family's or its version's directory".into()));
                 }
             }
         }
