@@ -318,8 +318,8 @@ impl Config {
              the URL that listeners ask"
                 .into(),
         );
-        let read = self.cloudfront_keys();
-        if let Err(error) = &read {
+        let read: Vec<Result<KeyPair>> = keys.cloudfront.iter().map(CloudFrontKey::read).collect();
+        for error in read.iter().filter_map(|read| read.as_ref().err()) {
             need(false, error.chain());
         }
         for secret in &origin.secret_header {
@@ -353,9 +353,7 @@ impl Config {
             ),
         );
         need(
-            origin.cdn != Cdn::CloudFront
-                || read.is_err()
-                || read.is_ok_and(|pairs| pairs.first().is_none_or(|pair| pair.key.signs())),
+            origin.cdn != Cdn::CloudFront || !matches!(read.first(), Some(Ok(pair)) if !pair.key.signs()),
             "origin.keys.cloudfront begins with a public key, but origin.cdn is cloudfront: no URL could be signed; \
              name the file of the private key"
                 .into(),
@@ -419,20 +417,20 @@ impl Config {
     /// # Errors
     /// `Usage` naming the key file that cannot be used and why.
     pub fn cloudfront_keys(&self) -> Result<Vec<KeyPair>> {
-        let read = |pair: &CloudFrontKey| {
-            let file = pair.key_file.display();
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-            if pair.id.is_empty() || !pair.id.bytes().all(plain) {
-                let id = &pair.id;
-                return Err(Error::usage(format!(
-                    "origin.keys.cloudfront has the id {id:?}: CloudFront has none like it"
-                )));
-            }
-            let what = || format!("the key {} of origin.keys.cloudfront cannot be used: {file}", pair.id);
-            let text = std::fs::read_to_string(&pair.key_file).map_err(|cause| Error::usage(what()).because(cause))?;
-            Ok(KeyPair { id: pair.id.as_str().into(), key: rsa::Key::from_pem(&text).context(what)? })
-        };
-        self.origin.keys.cloudfront.iter().map(read).collect()
+        self.origin.keys.cloudfront.iter().map(CloudFrontKey::read).collect()
+    }
+}
+
+impl CloudFrontKey {
+    fn read(&self) -> Result<KeyPair> {
+        let id = &self.id;
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(Error::usage(format!("origin.keys.cloudfront has the id {id:?}: CloudFront has none like it")));
+        }
+        let file = self.key_file.display();
+        let what = || format!("the key {id} of origin.keys.cloudfront cannot be used: {file}");
+        let text = std::fs::read_to_string(&self.key_file).map_err(|cause| Error::usage(what()).because(cause))?;
+        Ok(KeyPair { id: id.as_str().into(), key: rsa::Key::from_pem(&text).context(what)? })
     }
 }
 

@@ -347,7 +347,7 @@ fn settings_about_tokens_that_cannot_be_meant_are_all_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("segue.toml");
     let wrong = "[origin]\ncdn = \"cloudflare\"\nsecret_header = [\"X-Secret:\"]\n[origin.keys]\nbunny = [\"\"]\n\
-        bunny_legacy = [\"sha1\"]\ncloudfront = [{ id = \"K1\", key_file = \"/nonexistent/key.pem\" }]\n";
+        bunny_legacy = [\"sha1\"]\ncloudfront = [{ id = \"K1\", key_file = \"/nonexistent/key.pem\" }, { id = \"\", key_file = \"x\" }]\n";
     fs::write(&file, wrong).unwrap();
     let config = file.to_str().unwrap();
     let output = run(["config", "check", "--config", config]);
@@ -357,6 +357,7 @@ fn settings_about_tokens_that_cannot_be_meant_are_all_named() {
         "origin.keys.bunny_legacy knows sha256 and md5",
         "server.public_base_url is unset",
         "/nonexistent/key.pem",
+        "origin.keys.cloudfront has the id \"\"",
         "origin.secret_header cannot be used: the value of x-secret is empty",
         "origin.keys.cloudflare is unset",
         "origin.token_form is path",
