@@ -15,6 +15,9 @@ use crate::base::error::Context as _;
 use crate::base::secret::Secret;
 use crate::base::telemetry::Access;
 use crate::base::{Error, Result, hex, redact};
+use crate::cdn::cloudfront::KeyPair;
+use crate::cdn::rsa;
+use crate::origin::SecretHeader;
 
 /// Every setting. `docs/CONFIG.md` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,8 +81,17 @@ pub struct Server {
 pub struct Origin {
     /// Whether `/a` and `/d` need a token.
     pub require_token: bool,
-    /// Seconds a URL that we sign stays valid.
+    /// Seconds a URL that we sign stays valid. Cloudflare's tokens only carry when they were signed: this is
+    /// how long they are.
     pub token_ttl_s: u64,
+    /// Whose token the URLs we sign carry: `bunny`, `cloudfront` or `cloudflare`. What is verified depends on
+    /// the keys alone.
+    pub cdn: Cdn,
+    /// Where the URLs we sign carry it: `path`, or `query` with playlists that hand it on by `EXT-X-DEFINE`.
+    pub token_form: TokenForm,
+    /// Headers, `Name: value`, of which a request for media has to carry one: only our CDN knows them. At most
+    /// two, so that one can be replaced. Empty: everybody is let in.
+    pub secret_header: Vec<String>,
     /// Threads that serve media, one core each. 0: as many as the machine has.
     pub cores: usize,
     /// Requests in flight at most. Full: 503.
@@ -103,6 +115,44 @@ pub struct Origin {
 pub struct Keys {
     /// Keys of the Bunny token scheme (HS256), newest first, at most two.
     pub bunny: Vec<String>,
+    /// Older schemes that the Bunny keys verify too: `sha256`, `md5`.
+    pub bunny_legacy: Vec<String>,
+    /// Keys of Cloudflare's timed HMAC, newest first, at most two.
+    pub cloudflare: Vec<String>,
+    /// CloudFront key pairs, newest first, at most two.
+    pub cloudfront: Vec<CloudFrontKey>,
+}
+
+/// A CloudFront key pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloudFrontKey {
+    /// Its id, `Key-Pair-Id` in signed URLs.
+    pub id: String,
+    /// PEM file with the private key, or with the public one where nothing is signed.
+    pub key_file: PathBuf,
+}
+
+/// Whose token a URL carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cdn {
+    /// Bunny, HS256.
+    Bunny,
+    /// CloudFront, RSA.
+    CloudFront,
+    /// Cloudflare, timed HMAC.
+    Cloudflare,
+}
+
+/// Where a URL carries its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenForm {
+    /// In front of the path: relative URIs inherit it.
+    Path,
+    /// In the query: playlists hand it on.
+    Query,
 }
 
 /// What the transcoder accepts.
@@ -179,6 +229,9 @@ impl Default for Origin {
         Origin {
             require_token: true,
             token_ttl_s: 6 * 3600,
+            cdn: Cdn::Bunny,
+            token_form: TokenForm::Path,
+            secret_header: vec![],
             cores: 0,
             requests_in_flight_max: 16_384,
             bytes_in_flight_max: 8 << 30,
@@ -249,19 +302,6 @@ impl Config {
                 problems.push(problem.to_owned());
             }
         };
-        let keys = &self.origin.keys.bunny;
-        need(
-            keys.iter().all(|key| !key.is_empty()),
-            "origin.keys.bunny holds an empty key: anyone could sign URLs; remove it or set a real key",
-        );
-        need(
-            keys.len() <= 2,
-            "origin.keys.bunny holds more than two keys: one signs, one is on its way out; remove the others",
-        );
-        need(
-            self.profile == Profile::Dev || !self.origin.require_token || !keys.is_empty(),
-            "origin.keys.bunny is unset in production: no URL could be verified; set at least one key",
-        );
         need(
             matches!(self.server.io.as_str(), "auto" | "uring" | "plain"),
             "server.io is not one of auto, uring, plain; set one of them",
@@ -295,6 +335,92 @@ impl Config {
             self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
+        problems.extend(self.token_problems());
+        problems
+    }
+
+    /// What is wrong with the settings about tokens.
+    fn token_problems(&self) -> Vec<String> {
+        let origin = &self.origin;
+        let keys = &origin.keys;
+        let mut problems = Vec::new();
+        let mut need = |holds: bool, problem: String| {
+            if !holds {
+                problems.push(problem);
+            }
+        };
+        for (name, secrets) in [("origin.keys.bunny", &keys.bunny), ("origin.keys.cloudflare", &keys.cloudflare)] {
+            need(
+                secrets.iter().all(|key| !key.is_empty()),
+                format!("{name} holds an empty key: anyone could sign URLs; remove it or set a real key"),
+            );
+            need(
+                secrets.len() <= 2,
+                format!("{name} holds more than two keys: one signs, one is on its way out; remove the others"),
+            );
+        }
+        need(
+            keys.bunny_legacy.iter().all(|scheme| matches!(scheme.as_str(), "sha256" | "md5")),
+            "origin.keys.bunny_legacy knows sha256 and md5: nothing else could be verified; remove the others".into(),
+        );
+        need(
+            keys.cloudfront.len() <= 2,
+            "origin.keys.cloudfront holds more than two keys: one signs, one is on its way out; remove the others"
+                .into(),
+        );
+        need(
+            keys.cloudfront.is_empty() || self.server.public_base_url.is_some(),
+            "server.public_base_url is unset, but CloudFront signs whole URLs: nothing could be verified; set it to \
+             the URL that listeners ask"
+                .into(),
+        );
+        let read: Vec<Result<KeyPair>> = keys.cloudfront.iter().map(CloudFrontKey::read).collect();
+        for error in read.iter().filter_map(|read| read.as_ref().err()) {
+            need(false, error.chain());
+        }
+        for secret in &origin.secret_header {
+            if let Err(error) = SecretHeader::decode(secret) {
+                need(false, format!("origin.secret_header cannot be used: {}", error.chain()));
+            }
+        }
+        need(
+            origin.secret_header.len() <= 2,
+            "origin.secret_header holds more than two: one is sent, one is on its way out; remove the others".into(),
+        );
+        if !origin.require_token {
+            return problems;
+        }
+        let signs = match origin.cdn {
+            Cdn::Bunny => self.profile == Profile::Dev || !keys.bunny.is_empty(),
+            Cdn::CloudFront => !keys.cloudfront.is_empty(),
+            Cdn::Cloudflare => !keys.cloudflare.is_empty(),
+        };
+        let name = match origin.cdn {
+            Cdn::Bunny => "bunny",
+            Cdn::CloudFront => "cloudfront",
+            Cdn::Cloudflare => "cloudflare",
+        };
+        let where_ = if self.profile == Profile::Production { " in production" } else { "" };
+        need(
+            signs,
+            format!(
+                "origin.keys.{name} is unset{where_}, but origin.cdn is {name}: no URL could be signed or verified; set \
+                 at least one key"
+            ),
+        );
+        need(
+            origin.cdn != Cdn::CloudFront || !matches!(read.first(), Some(Ok(pair)) if !pair.key.signs()),
+            "origin.keys.cloudfront begins with a public key, but origin.cdn is cloudfront: no URL could be signed; \
+             name the file of the private key"
+                .into(),
+        );
+        need(
+            origin.cdn == Cdn::Bunny || origin.token_form == TokenForm::Query,
+            format!(
+                "origin.token_form is path, but only Bunny has tokens in the path: the children of a playlist would be \
+                 refused by {name}; set it to query"
+            ),
+        );
         problems
     }
 
@@ -312,7 +438,8 @@ impl Config {
     /// The tree as TOML with every secret masked, for `segue config show`.
     pub fn masked(&self) -> String {
         let mut shown = self.clone();
-        for key in &mut shown.origin.keys.bunny {
+        let keys = &mut shown.origin.keys;
+        for key in keys.bunny.iter_mut().chain(&mut keys.cloudflare).chain(&mut shown.origin.secret_header) {
             *key = "(hidden)".into();
         }
         let collector = shown.telemetry.otlp_traces_endpoint.as_mut();
@@ -332,19 +459,38 @@ impl Config {
         !self.origin.keys.bunny.is_empty() || generated_key_path(&self.data).exists()
     }
 
-    /// The Bunny signing keys, newest first. The dev profile makes one on first use and keeps it in
-    /// the data directory, readable by its owner only.
+    /// The Bunny signing keys, newest first; none when the origin has no use for one. The dev profile makes
+    /// one on first use and keeps it in the data directory, readable by its owner only.
     ///
     /// # Errors
-    /// `Usage` when production has none; `Internal` when the generated one cannot be kept.
+    /// `Internal` when the generated one cannot be kept.
     pub fn bunny_keys(&self) -> Result<Vec<Secret>> {
-        if !self.origin.keys.bunny.is_empty() {
-            return Ok(self.origin.keys.bunny.iter().map(|key| Secret::new(key.as_bytes())).collect());
+        let generates = self.profile == Profile::Dev && self.origin.cdn == Cdn::Bunny;
+        match self.origin.keys.bunny.is_empty() && generates {
+            true => Ok(vec![generated_key(&self.data)?]),
+            false => Ok(self.origin.keys.bunny.iter().map(|key| Secret::new(key.as_bytes())).collect()),
         }
-        match self.profile {
-            Profile::Production => Err(Error::usage("origin.keys.bunny is unset in production; set at least one key")),
-            Profile::Dev => Ok(vec![generated_key(&self.data)?]),
+    }
+
+    /// The CloudFront key pairs, newest first.
+    ///
+    /// # Errors
+    /// `Usage` naming the key file that cannot be used and why.
+    pub fn cloudfront_keys(&self) -> Result<Vec<KeyPair>> {
+        self.origin.keys.cloudfront.iter().map(CloudFrontKey::read).collect()
+    }
+}
+
+impl CloudFrontKey {
+    fn read(&self) -> Result<KeyPair> {
+        let id = &self.id;
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(Error::usage(format!("origin.keys.cloudfront has the id {id:?}: CloudFront has none like it")));
         }
+        let file = self.key_file.display();
+        let what = || format!("the key {id} of origin.keys.cloudfront cannot be used: {file}");
+        let text = std::fs::read_to_string(&self.key_file).map_err(|cause| Error::usage(what()).because(cause))?;
+        Ok(KeyPair { id: id.as_str().into(), key: rsa::Key::from_pem(&text).context(what)? })
     }
 }
 
@@ -523,8 +669,10 @@ mod tests {
         let mode = std::fs::metadata(dir.path().join("data/secrets/bunny.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(format!("{first:?}").contains("Secret(…)"));
-        let shown =
-            Config { origin: Origin { keys: Keys { bunny: vec!["k1".into()] }, ..Origin::default() }, ..config };
+        let shown = Config {
+            origin: Origin { keys: Keys { bunny: vec!["k1".into()], ..Keys::default() }, ..Origin::default() },
+            ..config
+        };
         assert!(!shown.masked().contains("k1"));
     }
 }

@@ -47,14 +47,14 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
         let dir = rung.path();
         fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
         cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
-        write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung))?;
+        write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung, &[]))?;
     }
     for extra in &index.extras {
         let name = &extra.object.name;
         fs::copy(objects.join(name), tree.join(name)).context(|| format!("cannot write {name}"))?;
     }
     for scope in Scope::ALL {
-        if let Some(bytes) = playlist::multivariant(index, scope) {
+        if let Some(bytes) = playlist::multivariant(index, scope, &[]) {
             write(tree, scope.path(), &bytes)?;
         }
     }

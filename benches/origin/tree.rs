@@ -112,7 +112,7 @@ fn rung(kib: u64, bytes: &[u8]) -> Rung {
 
 fn write_files(dir: &Path, rung: &Rung, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
-    fs::write(dir.join("index.m3u8"), media(rung))?;
+    fs::write(dir.join("index.m3u8"), media(rung, &[]))?;
     let (init, media) = bytes.split_at(rung.init.bytes as usize);
     fs::write(dir.join("init.mp4"), init)?;
     for (number, segment) in media.chunks(rung.segments[0].bytes as usize).enumerate() {

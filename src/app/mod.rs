@@ -15,12 +15,13 @@ use tokio::net::TcpListener;
 use crate::admin::{self, Readiness};
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
+use crate::base::secret::Secret;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
 use crate::base::telemetry::{self, Metrics};
 use crate::base::{Error, Result};
-use crate::cdn::bunny::{Key, Keys};
-use crate::cdn::playback::Links;
-use crate::config::Config;
+use crate::cdn::playback::{Links, Signer};
+use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
+use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
 use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
@@ -42,26 +43,53 @@ pub struct Roles {
     pub demo: bool,
 }
 
-/// The signing keys, ready to use.
+/// Everything that tokens are checked against, ready to use.
 ///
 /// # Errors
-/// As `Config::bunny_keys`.
-pub fn keys(config: &Config) -> Result<Keys> {
-    let mut keys = config.bunny_keys()?.into_iter();
-    let current = keys.next().ok_or_else(|| Error::usage("there is no signing key"))?;
-    Ok(Keys::new(Key::new(&current)?, keys.next().map(|key| Key::new(&key)).transpose()?))
+/// As `Config::bunny_keys` and `Config::cloudfront_keys`; `Usage` for an empty key.
+pub fn verifier(config: &Config) -> Result<Verifier> {
+    let origin = &config.origin;
+    let legacy = |scheme: &str| origin.keys.bunny_legacy.iter().any(|known| known == scheme);
+    let accept = bunny::Accept { sha256: legacy("sha256"), md5: legacy("md5") };
+    let bunny = live(config.bunny_keys()?.iter().map(bunny::Key::new))?;
+    let base = config.server.public_base_url.as_deref().unwrap_or_default();
+    let cloudfront = live(config.cloudfront_keys()?.into_iter().map(Ok))?;
+    let secrets = origin.keys.cloudflare.iter().map(|key| Secret::new(key.as_bytes()));
+    let cloudflare = live(secrets.map(|secret| cloudflare::Key::new(&secret)))?;
+    Ok(Verifier {
+        bunny: bunny.map(|keys| bunny::Keys::new(keys.current, keys.previous).accepting(accept)),
+        cloudfront: cloudfront.map(|keys| cloudfront::Keys::new(keys.current, keys.previous, base)),
+        cloudflare: cloudflare.map(|keys| cloudflare::Keys::new(keys.current, keys.previous, origin.token_ttl_s)),
+    })
+}
+
+fn live<K>(mut keys: impl Iterator<Item = Result<K>>) -> Result<Option<Live<K>>> {
+    let Some(current) = keys.next().transpose()? else { return Ok(None) };
+    Ok(Some(Live { current, previous: keys.next().transpose()? }))
+}
+
+/// What signs playback URLs, for the CDN of `origin.cdn`.
+fn signer(config: &Config) -> Result<Signer> {
+    let verifier = verifier(config)?;
+    let signer = match (config.origin.cdn, config.origin.token_form) {
+        (Cdn::Bunny, TokenForm::Path) => verifier.bunny.map(|keys| Signer::BunnyPath(keys.current().clone())),
+        (Cdn::Bunny, TokenForm::Query) => verifier.bunny.map(|keys| Signer::BunnyQuery(keys.current().clone())),
+        (Cdn::CloudFront, _) => verifier.cloudfront.map(|keys| Signer::CloudFront(keys.current().clone())),
+        (Cdn::Cloudflare, _) => verifier.cloudflare.map(|keys| Signer::Cloudflare(keys.current().clone())),
+    };
+    signer.ok_or_else(|| Error::usage("there is no key for origin.cdn; set one below origin.keys"))
 }
 
 /// The maker of playback URLs that these settings describe.
 ///
 /// # Errors
-/// As `Config::bunny_keys`.
+/// As `verifier`; `Usage` when there is no key for `origin.cdn`.
 pub fn links(config: &Config) -> Result<Links> {
-    let key = match config.origin.require_token {
-        true => Some(keys(config)?.current().clone()),
+    let signer = match config.origin.require_token {
+        true => Some(signer(config)?),
         false => None,
     };
-    Ok(Links::new(config.server.public_base_url.as_deref(), key, config.origin.token_ttl_s))
+    Ok(Links::new(config.server.public_base_url.as_deref(), signer, config.origin.token_ttl_s))
 }
 
 /// What the transcoder accepts under these settings.
@@ -104,7 +132,8 @@ pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
 pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
     let metrics = telemetry::start_metrics()?;
-    let keys = keys(config)?;
+    let verifier = verifier(config)?;
+    warn_of_legacy(config);
     let store = LocalStore::open(&config.store_dir())?;
     let (trigger, shutdown) = shutdown::channel();
 
@@ -116,7 +145,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         .context(|| "cannot start the control runtime")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
     refuse_taken(config.server.listen)?;
-    let origin = Origin::new(origin_options(config), store.clone(), keys, Clock::System)?;
+    let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
     let blocks = origin.blocks();
     let pages = roles.pages && cfg!(feature = "control");
@@ -172,9 +201,24 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
     }
 }
 
-fn origin_options(config: &Config) -> origin::Options {
+/// Says at start what a weak scheme means; it works, but nobody should rely on it for long.
+fn warn_of_legacy(config: &Config) {
+    for scheme in &config.origin.keys.bunny_legacy {
+        tracing::warn!(
+            scheme,
+            "origin.keys.bunny_legacy accepts a plain hash as a signature: sign with HS256 and remove it"
+        );
+    }
+}
+
+fn origin_options(config: &Config) -> Result<origin::Options> {
     let settings = &config.origin;
     let mut options = origin::Options { require_token: settings.require_token, ..origin::Options::default() };
+    options.secret_headers =
+        settings.secret_header.iter().map(|text| origin::SecretHeader::decode(text)).collect::<Result<_>>()?;
+    if settings.require_token {
+        options.handed_on = signer(config)?.params();
+    }
     options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
     options.gate.requests_max = settings.requests_in_flight_max;
@@ -182,7 +226,7 @@ fn origin_options(config: &Config) -> origin::Options {
     if let Some(page) = settings.blocked_by.as_ref().or(config.server.public_base_url.as_ref()) {
         options.blocked_by.clone_from(page);
     }
-    options
+    Ok(options)
 }
 
 fn server_options(config: &Config) -> server::Options {

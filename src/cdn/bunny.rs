@@ -1,4 +1,4 @@
-//! Bunny token authentication, "advanced" HS256: sign, verify, and say why not.
+//! Bunny token authentication, "advanced" HS256: sign and verify; its two older schemes: verify.
 //!
 //! ```text
 //! token   = "HS256-" ["1-" if an address is bound] base64url( HMAC-SHA256(key, message) )
@@ -6,24 +6,31 @@
 //! path    = token_path when given (opens everything below it), else the path of the URL
 //! query form:  /path?token=T&k=v…&expires=E
 //! path form:   /bcdn_token=T&k=v…&expires=E/path      relative URIs below it inherit the token
+//!
+//! before 2026-04, off unless configured:
+//! SHA-256      base64url( SHA256(key · path · expires · [address as text] · params) )     same URL forms
+//! basic, MD5   base64url( MD5(key · path · expires · [address as text]) )                 query form only
 //! ```
 //! Parameters may come in any order; a repeated one is refused, as the signers do. Countries and speed
 //! limit are part of the signature but only the CDN's edge can enforce them.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use md5::Md5;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::memory::{self, Form, Opens};
+use super::{Live, Presented, Refused, Which, decimal, generation, is_below};
 use crate::base::secret::Secret;
 use crate::base::{Error, Result};
+
+type Message = super::message::Message<1024>;
 
 const ALGORITHM: &str = "HS256-";
 const ADDRESS_FLAG: &str = "1-";
@@ -31,17 +38,52 @@ const COMPONENT: &str = "/bcdn_token=";
 /// RFC 3986 §2.3 unreserved characters stay, as in Bunny's own signers.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// One signing key, its HMAC state computed once.
+/// One signing key, the states that begin with it computed once.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha256>);
+pub struct Key {
+    hs256: Hmac<Sha256>,
+    sha256: Sha256,
+    md5: Md5,
+}
 
-/// The keys that are live: we sign with the first and accept both while one replaces the other.
+/// The keys that are live, and which schemes they verify.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    current: Key,
-    previous: Option<Key>,
+    live: Live<Key>,
+    accept: Accept,
     /// Tells the sets of keys apart in the memory of verified tokens.
     generation: u64,
+}
+
+/// Which of Bunny's older schemes verify beside HS256. Default none: their signatures are plain hashes over
+/// a key and text without separators, which is weaker than an HMAC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accept {
+    /// "Advanced" tokens without a prefix, before 2026-04.
+    pub sha256: bool,
+    /// "Basic" tokens.
+    pub md5: bool,
+}
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The scheme to use.
+    Hs256,
+    /// "Advanced" before 2026-04.
+    Sha256,
+    /// "Basic".
+    Md5,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Hs256 => "bunny HS256",
+            Algorithm::Sha256 => "bunny SHA-256 (legacy)",
+            Algorithm::Md5 => "bunny MD5 (legacy)",
+        })
+    }
 }
 
 /// What a token shall allow.
@@ -63,59 +105,6 @@ pub struct Grant<'g> {
     pub ignore_params: bool,
     /// Speed limit in kB/s; enforced by the edge.
     pub limit_kbps: Option<u32>,
-}
-
-/// A token as it came with a request.
-#[derive(Clone, Copy, Debug)]
-pub enum Presented<'u> {
-    /// The first path component, `bcdn_token=…`.
-    Path(&'u str),
-    /// The whole query string.
-    Query(&'u str),
-}
-
-/// Why a token does not open a path. For logs and `segue sign --explain`; a client only hears 403.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// There is no token.
-    Missing,
-    /// It cannot be read: unknown algorithm, bad escape, repeated or missing parameter, too long.
-    Malformed,
-    /// Its time is over.
-    Expired,
-    /// It is for another path.
-    WrongPath,
-    /// It is bound to an address, and does not verify for this one.
-    WrongAddress,
-    /// It was not signed with one of our keys, or altered.
-    Mismatch,
-}
-
-impl Refused {
-    /// One word for a log or a metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Refused::Missing => "token_missing",
-            Refused::Malformed => "token_malformed",
-            Refused::Expired => "token_expired",
-            Refused::WrongPath => "token_wrong_path",
-            Refused::WrongAddress => "token_wrong_address",
-            Refused::Mismatch => "token_mismatch",
-        }
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refused::Missing => "there is no token",
-            Refused::Malformed => "the token cannot be read",
-            Refused::Expired => "the token has expired",
-            Refused::WrongPath => "the token is for another path",
-            Refused::WrongAddress => "the token is bound to another address, or altered",
-            Refused::Mismatch => "the token was signed with another key, or altered",
-        })
-    }
 }
 
 /// Splits a path token off: `/bcdn_token=…/a/x` is `bcdn_token=…` and `/a/x`.
@@ -143,7 +132,11 @@ impl Key {
         if secret.is_empty() {
             return Err(Error::usage("the CDN signing key is empty: anyone could sign URLs with it"));
         }
-        Ok(Key(Hmac::new_from_slice(secret.expose()).expect("HMAC takes keys of any length")))
+        Ok(Key {
+            hs256: Hmac::new_from_slice(secret.expose()).expect("HMAC takes keys of any length"),
+            sha256: Sha256::new_with_prefix(secret.expose()),
+            md5: Md5::new_with_prefix(secret.expose()),
+        })
     }
 
     /// The path form's prefix, `/bcdn_token=…&expires=…`.
@@ -161,21 +154,32 @@ impl Key {
             Some(IpAddr::V6(v6)) => message.extend_from_slice(&low_half_zeroed(v6.octets())),
             None => {}
         }
-        let sorted: Vec<String> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        message.extend_from_slice(sorted.join("&").as_bytes());
-
+        message.extend_from_slice(joined(&params).as_bytes());
         let flag = if grant.address.is_some() { ADDRESS_FLAG } else { "" };
-        let mut text = format!("token={ALGORITHM}{flag}{}", URL_SAFE_NO_PAD.encode(self.mac(&message)));
-        for (name, value) in &params {
-            text += &format!("&{name}={}", utf8_percent_encode(value, ESCAPED));
-        }
-        text + &format!("&expires={}", grant.expires_s)
+        written(&format!("{ALGORITHM}{flag}{}", URL_SAFE_NO_PAD.encode(self.mac(&message))), &params, grant.expires_s)
+    }
+
+    /// As `sign_params` in the scheme before 2026-04, for zones that still ask for it. An address is left
+    /// out: Bunny's own signers disagreed about its place.
+    pub fn sign_params_sha256(&self, grant: &Grant<'_>) -> String {
+        let params = grant.params();
+        let message = format!("{}{}{}", grant.token_path.unwrap_or(grant.path), grant.expires_s, joined(&params));
+        let hash = self.sha256.clone().chain_update(message).finalize();
+        written(&URL_SAFE_NO_PAD.encode(hash), &params, grant.expires_s)
     }
 
     fn mac(&self, message: &[u8]) -> [u8; 32] {
-        let mut mac = self.0.clone();
+        let mut mac = self.hs256.clone();
         mac.update(message);
         mac.finalize().into_bytes().into()
+    }
+
+    fn signed(&self, message: &[u8], claimed: &Claimed) -> bool {
+        match claimed {
+            Claimed::Hs256 { mac, .. } => self.mac(message).ct_eq(mac).into(),
+            Claimed::Sha256(hash) => self.sha256.clone().chain_update(message).finalize()[..].ct_eq(hash).into(),
+            Claimed::Md5(hash) => self.md5.clone().chain_update(message).finalize()[..].ct_eq(hash).into(),
+        }
     }
 }
 
@@ -201,16 +205,36 @@ impl Grant<'_> {
     }
 }
 
+/// The signed parameters as they are signed.
+fn joined(params: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("&")
+}
+
+/// The parameters as they are written into a URL.
+fn written(token: &str, params: &[(&str, String)], expires_s: u64) -> String {
+    let mut text = format!("token={token}");
+    for (name, value) in params {
+        text += &format!("&{name}={}", utf8_percent_encode(value, ESCAPED));
+    }
+    text + &format!("&expires={expires_s}")
+}
+
 impl Keys {
-    /// The live keys: the one we sign with, and one that is on its way out.
+    /// The live keys: the one we sign with, and one that is on its way out. They verify HS256 alone.
     pub fn new(current: Key, previous: Option<Key>) -> Keys {
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
-        Keys { current, previous, generation: GENERATION.fetch_add(1, Ordering::Relaxed) }
+        Keys { live: Live { current, previous }, accept: Accept::default(), generation: generation() }
+    }
+
+    /// The same keys, verifying older schemes too.
+    #[must_use]
+    pub fn accepting(self, accept: Accept) -> Keys {
+        Keys { accept, generation: generation(), ..self }
     }
 
     /// The key to sign with.
     pub fn current(&self) -> &Key {
-        &self.current
+        &self.live.current
     }
 
     /// Whether `presented` opens `path` for `peer` at `now_s`. Allocates nothing for a token that was
@@ -219,66 +243,117 @@ impl Keys {
     /// # Errors
     /// Why it does not.
     pub fn verify(&self, presented: Presented<'_>, path: &str, peer: IpAddr, now_s: u64) -> Result<(), Refused> {
-        let params = Params::read(presented)?;
-        if params.expires_s < now_s {
+        let (text, form) = match presented {
+            Presented::Path(component) => (component, Form::Path),
+            Presented::Query(query) => (query, Form::Query),
+            Presented::Cookies(..) => return Err(Refused::Missing),
+        };
+        let (set, parts) = ((self.generation, form), [text.as_bytes()]);
+        if let Some(Some(answer)) = memory::recall(set, &parts, |opens| opens.directory(path, peer, now_s)) {
+            return answer;
+        }
+        let token = Token::read(presented)?;
+        if token.expires_s < now_s {
             return Err(Refused::Expired);
         }
-        let seen = Seen::remembered(self.generation, presented, path);
-        if seen { Ok(()) } else { self.verify_signature(&params, presented, path, peer) }
+        if !self.accepts(token.algorithm()) {
+            return Err(Refused::Scheme);
+        }
+        self.signer(&token, path, peer)?;
+        // Only what opens more than one object comes again, and with others' parameters it comes differently.
+        if let Some(below) = token.below()
+            && token.params.all_ours()
+        {
+            let peer = token.may_be_bound().then_some(peer);
+            memory::remember(set, &parts, Opens::Directory { below, last_s: token.expires_s, peer });
+        }
+        Ok(())
     }
 
-    fn verify_signature(
-        &self,
-        params: &Params<'_>,
-        presented: Presented<'_>,
-        path: &str,
-        peer: IpAddr,
-    ) -> Result<(), Refused> {
-        let (bound, claimed) = read_token(params.token)?;
+    /// Whether tokens of that algorithm verify at all.
+    pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::Hs256 => true,
+            Algorithm::Sha256 => self.accept.sha256,
+            Algorithm::Md5 => self.accept.md5,
+        }
+    }
+
+    /// Which key signed `token`, whatever its time and ours. Checks that it is for `path` and `peer`.
+    pub(super) fn signer(&self, token: &Token<'_>, path: &str, peer: IpAddr) -> Result<Which, Refused> {
+        let params = &token.params;
         let mut message = Message::default();
         match params.token_path {
             Some(escaped) => message.push_decoded(escaped)?,
             None => message.push(path.as_bytes())?,
         }
-        let path_bytes = message.length;
         if params.token_path.is_some() && !is_below(path.as_bytes(), message.bytes()) {
             return Err(Refused::WrongPath);
         }
-        message.push(params.expires.as_bytes())?;
+        match &token.claimed {
+            Claimed::Hs256 { bound, .. } => self.hs256_signer(message, token, *bound, peer),
+            Claimed::Sha256(_) | Claimed::Md5(_) => self.plain_signer(&message, token, peer),
+        }
+    }
+
+    fn hs256_signer(
+        &self,
+        mut message: Message,
+        token: &Token<'_>,
+        bound: bool,
+        peer: IpAddr,
+    ) -> Result<Which, Refused> {
+        message.push(token.params.expires.as_bytes())?;
         let address_at = message.length;
         match (bound, peer.to_canonical()) {
             (false, _) => {}
             (true, IpAddr::V4(v4)) => message.push(&v4.octets())?,
             (true, IpAddr::V6(v6)) => message.push(&low_half_zeroed(v6.octets()))?,
         }
-        params.push_signed(&mut message)?;
+        token.params.push_signed(&mut message)?;
 
-        let mut valid = self.any_key_signed(message.bytes(), &claimed);
-        if bound && peer.to_canonical().is_ipv4() && !valid {
+        let mut which = self.which(message.bytes(), &token.claimed);
+        if bound && peer.to_canonical().is_ipv4() && which.is_none() {
             message.buffer[address_at + 3] = 0; // signed for the whole /24
-            valid = self.any_key_signed(message.bytes(), &claimed);
+            which = self.which(message.bytes(), &token.claimed);
         }
-        match (valid, bound) {
-            (false, true) => Err(Refused::WrongAddress),
-            (false, false) => Err(Refused::Mismatch),
-            (true, false) if params.token_path.is_some() => {
-                Seen::remember(self.generation, presented, &message.buffer[..path_bytes]);
-                Ok(())
-            }
-            (true, _) => Ok(()),
-        }
+        which.ok_or(if bound { Refused::WrongAddress } else { Refused::Mismatch })
     }
 
-    fn any_key_signed(&self, message: &[u8], claimed: &[u8; 32]) -> bool {
-        let signed_by = |key: &Key| bool::from(key.mac(message).ct_eq(claimed));
-        signed_by(&self.current) || self.previous.as_ref().is_some_and(signed_by)
+    /// The older schemes do not say whether an address is bound, and Bunny's signers put it after the time
+    /// (JavaScript, the documentation) or before it (C#): any of the three is right.
+    fn plain_signer(&self, path: &Message, token: &Token<'_>, peer: IpAddr) -> Result<Which, Refused> {
+        use std::fmt::Write as _;
+        let mut address = Message::default();
+        write!(Text(&mut address), "{}", peer.to_canonical()).map_err(|_| Refused::Malformed)?;
+        let expires = token.params.expires.as_bytes();
+        for (before, after) in [(&b""[..], &b""[..]), (b"", address.bytes()), (address.bytes(), b"")] {
+            let mut message = Message::default();
+            for piece in [path.bytes(), before, expires, after] {
+                message.push(piece)?;
+            }
+            if token.algorithm() == Algorithm::Sha256 {
+                token.params.push_signed(&mut message)?;
+            }
+            if let Some(which) = self.which(message.bytes(), &token.claimed) {
+                return Ok(which);
+            }
+        }
+        Err(Refused::Mismatch)
+    }
+
+    fn which(&self, message: &[u8], claimed: &Claimed) -> Option<Which> {
+        self.live.iter().position(|key| key.signed(message, claimed)).map(Which::nth)
     }
 }
 
-/// Bunny takes any prefix. We want it to end at a component, so that `/a/x` does not open `/a/xy`.
-fn is_below(path: &[u8], prefix: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
-    prefix.starts_with(b"/") && (prefix.ends_with(b"/") || rest.is_empty() || rest[0] == b'/')
+/// Writes text into a message without allocating.
+struct Text<'m>(&'m mut Message);
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push(text.as_bytes()).map_err(|_| fmt::Error)
+    }
 }
 
 fn low_half_zeroed(mut address: [u8; 16]) -> [u8; 16] {
@@ -286,26 +361,84 @@ fn low_half_zeroed(mut address: [u8; 16]) -> [u8; 16] {
     address
 }
 
-/// The token's text: whether it is bound to an address, and the signature it claims.
-fn read_token(text: &str) -> Result<(bool, [u8; 32]), Refused> {
-    let rest = text.strip_prefix(ALGORITHM).ok_or(Refused::Malformed)?;
-    let (bound, encoded) = match rest.strip_prefix(ADDRESS_FLAG) {
-        Some(encoded) => (true, encoded),
-        None => (false, rest),
-    };
-    let mut claimed = [0; 32];
-    // 43 characters say exactly 32 bytes; the engine refuses stray bits in the last one.
-    match encoded.len() == 43 && URL_SAFE_NO_PAD.decode_slice_unchecked(encoded, &mut claimed) == Ok(32) {
-        true => Ok((bound, claimed)),
+/// A token, read but not believed.
+pub(super) struct Token<'u> {
+    pub(super) params: Params<'u>,
+    pub(super) claimed: Claimed,
+    pub(super) expires_s: u64,
+}
+
+/// The signature a token claims.
+pub(super) enum Claimed {
+    Hs256 { bound: bool, mac: [u8; 32] },
+    Sha256([u8; 32]),
+    Md5([u8; 16]),
+}
+
+impl<'u> Token<'u> {
+    pub(super) fn read(presented: Presented<'u>) -> Result<Token<'u>, Refused> {
+        let params = Params::read(presented)?;
+        let expires_s = decimal(params.expires).ok_or(Refused::Malformed)?;
+        let claimed = Claimed::read(params.token)?;
+        // Basic tokens open one object, stand in a query, and sign nothing else.
+        let basic = matches!(claimed, Claimed::Md5(_));
+        if basic && (params.token_path.is_some() || matches!(presented, Presented::Path(_))) {
+            return Err(Refused::Malformed);
+        }
+        Ok(Token { params, claimed, expires_s })
+    }
+
+    pub(super) fn algorithm(&self) -> Algorithm {
+        match self.claimed {
+            Claimed::Hs256 { .. } => Algorithm::Hs256,
+            Claimed::Sha256(_) => Algorithm::Sha256,
+            Claimed::Md5(_) => Algorithm::Md5,
+        }
+    }
+
+    /// The directory it opens, decoded; `None` when it opens one path.
+    pub(super) fn below(&self) -> Option<Box<[u8]>> {
+        let mut below = Message::default();
+        below.push_decoded(self.params.token_path?).ok()?;
+        Some(below.bytes().into())
+    }
+
+    /// Whether the address of the client may be part of the signature.
+    fn may_be_bound(&self) -> bool {
+        !matches!(self.claimed, Claimed::Hs256 { bound: false, .. })
+    }
+}
+
+impl Claimed {
+    fn read(text: &str) -> Result<Claimed, Refused> {
+        let Some(rest) = text.strip_prefix(ALGORITHM) else {
+            return match text.len() {
+                43 => base64url(text).map(Claimed::Sha256),
+                22 => base64url(text).map(Claimed::Md5),
+                _ => Err(Refused::Malformed),
+            };
+        };
+        match rest.strip_prefix(ADDRESS_FLAG) {
+            Some(encoded) => Ok(Claimed::Hs256 { bound: true, mac: base64url(encoded)? }),
+            None => Ok(Claimed::Hs256 { bound: false, mac: base64url(rest)? }),
+        }
+    }
+}
+
+/// Exactly `N` bytes; the engine refuses stray bits in the last character.
+fn base64url<const N: usize>(text: &str) -> Result<[u8; N], Refused> {
+    let mut bytes = [0; N];
+    let fits = text.len() == (N * 8).div_ceil(6);
+    match fits && URL_SAFE_NO_PAD.decode_slice_unchecked(text, &mut bytes) == Ok(N) {
+        true => Ok(bytes),
         false => Err(Refused::Malformed),
     }
 }
 
 /// The parameters of a token, split but not decoded.
-struct Params<'u> {
+pub(super) struct Params<'u> {
     token: &'u str,
     expires: &'u str,
-    expires_s: u64,
     token_path: Option<&'u str>,
     /// Everything but token and expires. Invariant: sorted by name, no name twice.
     others: [(&'u str, &'u str); PARAMS_MAX],
@@ -321,11 +454,11 @@ impl<'u> Params<'u> {
         let (text, token_name) = match presented {
             Presented::Path(component) => (component, "bcdn_token"),
             Presented::Query(query) => (query, "token"),
+            Presented::Cookies(..) => return Err(Refused::Missing),
         };
         let mut params = Params {
             token: "",
             expires: "",
-            expires_s: 0,
             token_path: None,
             others: [("", ""); PARAMS_MAX],
             count: 0,
@@ -347,7 +480,6 @@ impl<'u> Params<'u> {
         if params.token.is_empty() {
             return Err(Refused::Missing);
         }
-        params.expires_s = decimal(params.expires).ok_or(Refused::Malformed)?;
         Ok(params)
     }
 
@@ -369,6 +501,16 @@ impl<'u> Params<'u> {
         Ok(())
     }
 
+    /// Whether there is nothing beside what a signer of this scheme writes.
+    fn all_ours(&self) -> bool {
+        self.others[..self.count].iter().all(|(name, _)| name.starts_with("token_") || *name == "limit")
+    }
+
+    /// The value of one of the other parameters, not decoded.
+    pub(super) fn other(&self, name: &str) -> Option<&'u str> {
+        self.others[..self.count].iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
     fn push_signed(&self, message: &mut Message) -> Result<(), Refused> {
         let mut separator: &[u8] = b"";
         for (name, value) in &self.others[..self.count] {
@@ -383,98 +525,6 @@ impl<'u> Params<'u> {
         }
         Ok(())
     }
-}
-
-/// Plain decimal digits, as the signers write them: no sign, no leading zero.
-fn decimal(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    if plain { text.parse().ok() } else { None }
-}
-
-/// What is signed, put together on the stack: HMAC runs over it once or twice.
-struct Message {
-    buffer: [u8; 1024],
-    length: usize,
-}
-
-impl Default for Message {
-    fn default() -> Message {
-        Message { buffer: [0; 1024], length: 0 }
-    }
-}
-
-impl Message {
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.length]
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        let room = self.buffer.get_mut(self.length..self.length + bytes.len()).ok_or(Refused::Malformed)?;
-        room.copy_from_slice(bytes);
-        self.length += bytes.len();
-        Ok(())
-    }
-
-    fn push_decoded(&mut self, escaped: &str) -> Result<(), Refused> {
-        let mut pieces = escaped.split('%');
-        self.push(pieces.next().unwrap_or_default().as_bytes())?;
-        for piece in pieces {
-            let digits = piece.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-            let byte = u8::from_str_radix(digits.ok_or(Refused::Malformed)?, 16).map_err(|_| Refused::Malformed)?;
-            self.push(&[byte])?;
-            self.push(&piece.as_bytes()[2..])?;
-        }
-        Ok(())
-    }
-}
-
-/// A token that verified on this thread. A listener sends the same directory token with every segment;
-/// remembering it saves the HMAC, not the checks of time and path.
-struct Seen {
-    generation: u64,
-    component: Box<str>,
-    below: Box<[u8]>,
-}
-
-/// Directly mapped, by characters of the signature: bounded, and nobody can fill it without a key.
-const SEEN_MAX: usize = 256;
-
-thread_local! {
-    static SEEN: RefCell<[Option<Seen>; SEEN_MAX]> = const { RefCell::new([const { None }; SEEN_MAX]) };
-}
-
-impl Seen {
-    fn slot(component: &str) -> usize {
-        // Behind `bcdn_token=HS256-`: base64 of a hash, as good as random.
-        let at = |n: usize| usize::from(component.as_bytes().get(n).copied().unwrap_or(0));
-        (at(20) ^ (at(24) << 3) ^ (at(28) << 5)) % SEEN_MAX
-    }
-
-    fn remembered(generation: u64, presented: Presented<'_>, path: &str) -> bool {
-        let Presented::Path(component) = presented else { return false };
-        SEEN.with_borrow(|seen| {
-            seen[Seen::slot(component)].as_ref().is_some_and(|known| {
-                known.generation == generation
-                    && same(known.component.as_bytes(), component.as_bytes())
-                    && is_below(path.as_bytes(), &known.below)
-            })
-        })
-    }
-
-    fn remember(generation: u64, presented: Presented<'_>, below: &[u8]) {
-        let Presented::Path(component) = presented else { return };
-        let seen = Seen { generation, component: component.into(), below: below.into() };
-        SEEN.with_borrow_mut(|all| all[Seen::slot(component)] = Some(seen));
-    }
-}
-
-/// Equality without an early way out, in words rather than bytes: it runs for every request.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let (a_words, a_rest) = a.as_chunks::<8>();
-    let (b_words, b_rest) = b.as_chunks::<8>();
-    let words = a_words.iter().zip(b_words).fold(0, |d, (x, y)| d | (u64::from_ne_bytes(*x) ^ u64::from_ne_bytes(*y)));
-    let rest = a_rest.iter().zip(b_rest).fold(0, |d, (x, y)| d | (x ^ y));
-    a.len() == b.len() && std::hint::black_box(words | u64::from(rest)) == 0
 }
 
 #[cfg(test)]

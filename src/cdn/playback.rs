@@ -4,22 +4,55 @@
 use crate::base::id::{TrackId, VersionId};
 use crate::hls::playlist::Scope;
 
-use super::bunny::{self, Key};
+use super::bunny::{self, Grant, Key};
+use super::{cloudflare, cloudfront};
+
+/// Who will check the token, and where it stands.
+#[derive(Clone, Debug)]
+pub enum Signer {
+    /// Bunny, in front of the path: every child request inherits it.
+    BunnyPath(Key),
+    /// Bunny, in the query: playlists hand it on by `EXT-X-DEFINE`.
+    BunnyQuery(Key),
+    /// CloudFront, in the query. Invariant: the key is private.
+    CloudFront(cloudfront::KeyPair),
+    /// Cloudflare, in the query.
+    Cloudflare(cloudflare::Key),
+}
+
+impl From<Key> for Signer {
+    fn from(key: Key) -> Signer {
+        Signer::BunnyPath(key)
+    }
+}
+
+impl Signer {
+    /// The query parameters that carry its token, for playlists that hand them on; none for a path token.
+    pub fn params(&self) -> &'static [&'static str] {
+        match self {
+            Signer::BunnyPath(_) => &[],
+            Signer::BunnyQuery(_) => &["token", "token_path", "expires"],
+            Signer::CloudFront(_) => &["Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"],
+            Signer::Cloudflare(_) => &["verify"],
+        }
+    }
+}
 
 /// Makes playback URLs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Links {
     base: String,
-    /// The key that signs; `None` when the origin asks for no token.
-    key: Option<Key>,
+    /// `None` when the origin asks for no token.
+    signer: Option<Signer>,
     ttl_s: u64,
 }
 
 impl Links {
-    /// URLs below `base` (without a trailing slash; `None`: path only), signed with `key` for `ttl_s`
-    /// seconds; without a key they carry no token.
-    pub fn new(base: Option<&str>, key: Option<Key>, ttl_s: u64) -> Links {
-        Links { base: base.unwrap_or_default().trim_end_matches('/').to_owned(), key, ttl_s }
+    /// URLs below `base` (without a trailing slash; `None`: path only), signed for `ttl_s` seconds;
+    /// without a signer they carry no token.
+    pub fn new(base: Option<&str>, signer: Option<impl Into<Signer>>, ttl_s: u64) -> Links {
+        let base = base.unwrap_or_default().trim_end_matches('/').to_owned();
+        Links { base, signer: signer.map(Into::into), ttl_s }
     }
 
     /// The scheme and host that media come from; `None` when they come from the host of the page.
@@ -33,20 +66,30 @@ impl Links {
     pub fn master(&self, track: TrackId, version: VersionId, scope: Scope, now_s: u64) -> String {
         let version_dir = format!("/a/{track}/{version}/");
         let directory = format!("{version_dir}{}", scope.directory());
-        let token = self.token(&directory, now_s);
-        format!("{}{token}{version_dir}{}", self.base, scope.path())
+        let expires_s = now_s + self.ttl_s;
+        let (before, behind) = match &self.signer {
+            None => (String::new(), String::new()),
+            Some(Signer::BunnyPath(key)) => (bunny::sign_directory(key, &directory, expires_s), String::new()),
+            Some(Signer::BunnyQuery(key)) => {
+                let grant = Grant { path: &directory, token_path: Some(&directory), expires_s, ..Grant::default() };
+                (String::new(), format!("?{}", key.sign_params(&grant)))
+            }
+            Some(Signer::CloudFront(pair)) => {
+                let path = format!("{directory}*");
+                let grant = cloudfront::Grant { path: &path, expires_s: expires_s + 1, address: None };
+                let params = pair.sign_params(&self.base, &grant).expect("a signer's key is private");
+                (String::new(), format!("?{params}"))
+            }
+            Some(Signer::Cloudflare(key)) => {
+                (String::new(), format!("?{}", key.sign(&directory, now_s, cloudflare::Encoding::UrlSafe)))
+            }
+        };
+        format!("{}{before}{version_dir}{}{behind}", self.base, scope.path())
     }
 
     /// The 30-second preview: public, no token.
     pub fn preview(&self, track: TrackId, version: VersionId) -> String {
         format!("{}/p/{track}/{version}/preview.m4a", self.base)
-    }
-
-    fn token(&self, directory: &str, now_s: u64) -> String {
-        match &self.key {
-            None => String::new(),
-            Some(key) => bunny::sign_directory(key, directory, now_s + self.ttl_s),
-        }
     }
 }
 
@@ -54,6 +97,7 @@ impl Links {
 mod tests {
     use super::*;
     use crate::base::secret::Secret;
+    use crate::cdn::{Carried, Presented, Verifier};
 
     fn ids() -> (TrackId, VersionId) {
         (TrackId::decode("trk_1").unwrap(), VersionId::decode(&"0a".repeat(20)).unwrap())
@@ -83,8 +127,39 @@ mod tests {
     #[test]
     fn without_a_host_or_a_key_a_url_is_the_bare_path() {
         let (track, version) = ids();
-        let links = Links::new(None, None, 60);
+        let links = Links::new(None, None::<Key>, 60);
         assert_eq!(links.master(track, version, Scope::All, 0), format!("/a/trk_1/{version}/master.m3u8"));
         assert_eq!(links.host(), None);
+    }
+
+    /// The very parameters that the playlists hand on, and a token that opens the children.
+    #[test]
+    fn a_token_in_the_query_opens_the_directory_in_every_scheme() {
+        let base = "https://media.example.com";
+        let (track, version) = ids();
+        let secret = Secret::new(b"k".as_slice());
+        let bunny = Key::new(&secret).unwrap();
+        let cloudflare = cloudflare::Key::new(&secret).unwrap();
+        let pair = cloudfront::tests::pair();
+        let verifier = Verifier {
+            bunny: Some(bunny::Keys::new(bunny.clone(), None)),
+            cloudfront: Some(cloudfront::Keys::new(pair.clone(), None, base)),
+            cloudflare: Some(cloudflare::Keys::new(cloudflare.clone(), None, 60)),
+        };
+        for signer in [Signer::BunnyQuery(bunny), Signer::CloudFront(pair), Signer::Cloudflare(cloudflare)] {
+            let names = signer.params();
+            let url = Links::new(Some(base), Some(signer), 60).master(track, version, Scope::Aac, 1_600_000_000);
+            let (path, query) = url.strip_prefix(base).unwrap().split_once('?').unwrap();
+            let found: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap().0).collect();
+            assert_eq!(found, names, "{url}");
+            assert!(Carried::by(query).is_some());
+            let opens = |path: &str, now_s| {
+                verifier.verify(Presented::Query(query), path, "192.0.2.1".parse().unwrap(), now_s).is_ok()
+            };
+            assert!(opens(path, 1_600_000_000), "{url}");
+            assert!(opens(&path.replace("master.m3u8", "96/00000.mp4"), 1_600_000_059));
+            assert!(!opens(&path.replace("aac/master.m3u8", "flac/00000.mp4"), 1_600_000_000));
+            assert!(!opens(path, 1_600_000_061));
+        }
     }
 }

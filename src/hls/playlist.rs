@@ -1,7 +1,9 @@
 //! Renders the playlists of a version. In: its index. Out: bytes, written by m3u8-rs.
 //!
 //! Only relative URIs, so that a token in the path reaches every child request (`product.md` O5), and
-//! nothing that depends on the listener, so that one cached copy serves everyone.
+//! nothing that depends on the listener, so that one cached copy serves everyone. Where tokens stand in the
+//! query, a playlist names the parameters and its URIs refer to them: `00000.mp4?token={$token}` after
+//! `EXT-X-DEFINE:QUERYPARAM="token"` (RFC 8216bis §4.4.2.3). The player puts its own values in.
 
 use m3u8_rs::{
     Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment, SessionData, SessionDataField, VariantStream,
@@ -11,6 +13,12 @@ use super::version::{Family, Loudness, Rung, Segment, VersionIndex};
 
 /// `EXT-X-MAP` in a playlist that is not I-frames-only needs 6; 7 is what fMP4 clients expect (RFC 8216 §7).
 const PROTOCOL_VERSION: usize = 7;
+/// `EXT-X-DEFINE` with `QUERYPARAM` needs 11 (RFC 8216bis §8).
+const QUERYPARAM_VERSION: usize = 11;
+
+/// Names of the query parameters that a playlist hands on to its children; none when tokens are in the path.
+/// Letters, digits, `-` and `_` only, as a variable's name (RFC 8216bis §4.2).
+pub type HandedOn = &'static [&'static str];
 
 /// The least EXTINF, in microseconds.
 const DURATION_US_MIN: u128 = 1_000;
@@ -58,13 +66,14 @@ impl Scope {
 }
 
 /// Renders a multivariant playlist; `None` when the version has no rung in `scope`.
-pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
+pub fn multivariant(index: &VersionIndex, scope: Scope, handed_on: HandedOn) -> Option<Vec<u8>> {
+    let query = references(handed_on);
     let variants: Vec<_> = index
         .rungs
         .iter()
         .filter(|rung| scope.includes(rung.family))
         .map(|rung| VariantStream {
-            uri: format!("{}/index.m3u8", rung.path()).split_off(scope.directory().len()),
+            uri: format!("{}/index.m3u8{query}", rung.path()).split_off(scope.directory().len()),
             bandwidth: rung.peak_bps,
             average_bandwidth: Some(rung.average_bps),
             codecs: Some(rung.codecs.clone()),
@@ -75,7 +84,7 @@ pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
         return None;
     }
     let playlist = MasterPlaylist {
-        version: Some(PROTOCOL_VERSION),
+        version: Some(version(handed_on)),
         independent_segments: true,
         variants,
         session_data: index.loudness.as_ref().map(session_data).unwrap_or_default(),
@@ -83,20 +92,21 @@ pub fn multivariant(index: &VersionIndex, scope: Scope) -> Option<Vec<u8>> {
     };
     let mut bytes = Vec::new();
     playlist.write_to(&mut bytes).expect("a Vec takes every write");
-    Some(bytes)
+    Some(define(bytes, handed_on))
 }
 
 /// Renders the media playlist of a rung.
-pub fn media(rung: &Rung) -> Vec<u8> {
+pub fn media(rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
+    let query = references(handed_on);
     let durations_s = durations_s(rung);
     let segments = durations_s.enumerate().map(|(number, duration_s)| MediaSegment {
-        uri: segment_name(number),
+        uri: segment_name(number) + &query,
         duration: duration_s,
-        map: (number == 0).then(|| Map { uri: "init.mp4".into(), ..Default::default() }),
+        map: (number == 0).then(|| Map { uri: format!("init.mp4{query}"), ..Default::default() }),
         ..Default::default()
     });
     let playlist = MediaPlaylist {
-        version: Some(PROTOCOL_VERSION),
+        version: Some(version(handed_on)),
         target_duration: target_duration_s(&rung.segments, rung.rate),
         playlist_type: Some(MediaPlaylistType::Vod),
         independent_segments: true,
@@ -106,7 +116,28 @@ pub fn media(rung: &Rung) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     playlist.write_to(&mut bytes).expect("a Vec takes every write");
-    bytes
+    define(bytes, handed_on)
+}
+
+fn version(handed_on: HandedOn) -> usize {
+    if handed_on.is_empty() { PROTOCOL_VERSION } else { QUERYPARAM_VERSION }
+}
+
+/// `?token={$token}&expires={$expires}`; nothing when nothing is handed on.
+fn references(handed_on: HandedOn) -> String {
+    let pairs: Vec<String> = handed_on.iter().map(|name| format!("{name}={{${name}}}")).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+/// Puts the definitions before the first line that refers to them; m3u8-rs has no place for them.
+fn define(playlist: Vec<u8>, handed_on: HandedOn) -> Vec<u8> {
+    if handed_on.is_empty() {
+        return playlist;
+    }
+    let mut ends = playlist.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let at = ends.nth(1).expect("EXTM3U and EXT-X-VERSION are the first two lines");
+    let tags: String = handed_on.iter().map(|name| format!("#EXT-X-DEFINE:QUERYPARAM=\"{name}\"\n")).collect();
+    [&playlist[..at], tags.as_bytes(), &playlist[at..]].concat()
 }
 
 /// EXTINF of each segment: the difference of its boundaries, each rounded to whole microseconds, so that
@@ -171,7 +202,7 @@ mod tests {
     fn each_scope_lists_its_rungs_with_relative_uris() {
         let index = sample();
         let check = |scope, uris: &[&str]| {
-            let playlist = text(multivariant(&index, scope).unwrap());
+            let playlist = text(multivariant(&index, scope, &[]).unwrap());
             let found: Vec<_> = playlist.lines().filter(|line| !line.starts_with('#')).collect();
             assert_eq!(found, uris);
         };
@@ -180,12 +211,12 @@ mod tests {
         check(Scope::All, &["aac/64/index.m3u8", "aac/96/index.m3u8", "flac/index.m3u8"]);
         let mut without = index.clone();
         without.rungs.retain(|rung| rung.family == Family::Aac);
-        assert_eq!(multivariant(&without, Scope::Flac), None);
+        assert_eq!(multivariant(&without, Scope::Flac, &[]), None);
     }
 
     #[test]
     fn a_variant_carries_measured_bandwidths_and_its_exact_codec() {
-        let playlist = text(multivariant(&sample(), Scope::Flac).unwrap());
+        let playlist = text(multivariant(&sample(), Scope::Flac, &[]).unwrap());
         assert_eq!(
             playlist,
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
@@ -197,14 +228,14 @@ mod tests {
     fn loudness_travels_as_session_data() {
         let mut index = sample();
         index.loudness = Some(Loudness { integrated_lufs: Some(-14.2), range_lu: 3.0, true_peak_dbtp: None });
-        let playlist = text(multivariant(&index, Scope::Aac).unwrap());
+        let playlist = text(multivariant(&index, Scope::Aac, &[]).unwrap());
         assert!(playlist.contains("#EXT-X-SESSION-DATA:DATA-ID=\"segue.loudness.integrated-lufs\",VALUE=\"-14.20\"\n"));
         assert!(!playlist.contains("true-peak"));
     }
 
     #[test]
     fn a_media_playlist_is_vod_with_one_map_and_every_segment() {
-        let playlist = text(media(&sample().rungs[0]));
+        let playlist = text(media(&sample().rungs[0], &[]));
         assert_eq!(
             playlist,
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:6\n\
@@ -213,11 +244,29 @@ mod tests {
         );
     }
 
+    /// RFC 8216bis §4.3: a variable is defined before it is used, and the playlist is the same for everybody.
+    #[test]
+    fn tokens_in_the_query_are_handed_on_by_reference() {
+        const NAMES: HandedOn = &["token", "expires"];
+        let playlist = text(media(&sample().rungs[0], NAMES));
+        assert_eq!(
+            playlist,
+            "#EXTM3U\n#EXT-X-VERSION:11\n#EXT-X-DEFINE:QUERYPARAM=\"token\"\n#EXT-X-DEFINE:QUERYPARAM=\"expires\"\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-TARGETDURATION:6\n#EXT-X-PLAYLIST-TYPE:VOD\n\
+             #EXT-X-MAP:URI=\"init.mp4?token={$token}&expires={$expires}\"\n#EXTINF:6.037188,\n\
+             00000.mp4?token={$token}&expires={$expires}\n#EXTINF:0.1,\n00001.mp4?token={$token}&expires={$expires}\n\
+             #EXT-X-ENDLIST\n"
+        );
+        let playlist = text(multivariant(&sample(), Scope::Flac, NAMES).unwrap());
+        assert!(playlist.starts_with("#EXTM3U\n#EXT-X-VERSION:11\n#EXT-X-DEFINE:QUERYPARAM=\"token\"\n"), "{playlist}");
+        assert!(playlist.ends_with("\nindex.m3u8?token={$token}&expires={$expires}\n"), "{playlist}");
+    }
+
     #[test]
     fn the_durations_of_a_long_track_add_up_to_its_length() {
         let mut rung = sample().rungs.remove(0);
         rung.segments = vec![rung.segments[0].clone(); 5_000]; // eight hours
-        let playlist = text(media(&rung));
+        let playlist = text(media(&rung, &[]));
         let written = playlist.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.strip_suffix(','));
         let us: u64 = written.map(|s| (s.parse::<f64>().unwrap() * 1e6).round() as u64).sum();
         assert_eq!(us, (5_000 * 266_240 * 1_000_000u64 + 22_050) / 44_100);
@@ -233,7 +282,7 @@ mod tests {
 
     #[test]
     fn what_we_write_m3u8_rs_reads_back() {
-        let bytes = media(&sample().rungs[1]);
+        let bytes = media(&sample().rungs[1], &[]);
         let (_, read) = m3u8_rs::parse_media_playlist(&bytes).unwrap();
         assert_eq!(read.segments.len(), 2);
         assert!(read.end_list);

@@ -18,6 +18,7 @@ use super::version::Version;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::telemetry::{self, Histogram, histogram};
 use crate::base::{Error, Kind};
+use crate::hls::playlist::HandedOn;
 use crate::store::local::LocalStore;
 
 /// Which version.
@@ -84,6 +85,7 @@ pub(super) struct Cache {
     fills: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     turns: Semaphore,
     store: LocalStore,
+    handed_on: HandedOn,
     limits: Limits,
     /// Seconds of fills that found a version, found none, or failed.
     seconds: [&'static Histogram; 3],
@@ -118,7 +120,7 @@ struct Look {
 }
 
 impl Cache {
-    pub(super) fn new(store: LocalStore, limits: Limits) -> Arc<Cache> {
+    pub(super) fn new(store: LocalStore, limits: Limits, handed_on: HandedOn) -> Arc<Cache> {
         /// Rungs and extras of a typical version: four AAC, one FLAC, preview, two waveforms.
         const FILES_PER_VERSION: u64 = 8;
         let versions = (limits.files_max / FILES_PER_VERSION).max(1) as usize;
@@ -128,6 +130,7 @@ impl Cache {
             fills: Mutex::default(),
             turns: Semaphore::new(limits.fills_at_once.max(1)),
             store,
+            handed_on,
             limits,
             seconds: ["ok", "missing", "failed"]
                 .map(|outcome| histogram(telemetry::FILL_SECONDS, &[("outcome", outcome)], &histogram::SECONDS)),
@@ -228,8 +231,8 @@ impl Fill {
         }
         let _turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
         let queued = began.elapsed();
-        let store = self.cache.store.clone();
-        let version = Arc::new(off_the_core(move || Version::open(&store, key.0, key.1)).await?);
+        let (store, handed_on) = (self.cache.store.clone(), self.cache.handed_on);
+        let version = Arc::new(off_the_core(move || Version::open(&store, key.0, key.1, handed_on)).await?);
         self.cache.open.insert(key, version.clone());
         Ok((version, Stages { queued, opened: began.elapsed() - queued }))
     }
@@ -271,7 +274,7 @@ mod tests {
         let track = TrackId::decode("trk_1").unwrap();
         let id = |digits: &str| VersionId::decode(&digits.repeat(20)).unwrap();
         std::fs::create_dir_all(store.version_dir(track, id("aa"))).unwrap();
-        let cache = Cache::new(store.clone(), Limits::default());
+        let cache = Cache::new(store.clone(), Limits::default(), &[]);
         for unknown in ["00", "01", "02"] {
             assert_eq!(cache.fill((track, id(unknown))).await.unwrap_err(), Missed::NotFound);
         }

@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use super::cache::Lookup;
 use super::target::Route;
 use crate::base::telemetry::{self, CLASSES, Histogram, histogram};
-use crate::cdn::bunny::Refused;
+use crate::cdn::Refused;
 use crate::server::gate::Gate;
 
 /// The statuses we answer with; anything else is counted as the last.
@@ -19,7 +19,8 @@ pub(super) struct Metrics {
     lookups: [Counter; 3],
     missing: Counter,
     gate_full: Counter,
-    refused: [Counter; 6],
+    no_secret: Counter,
+    refused: [Counter; Refused::ALL.len()],
     in_flight: Gauge,
     in_flight_bytes: Gauge,
     fills: Gauge,
@@ -53,7 +54,8 @@ impl Metrics {
             lookups: ["hit", "fill", "wait"].map(lookup),
             missing: lookup("missing"),
             gate_full: refused("in_flight"),
-            refused: REASONS.map(|reason| refused(reason.as_str())),
+            no_secret: refused("origin_secret"),
+            refused: Refused::ALL.map(|reason| refused(reason.as_str())),
             in_flight: gauge!(telemetry::IN_FLIGHT),
             in_flight_bytes: gauge!(telemetry::IN_FLIGHT_BYTES),
             fills: gauge!(telemetry::FILLS),
@@ -81,8 +83,11 @@ impl Metrics {
     }
 
     pub(super) fn refused(&self, reason: Refused) {
-        let at = REASONS.iter().position(|known| *known == reason);
-        self.refused[at.expect("every reason is listed")].increment(1);
+        self.refused[reason as usize].increment(1);
+    }
+
+    pub(super) fn without_secret(&self) {
+        self.no_secret.increment(1);
     }
 
     pub(super) fn sample(&self, gate: &Gate, fills: usize) {
@@ -91,12 +96,3 @@ impl Metrics {
         self.fills.set(fills as f64);
     }
 }
-
-const REASONS: [Refused; 6] = [
-    Refused::Missing,
-    Refused::Malformed,
-    Refused::Expired,
-    Refused::WrongPath,
-    Refused::WrongAddress,
-    Refused::Mismatch,
-];

@@ -31,6 +31,7 @@ use hyper::header::{RANGE, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response};
 use tracing::{Instrument as _, Span};
 
+pub use authorize::SecretHeader;
 pub use cache::Limits as CacheLimits;
 pub use respond::ALLOWED_HEADERS;
 
@@ -38,7 +39,8 @@ use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::redact;
 use crate::base::telemetry::access;
-use crate::cdn::bunny::Keys;
+use crate::cdn::Verifier;
+use crate::hls::playlist::HandedOn;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
 use crate::server::{Body, Plain, PlainAnswer, Service, reply};
 use crate::store::local::LocalStore;
@@ -60,6 +62,10 @@ pub struct Options {
     /// Whether `X-Real-IP` names the client of an address-bound token. Default off: only behind a proxy
     /// that sets it, and that nobody can go around.
     pub trust_proxy: bool,
+    /// Headers of which a request has to carry one, so that only our CDN gets in. Default none: everybody does.
+    pub secret_headers: Vec<SecretHeader>,
+    /// Query parameters that playlists hand on to their children. Default none: tokens are in the path.
+    pub handed_on: HandedOn,
     /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
     pub cache_control: String,
     /// Whether even a hit says how long it took (`Server-Timing`). Default off: a cache in front keeps it.
@@ -80,6 +86,8 @@ impl Default for Options {
         Options {
             require_token: true,
             trust_proxy: false,
+            secret_headers: vec![],
+            handed_on: &[],
             cache_control: "public, max-age=31536000, immutable".into(),
             time_hits: false,
             blocked_by: "/".into(),
@@ -93,7 +101,7 @@ impl Default for Options {
 /// The origin; one for the process, shared by the cores.
 pub struct Origin {
     options: Options,
-    keys: Keys,
+    verifier: Verifier,
     clock: Clock,
     blocks: Arc<Blocks>,
     gate: Gate,
@@ -104,20 +112,26 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// An origin over `store`. The metrics recorder must be installed before, or nothing is counted.
+    /// An origin over `store` that takes the tokens `verifier` verifies. The metrics recorder must be
+    /// installed before, or nothing is counted.
     ///
     /// # Errors
     /// `Usage` when an option cannot be used; `Invalid` when it cannot be learnt what is blocked.
-    pub fn new(options: Options, store: LocalStore, keys: Keys, clock: Clock) -> Result<Arc<Origin>> {
+    pub fn new(
+        options: Options,
+        store: LocalStore,
+        verifier: impl Into<Verifier>,
+        clock: Clock,
+    ) -> Result<Arc<Origin>> {
         Ok(Arc::new(Origin {
             blocks: Blocks::start(StoreSource::new(store.clone()), options.blocks_every, &options.blocked_by)?,
             gate: Gate::new(options.gate),
-            cache: Cache::new(store, options.cache),
+            cache: Cache::new(store, options.cache, options.handed_on),
             templates: Templates::new(&options.cache_control)?,
             metrics: Metrics::new(),
             cmcd: cmcd::Counters::new(),
             options,
-            keys,
+            verifier: verifier.into(),
             clock,
         }))
     }
@@ -136,6 +150,10 @@ impl Origin {
         if request.headers().contains_key(TRANSFER_ENCODING) || !address::is_sound(request) {
             // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
             return respond::bad_request();
+        }
+        if !authorize::has_secret(&self.options.secret_headers, request.headers()) {
+            self.metrics.without_secret();
+            return respond::forbidden();
         }
         match *request.method() {
             Method::GET | Method::HEAD => {}
@@ -182,8 +200,7 @@ impl Origin {
             return None;
         }
         let client = authorize::client(request, peer, self.options.trust_proxy);
-        let query = request.uri().query();
-        let refused = authorize::authorize(&self.keys, target, query, client, self.clock.unix_s()).err()?;
+        let refused = authorize::authorize(&self.verifier, target, request, client, self.clock.unix_s()).err()?;
         self.metrics.refused(refused);
         // Neither token nor URL: they would open the door for whoever reads the log.
         tracing::debug!(reason = refused.as_str(), track = %target.track, client = redact::address(client), "refused");

@@ -16,7 +16,7 @@ use super::target::{ObjectName, Part, RungName};
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Result, hex};
-use crate::hls::playlist::{self, Scope};
+use crate::hls::playlist::{self, HandedOn, Scope};
 use crate::hls::version::{self, Extra, Family, Role, Rung, VersionIndex};
 use crate::store::local::LocalStore;
 use crate::store::mapped::Mapped;
@@ -140,7 +140,7 @@ impl Version {
     /// # Errors
     /// `NotFound` when there is no such version, `Invalid` when it is damaged, `Busy` when no more
     /// files can be opened.
-    pub(super) fn open(store: &LocalStore, track: TrackId, id: VersionId) -> Result<Version> {
+    pub(super) fn open(store: &LocalStore, track: TrackId, id: VersionId, handed_on: HandedOn) -> Result<Version> {
         let index = VersionIndex::decode_as(id, &store.read_version(track, id)?)?;
         let open = |object: &version::Object| {
             let what = || format!("cannot serve {} of {track} {id}", object.name);
@@ -148,8 +148,8 @@ impl Version {
             let etag = etag_of_digest(&object.sha256[..32]);
             Ok(Stored { file: Mapped::open(file, object.bytes).context(what)?, etag })
         };
-        let rungs: Vec<OpenRung> =
-            index.rungs.iter().map(|rung| Ok(OpenRung::new(rung, open(&rung.object)?))).collect::<Result<_>>()?;
+        let rung = |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object)?, handed_on));
+        let rungs: Vec<OpenRung> = index.rungs.iter().map(rung).collect::<Result<_>>()?;
         let extras = index.extras.iter().map(|Extra { role, object }| Ok(OpenExtra::new(*role, open(object)?)));
         let extras = extras.collect::<Result<_>>()?;
         let modified = published(store, track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
@@ -159,7 +159,7 @@ impl Version {
         Ok(Version {
             rungs,
             extras,
-            multivariants: scopes.map(|scope| playlist::multivariant(&index, scope).map(Document::new)),
+            multivariants: scopes.map(|scope| playlist::multivariant(&index, scope, handed_on).map(Document::new)),
             modified_s,
             modified: HeaderValue::from_str(&date).expect("a date is ASCII"),
             tag: HeaderValue::from_str(track.as_str()).expect("a track id is ASCII"),
@@ -218,7 +218,7 @@ impl Version {
 }
 
 impl OpenRung {
-    fn new(rung: &Rung, whole: Stored) -> OpenRung {
+    fn new(rung: &Rung, whole: Stored, handed_on: HandedOn) -> OpenRung {
         let segments = rung.segments.iter().zip(rung.offsets());
         // Cannot overflow: `VersionIndex::decode` added them up.
         let slices = segments.map(|(segment, start)| (start, start + segment.bytes));
@@ -229,7 +229,7 @@ impl OpenRung {
             name: rung.name.as_str().into(),
             file_name: rung.object.name.as_str().into(),
             whole,
-            playlist: Document::new(playlist::media(rung)),
+            playlist: Document::new(playlist::media(rung, handed_on)),
             slices: std::iter::once((0, rung.init.bytes)).chain(slices).collect(),
             etags: etags.into(),
         }

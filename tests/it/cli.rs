@@ -388,3 +388,129 @@ fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
     refused(&["transcode", &two, "--out", out], 1, &["2 audio streams", "two.m4a"]);
     refused(&["transcode", "http://127.0.0.1:1/a.wav", "--out", out], 1, &["URLs are not read yet", "download"]);
 }
+
+/// A configuration with keys for every CDN, in a directory of its own.
+fn every_key(dir: &Path) -> String {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use base64::Engine as _;
+    let pair = aws_lc_rs::signature::RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
+    let body = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let pem = dir.join("cloudfront.pem");
+    fs::write(&pem, format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")).unwrap();
+    let file = dir.join("segue.toml");
+    let text = format!(
+        "[server]\npublic_base_url = \"https://media.example.com\"\n[origin]\nsecret_header = [\"X-S: hush-hush\"]\n\
+         [origin.keys]\nbunny = [\"new\", \"old\"]\nbunny_legacy = [\"sha256\"]\ncloudflare = [\"flare\"]\n\
+         cloudfront = [{{ id = \"K1\", key_file = {pem:?} }}]\n"
+    );
+    fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_signed_for_any_cdn_is_explained_as_valid_and_what_is_altered_is_not() {
+    const URL: &str = "https://media.example.com/a/trk_1/v/aac/master.m3u8";
+    let dir = tempfile::tempdir().unwrap();
+    let config = every_key(dir.path());
+    let sign = |args: &[&str]| {
+        let output = run([&["sign", "--config", &config], args].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
+    };
+    for (options, scheme) in [
+        (&["--cdn", "bunny"][..], "bunny HS256: valid"),
+        (&["--cdn", "bunny", "--dir"], "bunny HS256: valid"),
+        (&["--cdn", "bunny", "--dir", "--query"], "bunny HS256: valid"),
+        (&["--cdn", "bunny", "--countries", "CA,US", "--limit", "500", "--ip", "192.0.2.7"], "token_countries=CA%2CUS"),
+        (&["--cdn", "bunny", "--ignore-params"], "token_ignore_params=true"),
+        (&["--cdn", "bunny-sha256", "--dir"], "bunny SHA-256 (legacy): valid"),
+        (&["--cdn", "cloudfront"], "opens    https://media.example.com/a/trk_1/v/aac/master.m3u8"),
+        (&["--cdn", "cloudfront", "--dir"], "opens    https://media.example.com/a/trk_1/v/aac/*"),
+        (&["--cdn", "cloudfront", "--ip", "192.0.2.7"], "bound to 192.0.2.7/32"),
+        (&["--cdn", "cloudflare"], "cloudflare: valid"),
+        (&["--cdn", "cloudflare", "--dir", "--expires", "60"], "opens    /a/trk_1/v/aac/\n"),
+    ] {
+        let (code, url) = sign(&[&[URL], options].concat());
+        assert_eq!(code, 0, "{options:?}");
+        let (code, why) = sign(&["--explain", &url, "--ip", "192.0.2.7"]);
+        assert!(code == 0 && why.starts_with("valid: it opens /a/trk_1/v/aac/master.m3u8"), "{why}");
+        assert!(why.contains(scheme) && why.contains("the first (current) key"), "{options:?}: {why}");
+        let (code, why) = sign(&["--explain", &url.replace("trk_1/v", "trk_2/v"), "--ip", "192.0.2.7"]);
+        assert!(code == 1 && why.starts_with("not valid") && !why.contains(": valid"), "{options:?}: {why}");
+        if options.contains(&"--ip") {
+            let (code, why) = sign(&["--explain", &url, "--ip", "192.0.2.8"]);
+            assert!(code == 1 && why.contains("another address"), "{options:?}: {why}");
+        }
+    }
+    let (_, cookies) = sign(&[URL, "--cdn", "cloudfront", "--dir", "--cookies"]);
+    let attributes = "; Path=/a/trk_1/v/aac/; Secure; HttpOnly";
+    let pairs =
+        cookies.lines().map(|line| line.strip_prefix("Set-Cookie: ").unwrap().strip_suffix(attributes).unwrap());
+    let header = pairs.collect::<Vec<_>>().join("; ");
+    let (code, why) = sign(&["--explain", URL, "--cookie", &header]);
+    assert!(code == 0 && why.contains("cloudfront (cookies): valid"), "{why}");
+    let (code, why) = sign(&["--explain", URL]);
+    assert!(code == 1 && why.starts_with("not valid: there is no token"), "{why}");
+}
+
+#[test]
+fn what_cannot_be_signed_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = every_key(dir.path());
+    let sign = |args: &[&str], word: &str| refused(&[&["sign", "--config", &config], args].concat(), 2, &[word]);
+    sign(&[""], "no path");
+    sign(&["/a/../b"], "..");
+    sign(&["/a/b\nc"], "characters");
+    sign(&["/a/b\u{7}"], "characters");
+    sign(&["/a/\u{e9}"], "characters");
+    sign(&["gopher://h/a"], "http:// or https://");
+    sign(&["/a/b?token=x"], "plain URL");
+    sign(&["/bcdn_token=x&expires=1/a/b"], "plain URL");
+    sign(&["/a/b", "--cdn", "cloudflare", "--ip", "192.0.2.1"], "--ip");
+    sign(&["/a/b", "--cdn", "cloudflare", "--expires", "999999"], "origin.token_ttl_s");
+    sign(&["/a/b", "--cdn", "cloudfront", "--countries", "CA"], "--countries");
+    sign(&["/a/b", "--cookies"], "--cookies");
+    sign(&["/a/b", "--cdn", "bunny-sha256", "--ip", "192.0.2.1"], "HS256");
+    sign(&["/a/b", "--cdn", "akamai"], "akamai");
+    let elsewhere = dir.path().join("elsewhere");
+    let elsewhere = elsewhere.to_str().unwrap();
+    refused(&["sign", "/a/b", "--cdn", "cloudfront", "--data", elsewhere], 2, &["origin.keys.cloudfront"]);
+    refused(&["sign", "/a/b", "--cdn", "cloudflare", "--data", elsewhere], 2, &["origin.keys.cloudflare"]);
+    let help = said(&run(["sign", "--help"]));
+    for word in ["Examples:", "--explain", "--cookies", "cloudfront", "docs/SIGNING.md"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+/// Never unsigned by accident: each of these is named, with what it would mean, and the server does not start.
+#[test]
+fn settings_about_tokens_that_cannot_be_meant_are_all_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("segue.toml");
+    let wrong = "[origin]\ncdn = \"cloudflare\"\nsecret_header = [\"X-Secret:\"]\n[origin.keys]\nbunny = [\"\"]\n\
+        bunny_legacy = [\"sha1\"]\ncloudfront = [{ id = \"K1\", key_file = \"/nonexistent/key.pem\" }, { id = \"\", key_file = \"x\" }]\n";
+    fs::write(&file, wrong).unwrap();
+    let config = file.to_str().unwrap();
+    let output = run(["config", "check", "--config", config]);
+    assert_eq!(output.status.code(), Some(2));
+    for words in [
+        "origin.keys.bunny holds an empty key",
+        "origin.keys.bunny_legacy knows sha256 and md5",
+        "server.public_base_url is unset",
+        "/nonexistent/key.pem",
+        "origin.keys.cloudfront has the id \"\"",
+        "origin.secret_header cannot be used: the value of x-secret is empty",
+        "origin.keys.cloudflare is unset",
+        "origin.token_form is path",
+    ] {
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    refused(&["serve", "--config", config, "--data", data], 2, &["origin.keys.bunny holds an empty key"]);
+    let config = every_key(dir.path());
+    let shown = said(&run(["config", "show", "--config", &config]));
+    for secret in ["hush-hush", "\"new\"", "\"old\"", "\"flare\""] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}

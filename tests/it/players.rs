@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Served, published_server};
+use crate::support::{Served, published, published_server, published_server_with, run, said};
 
 #[test]
 fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
@@ -45,6 +45,30 @@ fn shaka_plays_the_aac_ladder() {
 fn shaka_plays_the_flac_playlist() {
     let served = published_server();
     play("shaka", &served.flac_master, &served, &[]);
+}
+
+#[test]
+fn hls_js_hands_a_query_token_on_to_every_child() {
+    let (served, master) = query_token_server();
+    play("hls", &master, &served, &[]);
+}
+
+#[test]
+fn shaka_hands_a_query_token_on_to_every_child() {
+    let (served, master) = query_token_server();
+    play("shaka", &master, &served, &[]);
+}
+
+/// Tokens in the query: the master is signed, and the playlists hand its parameters on by `EXT-X-DEFINE`.
+fn query_token_server() -> (Served, String) {
+    let published = published();
+    let signed = published.report["master_url"].as_str().unwrap();
+    let path = &signed[signed.find("/a/").unwrap()..];
+    let done = run(["sign", path, "--dir", "--query", "--data", published.data.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", said(&done));
+    let served = published_server_with(&[("SEGUE_ORIGIN__TOKEN_FORM", "query")]);
+    let master = format!("http://{}{}", served.server.addr, String::from_utf8(done.stdout).unwrap().trim());
+    (served, master)
 }
 
 /// The order of the tour is lowest, highest, second, …: AAC to FLAC and back in one session.

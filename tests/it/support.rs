@@ -187,8 +187,13 @@ pub(crate) struct Served {
 
 /// Serves the demo track with tokens on.
 pub(crate) fn published_server() -> Served {
+    published_server_with(&[])
+}
+
+/// The same with settings from the environment.
+pub(crate) fn published_server_with(env: &[(&str, &str)]) -> Served {
     let published = published();
-    let server = Server::start(&published.data, &[], &[]);
+    let server = Server::start(&published.data, &[], env);
     let base = format!("http://{}", server.addr);
     let url = |key: &str| format!("{base}{}", published.report[key].as_str().unwrap());
     Served {

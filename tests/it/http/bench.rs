@@ -12,6 +12,7 @@ use segue::base::hex;
 use segue::base::id::VersionId;
 use segue::base::secret::Secret;
 use segue::base::shutdown::{self, Phase, Trigger};
+use segue::cdn::Verifier;
 use segue::cdn::bunny::{self, Key, Keys};
 use segue::hls::version::{Extra, Family, Object, Role, Rung, Segment, Slice, Source, VersionIndex, digest128};
 use segue::origin::{self, Origin};
@@ -149,12 +150,14 @@ pub(crate) struct Setup {
     pub(crate) io: IoMode,
     pub(crate) cores: usize,
     pub(crate) handover: Option<Handover>,
+    pub(crate) verifier: Verifier,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let open = origin::Options { require_token: false, ..origin::Options::default() };
-        Setup { origin: open, limits: server::Limits::default(), io: IoMode::Auto, cores: 1, handover: None }
+        let verifier = keys().into();
+        Setup { origin: open, limits: server::Limits::default(), io: IoMode::Auto, cores: 1, handover: None, verifier }
     }
 }
 
@@ -169,7 +172,7 @@ impl Bench {
         let published = Published::below(directory.path());
         let clock = Clock::sim(NOW_S);
         let store = LocalStore::open(directory.path()).unwrap();
-        let origin = Origin::new(setup.origin, store, keys(), clock.clone()).unwrap();
+        let origin = Origin::new(setup.origin, store, setup.verifier, clock.clone()).unwrap();
         let (trigger, shutdown) = shutdown::channel();
         let options = server::Options {
             cores: setup.cores,
