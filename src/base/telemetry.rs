@@ -13,6 +13,8 @@ pub const BODY_BYTES: &str = "segue_origin_body_bytes_total";
 /// Body bytes by how they left: `path` is `sendfile`, `edge` (up to the first page boundary, beside the
 /// head) or `copy`.
 pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
+/// Bytes of media files read from the disk because they were not in the page cache.
+pub const COLD_BYTES: &str = "segue_origin_cold_bytes_total";
 /// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
 pub const LOOKUPS: &str = "segue_origin_lookups_total";
 /// Requests refused at the door, by `reason`.
