@@ -13,7 +13,15 @@ use crate::tls::CIPHER;
 pub(crate) fn get(scratch: &Path, protocol: Protocol, url: &str, headers: &[(String, String)]) -> Outcome<Answer> {
     let (head, body) = (scratch.join("curl.head"), scratch.join("curl.body"));
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--insecure", "--max-time", "10", "--write-out", "%{http_code} %{http_version}"]);
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        "10",
+        "--write-out",
+        "%{http_code} %{http_version}",
+    ]);
     curl.arg(match protocol {
         Protocol::Http1 | Protocol::Tls => "--http1.1",
         Protocol::H2c => "--http2-prior-knowledge",

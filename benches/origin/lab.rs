@@ -116,7 +116,8 @@ impl Lab<'_> {
             }
         }
         let nginx = Bar::Times(row.nginx_max, Who::Nginx);
-        let line = loaded.cpu([nginx].into_iter().chain(row.floor_max.map(|max| Bar::Times(max, Who::Floor))).collect());
+        let line =
+            loaded.cpu([nginx].into_iter().chain(row.floor_max.map(|max| Bar::Times(max, Who::Floor))).collect());
         Ok(Some((loaded, line)))
     }
 
@@ -293,7 +294,8 @@ impl Lab<'_> {
                 // less than a sixteenth of the table is free, hence the eighth.
                 Who::Nginx => {
                     let small = nginx(64)?;
-                    let before = idle::at_rest(&small.process, small.port, &small.small_path(self.tree)).map_err(named)?;
+                    let before =
+                        idle::at_rest(&small.process, small.port, &small.small_path(self.tree)).map_err(named)?;
                     drop(small);
                     (before, nginx(connections + connections / 8 + 64)?)
                 }

@@ -180,8 +180,7 @@ fn measure_hot(lab: &Lab<'_>, options: &Options, rows: &[Row], report: &mut Repo
     }
     let segue = if options.asks_for(Who::Segue) { Some(lab.start_segue()?) } else { None };
     let tuning = Tuning { connections: 1024, aio: false };
-    let nginx =
-        if options.asks_for(Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), rows, &tuning)?) } else { None };
+    let nginx = if options.asks_for(Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), rows, &tuning)?) } else { None };
     let standing: Vec<&Peer> = segue.iter().chain(&nginx).collect();
     let mut paced_rate = None;
     for row in rows {

@@ -98,9 +98,7 @@ const KEY: &str = "a-key-of-the-bench-that-signs-nothing-else";
 pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
     // A segue without TLS refuses the settings by their names, like any that it does not know.
     match start_segue(dir, core, &tree.data, tree.track, tree.version, Some(tls)) {
-        Err(why) if why.contains("unknown field") => {
-            start_segue(dir, core, &tree.data, tree.track, tree.version, None)
-        }
+        Err(why) if why.contains("unknown field") => start_segue(dir, core, &tree.data, tree.track, tree.version, None),
         started => started,
     }
     .and_then(|(peer, admin_port, _)| {

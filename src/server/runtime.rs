@@ -83,7 +83,8 @@ impl CoreRuntime {
         // A thread for every cold read there can be, and some for fills (bounded by the cache): reads that
         // hang on a sick disk must not keep versions on a healthy one from being opened.
         let threads = COLD_READS_MAX + 8;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()?;
         Ok(CoreRuntime::Plain(runtime, tokio::task::LocalSet::new()))
     }
 
