@@ -7,7 +7,7 @@ use crate::cold;
 use crate::http::{self, Answer};
 use crate::idle;
 use crate::machine::Cores;
-use crate::peers::{self, Peer, Tuning, Who};
+use crate::peers::{self, Peer, Store, Tuning, Who};
 use crate::report::{Bar, Figures, Line, Loaded};
 use crate::rows::{Ask, Kind, PACED_PATH, Protocol, Row, SMALL_PATH, Space};
 use crate::tls::Tls;
@@ -237,12 +237,6 @@ impl Lab<'_> {
         let mut p99 = Line::new("hot beside cold", "hot p99 µs", vec![Bar::Times(1.0, Who::Nginx)]);
         let mut harm = Line::new("hot beside cold", "hot p99, × without cold", vec![Bar::AtMost(2.0)]);
         let file = self.tree.cold_file();
-        let forget = || {
-            cold::forget(&file)?;
-            // segue believes for a second that what it has seen in memory is still there.
-            std::thread::sleep(Duration::from_millis(1_300));
-            Ok::<(), String>(())
-        };
         let ask = Ask { space: Space::Download, path: self.tree.cold.0.clone(), kind: Kind::Part(0..1) };
         for round in 0..self.rounds {
             for turn in 0..peers.len() {
@@ -255,17 +249,19 @@ impl Lab<'_> {
                     hot_rate,
                     seconds: self.seconds as f64,
                 };
-                // Each opens its files, and what they open is not measured.
+                // Each opens its files, and what that costs is not measured.
                 http::get(peer.port, &peer.path(self.tree, &ask), &[one_byte()])?;
                 http::get(peer.port, &peer.small_path(self.tree), &[])?;
-                forget()?;
+                cold::forget(&file)?;
+                let hot = cold::run(self.cores.client, &plan(0, HOT_RATE))?;
                 let before = peer.process.cpu()?;
                 let alone = cold::run(self.cores.client, &plan(self.tree.cold.1, 0.0))?;
                 let spent = peer.process.cpu()?.since(before);
                 cpu.add(peer.who, spent as f64 / 1e3 / alone.pieces as f64);
                 wall.add(peer.who, alone.seconds * 1e6 / alone.pieces as f64);
-                let hot = cold::run(self.cores.client, &plan(0, HOT_RATE))?;
-                forget()?;
+                cold::forget(&file)?;
+                // segue believes for a second that what it has seen in memory is still there.
+                std::thread::sleep(Duration::from_millis(1_300));
                 let beside = cold::run(self.cores.client, &plan(self.tree.cold.1, HOT_RATE))?;
                 p99.add(peer.who, beside.hot_p99_us);
                 harm.add(peer.who, beside.hot_p99_us / hot.hot_p99_us);
@@ -307,16 +303,43 @@ impl Lab<'_> {
         Ok(line)
     }
 
+    /// Q8: what the token costs, seen from outside: CPU per answer of 1 KiB with it and without.
+    pub(crate) fn token(&self) -> Outcome<Line> {
+        let mut line = Line::new("token, 1 KiB segment", "CPU µs more than without", vec![Bar::AtMost(1.5)]);
+        let tree = self.tree;
+        let store = |tokens| Store { data: &tree.data, track: tree.track, version: tree.version, tokens };
+        let (guarded, _) = peers::segue_over(self.dir, self.cores.server, &store(true))?;
+        let (open, _) = peers::segue_over(self.dir, self.cores.server, &store(false))?;
+        let row = Row::smallest();
+        let mut targets = Vec::new();
+        for peer in [&guarded, &open] {
+            targets.extend(self.target(&row, peer)?.map(|(target, _)| target));
+        }
+        for round in 0..self.rounds {
+            let mut cpu_us = [0.0; 2];
+            for turn in 0..targets.len() {
+                let at = (round + turn) % targets.len();
+                cpu_us[at] = self.measure(row.protocol, &targets[at])?.cpu_us;
+            }
+            line.add(Who::Segue, cpu_us[0] - cpu_us[1]);
+        }
+        Ok(line)
+    }
+
     /// Q9: start and memory with `versions` in the store, and with one.
     pub(crate) fn start(&self, versions: usize) -> Outcome<[Line; 2]> {
         let what = format!("start, {versions} versions");
         let mut time = Line::new(&what, "ms to the first answer", vec![Bar::AtMost(1_000.0)]);
         let mut memory = Line::new(&what, "memory, × with one", vec![Bar::AtMost(1.1)]);
-        let stores = [tree::many(self.dir, 1)?, tree::many(self.dir, versions)?];
+        // In memory where there is room: a disk's journal makes 100,000 directories a matter of minutes.
+        let memory_dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(self.dir));
+        let scratch = memory_dir.map_err(|e| format!("no scratch directory: {e}"))?;
+        let stores = [tree::many(scratch.path(), 1)?, tree::many(scratch.path(), versions)?];
         for _ in 0..self.rounds {
             let mut resident = Vec::new();
             for (number, (data, track, version)) in stores.iter().enumerate() {
-                let (peer, took) = peers::segue_over(self.dir, self.cores.server, data, *track, *version)?;
+                let store = Store { data, track: *track, version: *version, tokens: true };
+                let (peer, took) = peers::segue_over(self.dir, self.cores.server, &store)?;
                 resident.push(peer.process.resident_bytes()? as f64);
                 if number == 1 {
                     time.add(Who::Segue, took.as_secs_f64() * 1e3);

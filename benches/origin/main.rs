@@ -64,7 +64,7 @@ struct Options {
     /// Who takes part.
     #[arg(long, value_delimiter = ',', default_values_t = [Who::Segue, Who::Nginx, Who::Floor], value_enum)]
     peers: Vec<Who>,
-    /// Only kinds of answers, and sections (latency, cold, idle, start), whose name contains this.
+    /// Only kinds of answers, and sections (cold, idle, token, start), whose name contains this.
     #[arg(long)]
     only: Option<String>,
     /// Also write the tables as Markdown.
@@ -156,6 +156,9 @@ fn run(options: &Options) -> Outcome<ExitCode> {
         report.warn_if(idle < options.idle && !options.smoke, "fewer idle connections than asked for: see ulimit -n");
         report.add([lab.idle(&options.peers, idle)?]);
     }
+    if options.wants("token") && options.asks_for(Who::Segue) {
+        report.add([lab.token()?]);
+    }
     if options.wants("start") && options.asks_for(Who::Segue) {
         report.add(lab.start(if options.smoke { 100 } else { options.versions.max(1) })?);
     }
@@ -182,9 +185,11 @@ fn measure_hot(lab: &Lab<'_>, options: &Options, rows: &[Row], report: &mut Repo
     let tuning = Tuning { connections: 1024, aio: false };
     let nginx = if options.asks_for(Who::Nginx) { Some(lab.start_nginx(segue.as_ref(), rows, &tuning)?) } else { None };
     let standing: Vec<&Peer> = segue.iter().chain(&nginx).collect();
+    // A smoke run has it once.
+    let with_floor = |row: &Row| options.asks_for(Who::Floor) && (row.floor_max.is_some() || !options.smoke);
     let mut paced_rate = None;
     for row in rows {
-        let Some((loaded, line)) = lab.compare(row, &standing, options.asks_for(Who::Floor))? else {
+        let Some((loaded, line)) = lab.compare(row, &standing, with_floor(row))? else {
             report.note(format!("{}: left out, segue has no such answer", row.name));
             continue;
         };

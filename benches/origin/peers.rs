@@ -94,54 +94,52 @@ fn room(dir: &Path, name: &str) -> Outcome<PathBuf> {
 
 const KEY: &str = "a-key-of-the-bench-that-signs-nothing-else";
 
-/// segue as it would run in production on one core: the origin role, tokens required, metrics served.
-pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
-    // A segue without TLS refuses the settings by their names, like any that it does not know.
-    match start_segue(dir, core, &tree.data, tree.track, tree.version, Some(tls)) {
-        Err(why) if why.contains("unknown field") => start_segue(dir, core, &tree.data, tree.track, tree.version, None),
-        started => started,
-    }
-    .and_then(|(peer, admin_port, _)| {
-        // What we claim about it, checked: no answer without the token, and a metrics page.
-        let bare = http::get(peer.port, &format!("{}{SMALL_PATH}", tree.directory(Space::Media)), &[])?.status;
-        if bare != 403 && bare != 401 {
-            return Err(format!("segue answers {bare} to a request without a token"));
-        }
-        if !metrics_page(admin_port)?.contains("# TYPE") {
-            return Err("segue's admin listener has no metrics".into());
-        }
-        Ok(peer)
-    })
+/// What differs between the segues of a run.
+pub(crate) struct Store<'a> {
+    /// Its data directory.
+    pub(crate) data: &'a Path,
+    /// What it is asked for.
+    pub(crate) track: TrackId,
+    pub(crate) version: VersionId,
+    /// Whether it asks for tokens.
+    pub(crate) tokens: bool,
 }
 
-/// Starts segue over another store; also how long it took until it answered.
-pub(crate) fn segue_over(
-    dir: &Path,
-    core: usize,
-    data: &Path,
-    track: TrackId,
-    version: VersionId,
-) -> Outcome<(Peer, Duration)> {
-    start_segue(dir, core, data, track, version, None).map(|(peer, _, took)| (peer, took))
+/// segue as it would run in production on one core: the origin role, tokens required, metrics served.
+pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
+    let store = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true };
+    // A segue without TLS refuses the settings by their names, like any that it does not know.
+    let (peer, admin_port, _) = match start_segue(dir, core, &store, Some(tls)) {
+        Err(why) if why.contains("unknown field") => start_segue(dir, core, &store, None)?,
+        started => started?,
+    };
+    // What we claim about it, checked: no answer without the token, and a metrics page.
+    let bare = http::get(peer.port, &format!("{}{SMALL_PATH}", tree.directory(Space::Media)), &[])?.status;
+    if bare != 403 && bare != 401 {
+        return Err(format!("segue answers {bare} to a request without a token"));
+    }
+    if !metrics_page(admin_port)?.contains("# TYPE") {
+        return Err("segue's admin listener has no metrics".into());
+    }
+    Ok(peer)
+}
+
+/// Starts segue over any store; also how long it took until it answered.
+pub(crate) fn segue_over(dir: &Path, core: usize, store: &Store<'_>) -> Outcome<(Peer, Duration)> {
+    start_segue(dir, core, store, None).map(|(peer, _, took)| (peer, took))
 }
 
 /// The peer, its admin port, and the time from the start to the first answer.
-fn start_segue(
-    dir: &Path,
-    core: usize,
-    data: &Path,
-    track: TrackId,
-    version: VersionId,
-    tls: Option<&Tls>,
-) -> Outcome<(Peer, u16, Duration)> {
-    let room = room(dir, "segue")?;
+fn start_segue(dir: &Path, core: usize, store: &Store<'_>, tls: Option<&Tls>) -> Outcome<(Peer, u16, Duration)> {
+    let Store { data, track, version, tokens } = *store;
     let (port, admin_port, tls_port) = (free_port()?, free_port()?, free_port()?);
+    let room = room(dir, &format!("segue-{port}"))?;
     let file = room.join("segue.toml");
     let listen_tls = tls.map_or_else(String::new, |tls| {
         format!("tls_listen = \"127.0.0.1:{tls_port}\"\ntls_cert = {:?}\ntls_key = {:?}\n", tls.certificate, tls.key)
     });
     let configuration = format!(
-        "[server]\nidle_timeout_s = 600\n{listen_tls}[origin]\ncores = 1\nrequire_token = true\n\
+        "[server]\nidle_timeout_s = 600\n{listen_tls}[origin]\ncores = 1\nrequire_token = {tokens}\n\
          [origin.keys]\nbunny = [\"{KEY}\"]\n"
     );
     fs::write(&file, configuration).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
@@ -153,8 +151,12 @@ fn start_segue(
 
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?;
     let key = Key::new(&Secret::new(KEY.as_bytes())).map_err(|e| e.chain())?;
-    let token = |space: Space| {
-        bunny::sign_directory(&key, &format!("/{}/{track}/{version}/", space.name()), now.as_secs() + 24 * 3600)
+    let token = |space: Space| match tokens {
+        false => String::new(),
+        true => {
+            let directory = format!("/{}/{track}/{version}/", space.name());
+            bunny::sign_directory(&key, &directory, now.as_secs() + 24 * 3600)
+        }
     };
     let tokens = [token(Space::Media), token(Space::Download)];
     let master = format!("{}/a/{track}/{version}/master.m3u8", tokens[0]);

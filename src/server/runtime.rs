@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -216,9 +215,23 @@ impl Drop for Flight {
     }
 }
 
+// Both read into memory that nobody looks at: the page cache is what is filled. It is not zeroed first, and
+// each thread keeps one piece of it: fresh memory would cost a page fault for every page that is read.
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+fn spare_buffer() -> Vec<u8> {
+    let mut buffer = SPARE.take();
+    buffer.clear();
+    buffer.reserve_exact(BLOCK_BYTES as usize);
+    buffer
+}
+
 async fn read_by_uring(file: &Mapped, range: Range<u64>) -> io::Result<()> {
     let ring_file = tokio_uring::fs::File::from_std(file.file().try_clone()?);
-    let mut buffer = vec![0; (range.end - range.start) as usize];
+    let mut buffer = spare_buffer();
     let mut at = range.start;
     while at < range.end {
         let (result, back) = ring_file.read_at(buffer, at).await;
@@ -228,19 +241,24 @@ async fn read_by_uring(file: &Mapped, range: Range<u64>) -> io::Result<()> {
             n => at += n as u64,
         }
     }
+    SPARE.set(buffer);
     ring_file.close().await
 }
 
 async fn read_by_pool(file: Mapped, range: Range<u64>) -> io::Result<()> {
     let read = move || {
-        let mut buffer = vec![0; (range.end - range.start) as usize];
+        let mut buffer = spare_buffer();
         let mut at = range.start;
         while at < range.end {
-            match file.file().read_at(&mut buffer, at)? {
-                0 => return Err(truncated()),
-                n => at += n as u64,
+            buffer.clear();
+            match rustix::io::pread(file.file(), rustix::buffer::spare_capacity(&mut buffer), at) {
+                Ok(0) => return Err(truncated()),
+                Ok(n) => at += n as u64,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(cause) => return Err(cause.into()),
             }
         }
+        SPARE.set(buffer);
         Ok(())
     };
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
@@ -256,6 +274,7 @@ pub(super) use tests::{hang, waiting};
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
 
     use super::*;
 
