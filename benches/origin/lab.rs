@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cold;
-use crate::http::{self, Answer};
+use crate::http::{self, Answer, Headers};
 use crate::idle;
 use crate::machine::Cores;
 use crate::peers::{self, Peer, Store, Tuning, Who};
@@ -18,6 +18,8 @@ use crate::{Outcome, curl, h2load, paced, wrk};
 pub(crate) struct Lab<'a> {
     /// Scratch, on a disk.
     pub(crate) dir: &'a Path,
+    /// The segue that is measured.
+    pub(crate) program: &'a Path,
     pub(crate) cores: Cores,
     pub(crate) tree: &'a Tree,
     pub(crate) tls: &'a Tls,
@@ -28,7 +30,7 @@ pub(crate) struct Lab<'a> {
 /// What one client asks one server again and again, and how long the answers are.
 struct Target<'a> {
     peer: &'a Peer,
-    asks: Vec<(String, Vec<(String, String)>)>,
+    asks: Vec<(String, Headers)>,
     /// Heads included, on average.
     answer_bytes: f64,
     /// Of the first.
@@ -37,7 +39,7 @@ struct Target<'a> {
 
 impl Lab<'_> {
     pub(crate) fn start_segue(&self) -> Outcome<Peer> {
-        peers::segue(self.dir, self.cores.server, self.tree, self.tls)
+        peers::segue(self.dir, self.program, self.cores.server, self.tree, self.tls)
     }
 
     /// Starts nginx with the headers of segue's own answers, or without segue with plausible ones.
@@ -57,7 +59,7 @@ impl Lab<'_> {
         ];
         let small = Ask { space: Space::Media, path: SMALL_PATH.into(), kind: Kind::Whole };
         let cold = Ask { space: Space::Download, path: self.tree.cold.0.clone(), kind: Kind::Part(0..1) };
-        let mut paths: Vec<(String, Vec<(String, String)>)> = Vec::new();
+        let mut paths: Vec<(String, Headers)> = Vec::new();
         for ask in [&small, &cold].into_iter().chain(rows.iter().flat_map(|row| &row.asks)) {
             let path = ask.bare_path(self.tree);
             if paths.iter().any(|(known, _)| *known == path) {
@@ -140,7 +142,7 @@ impl Lab<'_> {
 
     /// One answer, compared with the file, and the header lines that ask for it; `None` when segue cannot
     /// give such an answer.
-    fn check(&self, protocol: Protocol, ask: &Ask, peer: &Peer) -> Outcome<Option<(Vec<(String, String)>, Answer)>> {
+    fn check(&self, protocol: Protocol, ask: &Ask, peer: &Peer) -> Outcome<Option<(Headers, Answer)>> {
         let path = peer.path(self.tree, ask);
         let get = |headers: &[(String, String)]| match protocol {
             Protocol::Http1 => http::get(peer.port, &path, headers),
@@ -308,8 +310,8 @@ impl Lab<'_> {
         let mut line = Line::new("token, 1 KiB segment", "CPU µs more than without", vec![Bar::AtMost(1.5)]);
         let tree = self.tree;
         let store = |tokens| Store { data: &tree.data, track: tree.track, version: tree.version, tokens };
-        let (guarded, _) = peers::segue_over(self.dir, self.cores.server, &store(true))?;
-        let (open, _) = peers::segue_over(self.dir, self.cores.server, &store(false))?;
+        let (guarded, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store(true))?;
+        let (open, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store(false))?;
         let row = Row::smallest();
         let mut targets = Vec::new();
         for peer in [&guarded, &open] {
@@ -339,7 +341,7 @@ impl Lab<'_> {
             let mut resident = Vec::new();
             for (number, (data, track, version)) in stores.iter().enumerate() {
                 let store = Store { data, track: *track, version: *version, tokens: true };
-                let (peer, took) = peers::segue_over(self.dir, self.cores.server, &store)?;
+                let (peer, took) = peers::segue_over(self.dir, self.program, self.cores.server, &store)?;
                 resident.push(peer.process.resident_bytes()? as f64);
                 if number == 1 {
                     time.add(Who::Segue, took.as_secs_f64() * 1e3);

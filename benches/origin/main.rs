@@ -64,6 +64,9 @@ struct Options {
     /// Who takes part.
     #[arg(long, value_delimiter = ',', default_values_t = [Who::Segue, Who::Nginx, Who::Floor], value_enum)]
     peers: Vec<Who>,
+    /// The segue to measure, such as an older build.
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_segue"), hide_default_value = true)]
+    segue: PathBuf,
     /// Only kinds of answers, and sections (cold, idle, token, start), whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -140,7 +143,7 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let tree = Tree::build(dir.path(), options.smoke)?;
     let tls = Tls::make(dir.path())?;
     let (rounds, seconds) = if options.smoke { (1, 1) } else { (options.rounds.max(1), options.seconds.max(1)) };
-    let lab = Lab { dir: dir.path(), cores, tree: &tree, tls: &tls, rounds, seconds };
+    let lab = Lab { dir: dir.path(), program: &options.segue, cores, tree: &tree, tls: &tls, rounds, seconds };
     let rows: Vec<Row> = rows::rows()
         .into_iter()
         .filter(|row| options.wants(&row.name) && (!options.smoke || rows::SMOKE.contains(&row.name.as_str())))

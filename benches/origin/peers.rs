@@ -106,11 +106,11 @@ pub(crate) struct Store<'a> {
 }
 
 /// segue as it would run in production on one core: the origin role, tokens required, metrics served.
-pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
+pub(crate) fn segue(dir: &Path, program: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
     let store = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true };
     // A segue without TLS refuses the settings by their names, like any that it does not know.
-    let (peer, admin_port, _) = match start_segue(dir, core, &store, Some(tls)) {
-        Err(why) if why.contains("unknown field") => start_segue(dir, core, &store, None)?,
+    let (peer, admin_port, _) = match start_segue(dir, program, core, &store, Some(tls)) {
+        Err(why) if why.contains("unknown field") => start_segue(dir, program, core, &store, None)?,
         started => started?,
     };
     // What we claim about it, checked: no answer without the token, and a metrics page.
@@ -125,12 +125,18 @@ pub(crate) fn segue(dir: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<
 }
 
 /// Starts segue over any store; also how long it took until it answered.
-pub(crate) fn segue_over(dir: &Path, core: usize, store: &Store<'_>) -> Outcome<(Peer, Duration)> {
-    start_segue(dir, core, store, None).map(|(peer, _, took)| (peer, took))
+pub(crate) fn segue_over(dir: &Path, program: &Path, core: usize, store: &Store<'_>) -> Outcome<(Peer, Duration)> {
+    start_segue(dir, program, core, store, None).map(|(peer, _, took)| (peer, took))
 }
 
 /// The peer, its admin port, and the time from the start to the first answer.
-fn start_segue(dir: &Path, core: usize, store: &Store<'_>, tls: Option<&Tls>) -> Outcome<(Peer, u16, Duration)> {
+fn start_segue(
+    dir: &Path,
+    program: &Path,
+    core: usize,
+    store: &Store<'_>,
+    tls: Option<&Tls>,
+) -> Outcome<(Peer, u16, Duration)> {
     let Store { data, track, version, tokens } = *store;
     let (port, admin_port, tls_port) = (free_port()?, free_port()?, free_port()?);
     let room = room(dir, &format!("segue-{port}"))?;
@@ -144,7 +150,7 @@ fn start_segue(dir: &Path, core: usize, store: &Store<'_>, tls: Option<&Tls>) ->
     );
     fs::write(&file, configuration).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     let log = room.join("output.log");
-    let mut program = Command::new(env!("CARGO_BIN_EXE_segue"));
+    let mut program = Command::new(program);
     program.arg("serve").arg("--config").arg(&file).arg("--data").arg(data);
     program.args(["--role", "origin", "--listen", &format!("127.0.0.1:{port}")]);
     program.args(["--admin-listen", &format!("127.0.0.1:{admin_port}")]);

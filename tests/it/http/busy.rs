@@ -233,14 +233,14 @@ fn a_rolling_restart_of_three_nodes_fails_no_playback() {
             sleep(Duration::from_millis(20));
         }
     };
-    for number in 0..3 {
+    for (number, server) in servers.iter_mut().enumerate() {
         play_on(&players);
-        servers[number].signal("TERM");
-        let ended = servers[number].child.wait().unwrap();
+        server.signal("TERM");
+        let ended = server.child.wait().unwrap();
         assert!(ended.success(), "{ended}");
         play_on(&players); // on two nodes
-        servers[number] = start(directory.path(), &[]);
-        nodes.lock().unwrap()[number] = servers[number].addr;
+        *server = start(directory.path(), &[]);
+        nodes.lock().unwrap()[number] = server.addr;
     }
     play_on(&players);
     stop.store(true, Ordering::Relaxed);
