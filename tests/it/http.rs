@@ -3,7 +3,9 @@
 mod bench;
 mod busy;
 mod cold;
+mod compression;
 mod conditions;
+mod gate;
 mod limits;
 mod semantics;
 mod tokens;
