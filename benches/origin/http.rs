@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use crate::Outcome;
 
+/// Header lines: names and values.
+pub(crate) type Headers = Vec<(String, String)>;
+
 /// What came back for one request.
 pub(crate) struct Answer {
     /// The status code.
     pub(crate) status: u16,
     /// Header lines as sent, the status line not among them.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Headers,
     /// The status line and headers with the empty line after them, as sent.
     pub(crate) head: Vec<u8>,
     /// The body.

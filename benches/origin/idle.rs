@@ -6,24 +6,6 @@ use crate::Outcome;
 use crate::http;
 use crate::process::Process;
 
-/// Resident memory without and with the connections.
-#[derive(Clone, Copy)]
-pub(crate) struct Idle {
-    /// Without them, after a first request.
-    pub(crate) before_bytes: u64,
-    /// With every connection open and at rest.
-    pub(crate) after_bytes: u64,
-    /// How many were open.
-    pub(crate) connections: u64,
-}
-
-impl Idle {
-    /// Growth per connection.
-    pub(crate) fn per_connection(&self) -> f64 {
-        self.after_bytes.saturating_sub(self.before_bytes) as f64 / self.connections as f64
-    }
-}
-
 /// Resident bytes of a server that has answered once and holds no connection.
 pub(crate) fn at_rest(process: &Process, port: u16, path: &str) -> Outcome<u64> {
     drop(http::get(port, path, &[])?);

@@ -126,7 +126,8 @@ pub(crate) fn keep(schedule: &Schedule) -> Outcome<Latency> {
     Ok(Latency { p50_us: percentile(&mut latencies, 0.50), p99_us: percentile(&mut latencies, 0.99), requests: total })
 }
 
-fn percentile(of: &mut [Duration], share: f64) -> f64 {
+/// The latency that `share` of them do not exceed, in microseconds; sorts them.
+pub(crate) fn percentile(of: &mut [Duration], share: f64) -> f64 {
     of.sort_unstable();
     let at = ((of.len() as f64 * share) as usize).min(of.len().saturating_sub(1));
     of.get(at).map_or(0.0, |d| d.as_secs_f64() * 1e6)

@@ -1,9 +1,8 @@
-//! Figures of a run and how they are told: a table for the screen, Markdown and JSON.
+//! Figures of a run and how they are told: one table of ratios, one of rates; for the screen, as Markdown
+//! and as JSON.
 
 use serde_json::{Value, json};
 
-use crate::idle::Idle;
-use crate::paced::Latency;
 use crate::peers::Who;
 
 /// What one run of the load said about one server.
@@ -31,84 +30,122 @@ pub(crate) fn median(of: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// One kind of answer at every server.
-pub(crate) struct Comparison {
-    name: String,
-    nginx_max: f64,
-    floor_max: Option<f64>,
-    /// In the order they were first measured; every server has one entry per round.
-    rounds: Vec<(Who, Vec<Figures>)>,
+/// A row of the table of ratios: one figure of every server, smaller is better.
+pub(crate) struct Line {
+    /// Of what: `192 KiB segment`.
+    pub(crate) what: String,
+    /// Which figure, with its unit: `CPU µs/answer`.
+    pub(crate) figure: &'static str,
+    /// By server, one number per round.
+    rounds: Vec<(Who, Vec<f64>)>,
+    /// What segue's figure may be.
+    bars: Vec<Bar>,
 }
 
-impl Comparison {
-    /// Of the answer `name`, with its bars: CPU per request relative to nginx and to the floor.
-    pub(crate) fn new(name: &str, nginx_max: f64, floor_max: Option<f64>) -> Comparison {
-        Comparison { name: name.into(), nginx_max, floor_max, rounds: Vec::new() }
+/// The most that segue's figure may be.
+#[derive(Clone, Copy)]
+pub(crate) enum Bar {
+    /// This much of another server's.
+    Times(f64, Who),
+    /// This.
+    AtMost(f64),
+}
+
+impl Line {
+    /// A line without figures yet.
+    pub(crate) fn new(what: &str, figure: &'static str, bars: Vec<Bar>) -> Line {
+        Line { what: what.into(), figure, rounds: Vec::new(), bars }
     }
 
-    /// Adds a server's figures of one round.
-    pub(crate) fn add(&mut self, who: Who, figures: Figures) {
-        match self.rounds.iter_mut().find(|(known, _)| *known == who) {
-            Some((_, rounds)) => rounds.push(figures),
-            None => self.rounds.push((who, vec![figures])),
-        }
-        self.rounds.sort_by_key(|(who, _)| *who);
+    /// Adds a server's figure of one round.
+    pub(crate) fn add(&mut self, who: Who, figure: f64) {
+        push(&mut self.rounds, who, figure);
     }
 
-    /// Medians of a server's rounds.
-    pub(crate) fn figures(&self, who: Who) -> Option<Figures> {
+    /// The median of a server's rounds.
+    fn value(&self, who: Who) -> Option<f64> {
         let (_, rounds) = self.rounds.iter().find(|(known, _)| *known == who)?;
-        let middle = |field: fn(&Figures) -> f64| median(rounds.iter().map(field));
-        Some(Figures {
-            requests_per_s: middle(|f| f.requests_per_s),
-            p50_us: middle(|f| f.p50_us),
-            p99_us: middle(|f| f.p99_us),
-            cpu_us: middle(|f| f.cpu_us),
-        })
+        Some(median(rounds.iter().copied()))
     }
 
-    /// CPU per request of `who` relative to `other`.
-    fn ratio(&self, who: Who, other: Who) -> Option<f64> {
-        Some(self.figures(who)?.cpu_us / self.figures(other)?.cpu_us)
+    fn ratio(&self, other: Who) -> Option<f64> {
+        Some(self.value(Who::Segue)? / self.value(other)?)
     }
 
-    /// segue's ratio and bar, against nginx and against the floor, where both were measured.
-    fn verdicts(&self) -> Vec<Verdict> {
-        [(Who::Nginx, Some(self.nginx_max)), (Who::Floor, self.floor_max)]
-            .into_iter()
-            .filter_map(|(other, max)| Some(Verdict { other, ratio: self.ratio(Who::Segue, other)?, max: max? }))
-            .collect()
+    /// Each bar that can be judged, and whether segue passes.
+    fn verdicts(&self) -> Vec<(Bar, bool)> {
+        let passes = |bar: &Bar| match *bar {
+            Bar::Times(max, other) => Some(self.ratio(other)? <= max),
+            Bar::AtMost(max) => Some(self.value(Who::Segue)? <= max),
+        };
+        self.bars.iter().filter_map(|bar| Some((*bar, passes(bar)?))).collect()
     }
 
     /// One line while the run goes on.
     pub(crate) fn progress(&self) -> String {
-        let servers = self.rounds.iter().filter_map(|(who, _)| {
-            Some(format!(
-                "{} {:.2} µs, {:.0}/s",
-                who.name(),
-                self.figures(*who)?.cpu_us,
-                self.figures(*who)?.requests_per_s
-            ))
-        });
-        format!("{:<16} {}", self.name, servers.collect::<Vec<_>>().join(" · "))
+        let of = |(who, _): &(Who, Vec<f64>)| Some(format!("{} {}", who.name(), number(self.value(*who)?)));
+        let servers: Vec<String> = self.rounds.iter().filter_map(of).collect();
+        format!("{:<30} {:<24} {}", self.what, self.figure, servers.join(" · "))
     }
 }
 
-/// A ratio beside its bar.
-struct Verdict {
-    other: Who,
-    ratio: f64,
-    max: f64,
+impl Bar {
+    fn text(self) -> String {
+        match self {
+            Bar::Times(max, other) => format!("≤ {max:.2} × {}", other.name()),
+            Bar::AtMost(max) => format!("≤ {}", number(max)),
+        }
+    }
 }
 
-impl Verdict {
-    fn passes(&self) -> bool {
-        self.ratio <= self.max
+fn push<T>(rounds: &mut Vec<(Who, Vec<T>)>, who: Who, value: T) {
+    match rounds.iter_mut().find(|(known, _)| *known == who) {
+        Some((_, of)) => of.push(value),
+        None => rounds.push((who, vec![value])),
+    }
+    rounds.sort_by_key(|(who, _)| *who);
+}
+
+/// Three digits that matter, no more.
+fn number(value: f64) -> String {
+    match value.abs() {
+        small if small < 10.0 => format!("{value:.2}"),
+        middle if middle < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// Full load: rates and latencies of one kind of answer at every server.
+pub(crate) struct Loaded {
+    what: String,
+    /// In the order of `Who`; every server has one entry per round.
+    rounds: Vec<(Who, Vec<Figures>)>,
+}
+
+impl Loaded {
+    /// Of the answer `what`.
+    pub(crate) fn new(what: &str) -> Loaded {
+        Loaded { what: what.into(), rounds: Vec::new() }
     }
 
-    fn text(&self) -> String {
-        let word = if self.passes() { "pass" } else { "MISS" };
-        format!("{word} (≤ {:.2} × {})", self.max, self.other.name())
+    /// Adds a server's figures of one round.
+    pub(crate) fn add(&mut self, who: Who, figures: Figures) {
+        push(&mut self.rounds, who, figures);
+    }
+
+    /// Median answers per second of a server.
+    pub(crate) fn rate(&self, who: Who) -> Option<f64> {
+        let (_, rounds) = self.rounds.iter().find(|(known, _)| *known == who)?;
+        Some(median(rounds.iter().map(|f| f.requests_per_s)))
+    }
+
+    /// CPU time per answer, as a line of the table of ratios.
+    pub(crate) fn cpu(&self, bars: Vec<Bar>) -> Line {
+        let mut line = Line::new(&self.what, "CPU µs/answer", bars);
+        for (who, rounds) in &self.rounds {
+            rounds.iter().for_each(|figures| line.add(*who, figures.cpu_us));
+        }
+        line
     }
 }
 
@@ -117,16 +154,13 @@ pub(crate) struct Report {
     machine: String,
     smoke: bool,
     notes: Vec<String>,
-    comparisons: Vec<Comparison>,
-    /// Requests per second and each server's latency at that rate.
-    pub(crate) paced: Option<(f64, Vec<(Who, Latency)>)>,
-    /// Memory with idle connections.
-    pub(crate) idle: Vec<(Who, Idle)>,
+    lines: Vec<Line>,
+    loaded: Vec<Loaded>,
 }
 
 /// A table: its title, its columns and their rows.
 struct Table {
-    title: String,
+    title: &'static str,
     columns: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
@@ -134,12 +168,12 @@ struct Table {
 impl Report {
     /// An empty report; `smoke` gives no verdicts.
     pub(crate) fn new(machine: String, smoke: bool) -> Report {
-        Report { machine, smoke, notes: Vec::new(), comparisons: Vec::new(), paced: None, idle: Vec::new() }
+        Report { machine, smoke, notes: Vec::new(), lines: Vec::new(), loaded: Vec::new() }
     }
 
     /// Remembers something the reader must know.
-    pub(crate) fn note(&mut self, text: String) {
-        self.notes.push(text);
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     /// Remembers a reason to doubt the figures.
@@ -149,95 +183,68 @@ impl Report {
         }
     }
 
-    /// Adds one kind of answer.
-    pub(crate) fn add(&mut self, comparison: Comparison) {
-        self.comparisons.push(comparison);
+    /// Adds lines to the table of ratios and says them.
+    pub(crate) fn add(&mut self, lines: impl IntoIterator<Item = Line>) {
+        for line in lines {
+            eprintln!("{}", line.progress());
+            self.lines.push(line);
+        }
+    }
+
+    /// Adds a row to the table of rates.
+    pub(crate) fn add_loaded(&mut self, loaded: Loaded) {
+        self.loaded.push(loaded);
+    }
+
+    /// Whether nothing was measured.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Whether any bar was missed.
     pub(crate) fn missed(&self) -> bool {
-        let cpu = self.comparisons.iter().flat_map(Comparison::verdicts);
-        !self.smoke && cpu.chain(self.paced_verdict()).chain(self.idle_verdict()).any(|verdict| !verdict.passes())
+        !self.smoke && self.lines.iter().flat_map(Line::verdicts).any(|(_, passes)| !passes)
     }
 
-    /// Q3: p99 at half of nginx's peak.
-    fn paced_verdict(&self) -> Option<Verdict> {
-        let (_, latencies) = self.paced.as_ref()?;
-        let of = |who| latencies.iter().find(|(known, _)| *known == who).map(|(_, l)| l.p99_us);
-        Some(Verdict { other: Who::Nginx, ratio: of(Who::Segue)? / of(Who::Nginx)?, max: 1.0 })
-    }
-
-    /// Q5: bytes per idle connection.
-    fn idle_verdict(&self) -> Option<Verdict> {
-        let of = |who| self.idle.iter().find(|(known, _)| *known == who).map(|(_, idle)| idle.per_connection());
-        Some(Verdict { other: Who::Nginx, ratio: of(Who::Segue)? / of(Who::Nginx)?, max: 1.0 })
-    }
-
-    fn word(&self, verdicts: &[Verdict]) -> String {
-        match self.smoke {
-            true => "not judged".into(),
-            false => verdicts.iter().map(Verdict::text).collect::<Vec<_>>().join(", "),
-        }
-    }
-
-    fn tables(&self) -> Vec<Table> {
-        let ratio = |r: Option<f64>| r.map_or_else(|| "–".into(), |r| format!("{r:.2}"));
-        let mut requests = Table {
-            title: "CPU time of the server per answer, keep-alive, one core (Q1, Q4)".into(),
-            columns: vec!["answer", "server", "req/s", "p50 µs", "p99 µs", "CPU µs/req", "× nginx", "× floor", "bar"],
-            rows: Vec::new(),
+    fn tables(&self) -> [Table; 2] {
+        let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
+        let ratio = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| format!("{v:.2}"));
+        let line = |line: &Line| {
+            let verdicts = line.verdicts();
+            let bars: Vec<String> = verdicts.iter().map(|(bar, _)| bar.text()).collect();
+            let words: Vec<&str> = verdicts.iter().map(|(_, passes)| if *passes { "pass" } else { "MISS" }).collect();
+            vec![
+                line.what.clone(),
+                line.figure.to_owned(),
+                cell(line.value(Who::Segue)),
+                cell(line.value(Who::Nginx)),
+                cell(line.value(Who::Floor)),
+                ratio(line.ratio(Who::Nginx)),
+                ratio(line.ratio(Who::Floor)),
+                bars.join(", "),
+                if self.smoke { "not judged".to_owned() } else { words.join(", ") },
+            ]
         };
-        for comparison in &self.comparisons {
-            for (who, _) in &comparison.rounds {
-                let Some(figures) = comparison.figures(*who) else { continue };
-                requests.rows.push(vec![
-                    comparison.name.clone(),
-                    who.name().into(),
-                    format!("{:.0}", figures.requests_per_s),
-                    format!("{:.0}", figures.p50_us),
-                    format!("{:.0}", figures.p99_us),
-                    format!("{:.2}", figures.cpu_us),
-                    ratio(comparison.ratio(*who, Who::Nginx)),
-                    ratio(comparison.ratio(*who, Who::Floor)),
-                    if *who == Who::Segue { self.word(&comparison.verdicts()) } else { String::new() },
-                ]);
-            }
-        }
-        let mut tables = vec![requests];
-        if let Some((rate, latencies)) = &self.paced {
-            let rows = latencies.iter().map(|(who, latency)| {
-                let verdict = if *who == Who::Segue { self.paced_verdict() } else { None };
-                vec![
-                    who.name().into(),
-                    format!("{:.0}", latency.p50_us),
-                    format!("{:.0}", latency.p99_us),
-                    verdict.map_or_else(String::new, |v| self.word(&[v])),
-                ]
+        let loaded = |loaded: &Loaded| {
+            let rows = loaded.rounds.iter().map(|(who, rounds)| {
+                let middle = |field: fn(&Figures) -> f64| format!("{:.0}", median(rounds.iter().map(field)));
+                let (rate, p50, p99) = (middle(|f| f.requests_per_s), middle(|f| f.p50_us), middle(|f| f.p99_us));
+                vec![loaded.what.clone(), who.name().to_owned(), rate, p50, p99]
             });
-            tables.push(Table {
-                title: format!("Latency at half of nginx's peak: {rate:.0} segments of 192 KiB per second (Q3)"),
-                columns: vec!["server", "p50 µs", "p99 µs", "bar"],
-                rows: rows.collect(),
-            });
-        }
-        if let Some((_, first)) = self.idle.first() {
-            let rows = self.idle.iter().map(|(who, idle)| {
-                let verdict = if *who == Who::Segue { self.idle_verdict() } else { None };
-                vec![
-                    who.name().into(),
-                    format!("{:.0}", idle.per_connection()),
-                    format!("{:.1}", idle.before_bytes as f64 / f64::from(1 << 20)),
-                    format!("{:.1}", idle.after_bytes as f64 / f64::from(1 << 20)),
-                    verdict.map_or_else(String::new, |v| self.word(&[v])),
-                ]
-            });
-            tables.push(Table {
-                title: format!("Memory of {} idle keep-alive connections (Q5)", first.connections),
-                columns: vec!["server", "bytes each", "MiB before", "MiB with them", "bar"],
-                rows: rows.collect(),
-            });
-        }
-        tables
+            rows.collect::<Vec<_>>()
+        };
+        [
+            Table {
+                title: "Ratios: smaller is better",
+                columns: vec!["what", "figure", "segue", "nginx", "C floor", "× nginx", "× floor", "bar", ""],
+                rows: self.lines.iter().map(line).collect(),
+            },
+            Table {
+                title: "Rates and latencies at full load, one core, 32 requests on their way",
+                columns: vec!["answer", "server", "req/s", "p50 µs", "p99 µs"],
+                rows: self.loaded.iter().flat_map(loaded).collect(),
+            },
+        ]
     }
 
     /// For the screen.
@@ -284,55 +291,39 @@ impl Report {
 
     /// For programs: every round of every server, nothing rounded.
     pub(crate) fn json(&self) -> String {
-        let verdict =
-            |v: &Verdict| json!({"against": v.other.name(), "ratio": v.ratio, "max": v.max, "pass": v.passes()});
-        let answers: Vec<Value> = self
-            .comparisons
-            .iter()
-            .map(|comparison| {
-                let servers: serde_json::Map<String, Value> = comparison
-                    .rounds
-                    .iter()
-                    .map(|(who, rounds)| {
-                        let of = |field: fn(&Figures) -> f64| rounds.iter().map(field).collect::<Vec<f64>>();
-                        let rounds = json!({
-                            "requests_per_s": of(|f| f.requests_per_s),
-                            "p50_us": of(|f| f.p50_us),
-                            "p99_us": of(|f| f.p99_us),
-                            "cpu_us": of(|f| f.cpu_us),
-                        });
-                        (who.name().to_owned(), rounds)
-                    })
-                    .collect();
-                let verdicts: Vec<Value> = comparison.verdicts().iter().map(verdict).collect();
-                json!({"answer": comparison.name, "rounds": servers, "verdicts": verdicts})
-            })
-            .collect();
-        let paced = self.paced.as_ref().map(|(rate, latencies)| {
+        let line = |line: &Line| {
             let servers: serde_json::Map<String, Value> =
-                latencies.iter().map(|(who, l)| (who.name().to_owned(), json!(l))).collect();
-            json!({"requests_per_s": rate, "servers": servers, "verdict": self.paced_verdict().as_ref().map(verdict)})
-        });
-        let idle: Vec<Value> = self
-            .idle
-            .iter()
-            .map(|(who, idle)| {
-                json!({
-                    "server": who.name(),
-                    "connections": idle.connections,
-                    "before_bytes": idle.before_bytes,
-                    "after_bytes": idle.after_bytes,
-                })
+                line.rounds.iter().map(|(who, rounds)| (who.name().to_owned(), json!(rounds))).collect();
+            let verdicts: Vec<Value> =
+                line.verdicts().iter().map(|(bar, passes)| json!({"bar": bar.text(), "pass": passes})).collect();
+            let (to_nginx, to_floor) = (line.ratio(Who::Nginx), line.ratio(Who::Floor));
+            json!({
+                "what": line.what, "figure": line.figure, "rounds": servers,
+                "times_nginx": to_nginx, "times_floor": to_floor, "verdicts": verdicts,
             })
-            .collect();
+        };
+        let loaded = |loaded: &Loaded| {
+            let servers: serde_json::Map<String, Value> = loaded
+                .rounds
+                .iter()
+                .map(|(who, rounds)| {
+                    let of = |field: fn(&Figures) -> f64| rounds.iter().map(field).collect::<Vec<f64>>();
+                    let rounds = json!({
+                        "requests_per_s": of(|f| f.requests_per_s),
+                        "p50_us": of(|f| f.p50_us),
+                        "p99_us": of(|f| f.p99_us),
+                    });
+                    (who.name().to_owned(), rounds)
+                })
+                .collect();
+            json!({"answer": loaded.what, "rounds": servers})
+        };
         let all = json!({
             "machine": self.machine,
             "smoke": self.smoke,
             "notes": self.notes,
-            "answers": answers,
-            "paced": paced,
-            "idle": idle,
-            "idle_verdict": self.idle_verdict().as_ref().map(verdict),
+            "lines": self.lines.iter().map(line).collect::<Vec<_>>(),
+            "loaded": self.loaded.iter().map(loaded).collect::<Vec<_>>(),
         });
         format!("{all:#}\n")
     }

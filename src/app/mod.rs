@@ -106,11 +106,20 @@ pub fn transcode_options(config: &Config) -> crate::transcode::Options {
 /// # Errors
 /// When the signals cannot be listened to.
 pub async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
+    listen_for_stop()?.await;
+    Ok(())
+}
+
+/// As `stop_signal`, but from the moment of this call on, not of the first wait. Needs a runtime around it.
+fn listen_for_stop() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// As `stop_signal`, and SIGHUP: a command that works for the terminal that started it ends with it.
@@ -143,6 +152,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         .enable_all()
         .build()
         .context(|| "cannot start the control runtime")?;
+    // Before anybody hears that we listen: a signal that comes right then shall drain, not kill.
+    let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
     refuse_taken(config.server.listen)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
@@ -168,7 +179,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     drop((from_cores, roles)); // the cores answer 404 for what is not media
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
     sweeper.context(|| "cannot start the sweeper")?;
-    control.block_on(stop_signal()).context(|| "cannot listen for signals")?;
+    control.block_on(asked_to_stop);
     tracing::info!(drain_s = config.server.drain_s, "draining; a second signal stops at once");
     trigger.advance(Phase::Draining);
     let trigger = Arc::new(trigger);

@@ -33,6 +33,9 @@ impl Origin {
         if self.options.time_hits || access::wants_all() || self.blocks.standing(target.track) != Standing::Open {
             return None;
         }
+        if !self.may_ask(request) {
+            return None;
+        }
         let mut permit = self.gate.admit()?;
         if self.options.require_token && target.needs_token() {
             if self.options.trust_proxy && request.real_ip.is_some() {
@@ -55,6 +58,20 @@ impl Origin {
         self.metrics.found(Lookup::Hit);
         self.metrics.answered(target.route(), status, body.len() as u64, started.elapsed());
         Some(PlainAnswer { body, permit })
+    }
+
+    /// Whether its unknown fields are the CDN's secret, and that is known.
+    fn may_ask(&self, request: &Plain<'_>) -> bool {
+        let secrets = &self.options.secret_headers;
+        let mut sent = HeaderMap::new();
+        for (name, value) in request.unknown.iter().flatten() {
+            let secret = secrets.iter().find(|secret| secret.name.as_str().eq_ignore_ascii_case(name));
+            match (secret, HeaderValue::from_bytes(value)) {
+                (Some(secret), Ok(value)) if !sent.contains_key(&secret.name) => sent.insert(&secret.name, value),
+                _ => return false,
+            };
+        }
+        authorize::has_secret(secrets, &sent)
     }
 }
 

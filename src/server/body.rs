@@ -4,6 +4,7 @@
 //! page cache. A frame is handed out only when its pages are resident: a page fault or a blocking
 //! `sendfile` would stop every connection of the core. Cold blocks are fetched beside the core first.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::ops::Range;
@@ -16,7 +17,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Frame, SizeHint};
 
 use super::gate::Permit;
-use super::runtime::{self, Warming};
+use super::runtime::{self, Arrival, Warming};
 use super::watch;
 use crate::store::mapped::{BLOCK_BYTES, Mapped};
 
@@ -26,8 +27,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// The largest frame: enough to fill any socket buffer at once, small enough that the cores' other
 /// connections wait at most ~0.1 ms for it.
 const FRAME_BYTES_MAX: u64 = 1 << 20;
-/// How much of a cold file is fetched at a time.
-const WARM_BYTES: u64 = 4 * BLOCK_BYTES;
+/// How many blocks of a cold file a body asks for at once, the one it waits for included: while one is on
+/// its way to the listener, the disk reads the next.
+const AHEAD_BLOCKS: u64 = 4;
 
 /// The body of every response of this server.
 pub struct Body {
@@ -48,7 +50,17 @@ struct FileRange {
     /// Invariant: `at <= end <= file.len()`.
     at: u64,
     end: u64,
-    warming: Option<Warming>,
+    /// From the first cold block on. Boxed: most bodies never meet one.
+    cold: Option<Box<Cold>>,
+}
+
+/// What a body has asked the disk for.
+#[derive(Default)]
+struct Cold {
+    /// Blocks by ascending number; the first may be the one that is waited for.
+    asked: VecDeque<(u64, Warming)>,
+    /// Whether the body can only go on when the first has arrived.
+    waits: bool,
 }
 
 impl Body {
@@ -72,7 +84,7 @@ impl Body {
         assert!(range.start <= range.end && range.end <= file.len(), "the range lies in the file");
         let kind = match range.is_empty() {
             true => Kind::Empty,
-            false => Kind::Mapped(FileRange { file, at: range.start, end: range.end, warming: None }),
+            false => Kind::Mapped(FileRange { file, at: range.start, end: range.end, cold: None }),
         };
         Body { kind, _permit: None }
     }
@@ -141,23 +153,63 @@ impl hyper::body::Body for Body {
 impl FileRange {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         loop {
-            if let Some(warming) = &mut self.warming {
-                if let Err(cause) = ready!(warming.poll(cx)) {
-                    return Poll::Ready(Some(Err(cause.into())));
+            if let Some(cold) = &mut self.cold
+                && cold.waits
+                && let Some((_, warming)) = cold.asked.front_mut()
+            {
+                let arrival = ready!(warming.poll(cx));
+                cold.asked.pop_front();
+                cold.waits = false;
+                match arrival {
+                    // Sent even if the kernel took the pages back meanwhile: waiting again may never end.
+                    Arrival::Read => {
+                        self.ask_ahead();
+                        return Poll::Ready(Some(Ok(self.take(block_end(self.at)))));
+                    }
+                    Arrival::Failed(cause) => return Poll::Ready(Some(Err(cause.into()))),
+                    Arrival::Lost => {}
                 }
-                self.warming = None;
-                // Sent even if the kernel took the pages back meanwhile: waiting again may never end.
-                return Poll::Ready(Some(Ok(self.take(block_end(self.at)))));
             }
             if self.at == self.end {
                 return Poll::Ready(None);
             }
             let resident = self.resident_until(watch::now_tick());
             if resident > self.at {
+                if self.cold.is_some() {
+                    self.ask_ahead();
+                }
                 return Poll::Ready(Some(Ok(self.take(resident))));
             }
-            let cold = self.at..self.end.min(block_end(self.at) - BLOCK_BYTES + WARM_BYTES);
-            self.warming = Some(runtime::warm(self.file.clone(), cold));
+            self.ask();
+        }
+    }
+
+    /// Asks for the block at `at`, which is cold, and for the next ones.
+    fn ask(&mut self) {
+        let block = self.at / BLOCK_BYTES;
+        let cold = self.cold.get_or_insert_default();
+        cold.asked.retain(|(asked, _)| *asked >= block);
+        if cold.asked.front().is_none_or(|(asked, _)| *asked != block) {
+            let Some(warming) = runtime::warm(&self.file, block) else { return }; // it is here by now
+            cold.asked.push_front((block, warming));
+        }
+        cold.waits = true;
+        self.ask_ahead();
+    }
+
+    /// Asks for the cold ones of the blocks behind the one at `at`, as far as the range goes.
+    fn ask_ahead(&mut self) {
+        let Some(cold) = &mut self.cold else { return };
+        let block = self.at / BLOCK_BYTES;
+        cold.asked.retain(|(asked, _)| *asked >= block);
+        let from = cold.asked.back().map_or(block, |(asked, _)| *asked) + 1;
+        let to = (block + AHEAD_BLOCKS).min(self.end.div_ceil(BLOCK_BYTES));
+        for next in from..to {
+            if !self.file.is_resident(next * BLOCK_BYTES, watch::now_tick())
+                && let Some(warming) = runtime::warm_ahead(&self.file, next)
+            {
+                cold.asked.push_back((next, warming));
+            }
         }
     }
 
@@ -224,33 +276,133 @@ mod tests {
         assert_eq!(frames.concat(), content[100..2_400_000]);
     }
 
-    /// A file of noise that the kernel was asked to forget, and what is in it.
-    fn cold_file() -> (Mapped, Vec<u8>) {
-        let content: Vec<u8> = (0..3_000_000u32).map(|i| (i / 11) as u8).collect();
-        let mut file = tempfile::tempfile().unwrap();
+    const COLD_BYTES: u64 = 3_000_000;
+
+    /// A file of noise that is not in the page cache, and what is in it; `None` where files live in memory
+    /// and the kernel cannot forget them.
+    fn cold_file() -> Option<(Mapped, Vec<u8>)> {
+        // The test's own binary lies where the build does: on a disk, unlike the temporary directory of some.
+        let binary = std::env::current_exe().unwrap();
+        let content: Vec<u8> = (0..COLD_BYTES as u32).map(|i| (i / 11) as u8).collect();
+        let mut file = tempfile::tempfile_in(binary.parent().unwrap()).unwrap();
         file.write_all(&content).unwrap();
         file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        (Mapped::open(file, 3_000_000).unwrap(), content)
+        let mapped = Mapped::open(file, COLD_BYTES).unwrap();
+        for _ in 0..50 {
+            rustix::fs::fadvise(mapped.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            if (0..COLD_BYTES).step_by(BLOCK_BYTES as usize).all(|at| !mapped.is_resident(at, 1)) {
+                return Some((mapped, content));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        const TMPFS: u64 = 0x0102_1994;
+        let kind = rustix::fs::fstatfs(mapped.file()).unwrap().f_type as u64;
+        assert_eq!(kind, TMPFS, "a file on a disk can be forgotten");
+        None
+    }
+
+    fn modes() -> &'static [bool] {
+        if runtime::probe().is_ok() { &[false, true] } else { &[false] }
     }
 
     #[test]
     fn a_cold_file_is_fetched_beside_the_core_and_then_sent_from_memory() {
-        let modes = if runtime::probe().is_ok() { &[false, true][..] } else { &[false] };
-        for on_uring in modes {
-            let (mapped, content) = cold_file();
-            let cold = !mapped.is_resident(300_000, 1); // a file system in memory forgets nothing
+        for on_uring in modes() {
+            let Some((mapped, content)) = cold_file() else { return };
             runtime::CoreRuntime::new(*on_uring).unwrap().run(async move {
                 let mut body = Body::mapped(mapped, 300_000..2_900_000);
                 let waits = std::future::poll_fn(|cx| {
                     Poll::Ready(hyper::body::Body::poll_frame(Pin::new(&mut body), cx).is_pending())
                 });
-                if cold {
-                    assert!(waits.await, "a cold frame is waited for, not faulted in");
-                    assert_eq!(frames(body).await.concat(), content[300_000..2_900_000]);
-                }
+                assert!(waits.await, "a cold frame is waited for, not faulted in");
+                assert_eq!(frames(body).await.concat(), content[300_000..2_900_000]);
             });
         }
+    }
+
+    #[test]
+    fn what_the_kernel_forgets_in_the_middle_is_fetched_again() {
+        let Some((mapped, content)) = cold_file() else { return };
+        runtime::CoreRuntime::new(false).unwrap().run(async move {
+            let mut body = Body::mapped(mapped.clone(), 0..COLD_BYTES);
+            let mut got = vec![];
+            while let Some(frame) = body.frame().await {
+                got.extend_from_slice(&frame.unwrap().into_data().unwrap());
+                rustix::fs::fadvise(mapped.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                // Longer than a block is believed to have stayed.
+                watch::advance(4);
+            }
+            assert!(got == content);
+        });
+    }
+
+    /// `/cold` is the file, anything else is three bytes.
+    struct ColdAndHot(Mapped);
+
+    impl crate::server::Service for ColdAndHot {
+        fn takes(&self, _: &str) -> bool {
+            true
+        }
+
+        async fn call(
+            &self,
+            request: hyper::Request<hyper::body::Incoming>,
+            _: std::net::SocketAddr,
+        ) -> hyper::Response<Body> {
+            hyper::Response::new(match request.uri().path() {
+                "/cold" => Body::mapped(self.0.clone(), 0..self.0.len()),
+                _ => Body::bytes("hot"),
+            })
+        }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_only_those_who_wait_for_it() {
+        use std::io::Read as _;
+        use std::net::TcpStream;
+
+        let Some((mapped, content)) = cold_file() else { return };
+        let (trigger, shutdown) = crate::base::shutdown::channel();
+        let options = crate::server::Options {
+            cores: 1, // hot and cold share it
+            io: crate::server::IoMode::Auto,
+            ..crate::server::Options::new("127.0.0.1:0".parse().unwrap())
+        };
+        let service = std::sync::Arc::new(ColdAndHot(mapped.clone()));
+        let server = crate::server::start(&options, service, None, &shutdown).unwrap();
+        let ask = |path: &str| {
+            let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            stream
+        };
+        let answer = |mut stream: TcpStream| {
+            let mut bytes = vec![];
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes
+        };
+
+        let hung_disk = runtime::hang();
+        let mut waiting: Vec<TcpStream> = (0..40).map(|_| ask("/cold")).collect();
+        while runtime::waiting(&mapped) < 40 {
+            std::thread::yield_now(); // until all of them are in front of the disk
+        }
+        for _ in 0..100 {
+            assert!(answer(ask("/hot")).ends_with(b"hot"), "the same core answers");
+        }
+        // Half of them give up. A client that only listens on says goodbye the same way (RFC 9112 §9.6), so
+        // that is found out when the disk comes back; until then they cost what they cost before.
+        drop(waiting.split_off(20));
+        assert!(answer(ask("/hot")).ends_with(b"hot"));
+        drop(hung_disk);
+        for stream in waiting {
+            assert!(answer(stream).ends_with(&content), "those who stayed get all of it");
+        }
+        while runtime::waiting(&mapped) > 0 {
+            std::thread::yield_now(); // nothing of those who left stays behind
+        }
+        trigger.advance(crate::base::shutdown::Phase::Now);
+        server.join().unwrap();
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@
 //!            └▶ None         └▶ None     hyper gets the same bytes and decides
 //! ```
 //! Only hyper knows HTTP; this only knows when nothing of it is needed. Another method or version, a query,
-//! a body, a field that is not listed here, half a head or a second request, a miss, a refusal, a cold file:
+//! a body, a field that neither this list nor the service knows, half a head or a second request, a miss, a refusal, a cold file:
 //! all of it is hyper's. The parser is the one that hyper uses, so that both read the same.
 
 use std::cell::RefCell;
@@ -46,6 +46,9 @@ pub struct Plain<'r> {
     pub accept_encoding: Option<&'r str>,
     /// The only `X-Real-IP` field.
     pub real_ip: Option<&'r str>,
+    /// Fields that are not known here, at most two. The service sends a request with one that it does not
+    /// know either the long way.
+    pub unknown: [Option<(&'r str, &'r [u8])>; 2],
 }
 
 /// What follows the head of an answer to a plain request.
@@ -265,7 +268,11 @@ fn parse<'r>(read: &'r [u8], limits: &Limits) -> Option<Plain<'r>> {
         let place = match Field::of(field.name) {
             Field::Harmless => continue,
             Field::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => continue,
-            Field::Connection | Field::Other => return None,
+            Field::Connection | Field::Framing => return None,
+            Field::Unknown => {
+                *plain.unknown.iter_mut().find(|place| place.is_none())? = Some((field.name, field.value));
+                continue;
+            }
             Field::Host => &mut host,
             Field::Range => &mut plain.range,
             Field::NoneMatch => &mut plain.none_match,
@@ -290,16 +297,18 @@ enum Field {
     Connection,
     /// Changes no answer of a service.
     Harmless,
-    /// May change the answer, or is not known.
-    Other,
+    /// Says how the message goes on, or what is to be done with it.
+    Framing,
+    /// May change the answer.
+    Unknown,
 }
 
 impl Field {
-    /// What a field means to a plain request. Unknown names are `Other`: what is added to the service one
-    /// day shall not be forgotten here.
+    /// What a field means to a plain request. What is not listed is `Unknown`: a field that the service reads
+    /// one day shall not be forgotten here.
     fn of(name: &str) -> Field {
         let mut lower = [0; 32];
-        let Some(lower) = lower.get_mut(..name.len()) else { return Field::Other };
+        let Some(lower) = lower.get_mut(..name.len()) else { return Field::Unknown };
         lower.copy_from_slice(name.as_bytes());
         lower.make_ascii_lowercase();
         match &*lower {
@@ -309,6 +318,7 @@ impl Field {
             b"accept-encoding" => Field::AcceptEncoding,
             b"x-real-ip" => Field::RealIp,
             b"connection" => Field::Connection,
+            b"content-length" | b"transfer-encoding" | b"expect" | b"upgrade" | b"te" | b"trailer" => Field::Framing,
             b"user-agent" | b"accept" | b"accept-language" | b"cache-control" | b"pragma" | b"referer" | b"origin"
             | b"priority" | b"dnt" | b"via" | b"forwarded" | b"keep-alive" | b"save-data" => Field::Harmless,
             b"icy-metadata" | b"x-playback-session-id" => Field::Harmless, // ffmpeg, VLC; AVPlayer
@@ -316,7 +326,7 @@ impl Field {
             _ if [&b"sec-"[..], b"x-forwarded-", b"cdn-", b"cf-", b"x-amz-cf-"].iter().any(|of| lower.starts_with(of)) => {
                 Field::Harmless
             }
-            _ => Field::Other,
+            _ => Field::Unknown,
         }
     }
 }
@@ -364,15 +374,15 @@ mod tests {
             "GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n",
-            "GET /a HTTP/1.1\r\nHost: x\r\nIf-Range: \"x\"\r\n\r\n",
-            "GET /a HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\n\r\n",
-            "GET /a HTTP/1.1\r\nHost: x\r\nUnheard-Of: b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: x\r\nIf-Range: \"x\"\r\nCookie: a=b\r\nUnheard-Of: c\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\nRange: bytes=2-3\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost : x\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
         ] {
             assert_eq!(read(request), None, "{request:?}");
         }
+        let unknown = read("GET /a HTTP/1.1\r\nHost: x\r\nIf-Range: y\r\nCookie: a=b\r\n\r\n").unwrap().unknown;
+        assert_eq!(unknown, [Some(("If-Range", &b"y"[..])), Some(("Cookie", b"a=b"))]);
         let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(9000));
         assert_eq!(read(&long), None);
         let many = format!("GET /a HTTP/1.1\r\nHost: x\r\n{}\r\n", "Accept: b\r\n".repeat(FIELDS_MAX));

@@ -22,6 +22,12 @@ pub(super) fn now_tick() -> u32 {
     NOW.get()
 }
 
+/// Lets `ticks` pass on this thread.
+#[cfg(test)]
+pub(super) fn advance(ticks: u32) {
+    NOW.set(NOW.get() + ticks);
+}
+
 fn ticks_since_start() -> u32 {
     static START: OnceLock<Instant> = OnceLock::new();
     (START.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u32 + 1

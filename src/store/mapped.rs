@@ -90,23 +90,34 @@ impl Mapped {
         &self.mapping.file
     }
 
+    /// A number that no other mapping has at the same time; clones share it.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.mapping) as usize
+    }
+
     /// Whether the block that holds `offset` is in the page cache. The kernel is asked at most once
     /// in `MEMORY_TICKS` for each block; a page evicted in between costs one blocking read.
     pub fn is_resident(&self, offset: u64, now_tick: u32) -> bool {
-        /// How long an answer is believed: 10 s at 4 ticks a second.
-        const MEMORY_TICKS: i32 = 40;
-        let block = (offset / BLOCK_BYTES) as usize;
-        let Some(checked) = self.mapping.checked.get(block) else { return true };
-        let last = checked.load(Ordering::Relaxed);
-        // Signed: another core's clock may be a tick ahead of ours.
-        if last != 0 && (now_tick.wrapping_sub(last) as i32) < MEMORY_TICKS {
+        if self.was_just_resident(offset, now_tick) {
             return true;
         }
-        let resident = self.mapping.ask_kernel(block);
+        let resident = self.mapping.ask_kernel((offset / BLOCK_BYTES) as usize);
         if resident {
-            checked.store(now_tick.max(1), Ordering::Relaxed);
+            self.mark_resident(offset, now_tick);
         }
         resident
+    }
+
+    /// Whether the block that holds `offset` was seen in the page cache or read in the last `MEMORY_TICKS`;
+    /// the kernel is not asked. Beyond the end there is nothing to fetch.
+    pub fn was_just_resident(&self, offset: u64, now_tick: u32) -> bool {
+        /// How long an answer is believed: 1 s at 4 ticks a second. A hot block then costs one `mincore`
+        /// (about 3 µs) a second, and the kernel hardly evicts what was used so recently.
+        const MEMORY_TICKS: i32 = 4;
+        let Some(checked) = self.mapping.checked.get((offset / BLOCK_BYTES) as usize) else { return true };
+        let last = checked.load(Ordering::Relaxed);
+        // Signed: another core's clock may be a tick ahead of ours.
+        last != 0 && (now_tick.wrapping_sub(last) as i32) < MEMORY_TICKS
     }
 
     /// Notes that the block holding `offset` was just read.

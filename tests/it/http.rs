@@ -1,6 +1,8 @@
 //! The origin over real sockets: what goes in and what comes out, byte for byte.
 
 mod bench;
+mod busy;
+mod cold;
 mod compression;
 mod conditions;
 mod gate;

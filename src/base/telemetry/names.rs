@@ -24,6 +24,8 @@ pub const BODY_BYTES: &str = "segue_origin_body_bytes_total";
 pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
 /// Requests that were plain, and answered without hyper.
 pub const PLAIN: &str = "segue_origin_plain_total";
+/// Bytes of media files read from the disk because they were not in the page cache.
+pub const COLD_BYTES: &str = "segue_origin_cold_bytes_total";
 /// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
 pub const LOOKUPS: &str = "segue_origin_lookups_total";
 /// Time to open a version, in seconds, by `outcome`.
@@ -96,6 +98,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, BODY_BYTES, "Body bytes announced, by route template."),
     (Kind::Counter, SOCKET_BYTES, "Body bytes by the way they left: sendfile, edge or copy."),
     (Kind::Counter, PLAIN, "Requests that were plain, and answered without hyper."),
+    (Kind::Counter, COLD_BYTES, "Bytes of media files read from the disk."),
     (Kind::Counter, LOOKUPS, "Lookups of a version, by outcome: hit, fill, wait or missing."),
     (Kind::Histogram, FILL_SECONDS, "Seconds to open a version, by outcome: ok, missing or failed."),
     (Kind::Gauge, FILLS, "Versions being opened, or waiting for it."),
