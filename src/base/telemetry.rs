@@ -11,7 +11,7 @@ pub const REQUEST_SECONDS: &str = "segue_origin_request_seconds";
 /// Body bytes handed to the socket, by `route` template.
 pub const BODY_BYTES: &str = "segue_origin_body_bytes_total";
 /// Body bytes by how they left: `path` is `sendfile`, `edge` (up to the first page boundary, beside the
-/// head) or `copy`.
+/// head), `copy` or `tls` (encrypted, heads included).
 pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
 /// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
 pub const LOOKUPS: &str = "segue_origin_lookups_total";
@@ -19,6 +19,16 @@ pub const LOOKUPS: &str = "segue_origin_lookups_total";
 pub const REFUSED: &str = "segue_origin_refused_total";
 /// Open connections now.
 pub const CONNECTIONS: &str = "segue_origin_connections";
+/// Connections by what their peer spoke: `protocol` is `http1` or `h2`.
+pub const CONNECTIONS_OPENED: &str = "segue_origin_connections_opened_total";
+/// TLS handshakes by `outcome`: `full`, `resumed`; failed: `timeout`, `closed`, `not_tls`, `incompatible` (no
+/// version, cipher or protocol in common), `refused` (the client sent an alert, usually about our
+/// certificate), `broken`, `busy`.
+pub const TLS_HANDSHAKES: &str = "segue_tls_handshakes_total";
+/// Attempts to read the certificate again, by `outcome`: `changed`, `failed`.
+pub const TLS_RELOADS: &str = "segue_tls_reloads_total";
+/// When the certificate expires, in seconds since 1970.
+pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 /// Requests in flight now.
 pub const IN_FLIGHT: &str = "segue_origin_requests_in_flight";
 /// Body bytes in flight now.

@@ -33,7 +33,7 @@ const WARM_BYTES: u64 = 4 * BLOCK_BYTES;
 pub struct Body {
     kind: Kind,
     /// Comes back when the body is done or dropped.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 enum Kind {
@@ -54,14 +54,14 @@ struct FileRange {
 impl Body {
     /// No body at all.
     pub fn empty() -> Body {
-        Body { kind: Kind::Empty, _permit: None }
+        Body { kind: Kind::Empty, permit: None }
     }
 
     /// A small body in memory.
     pub fn bytes(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
         let kind = if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) };
-        Body { kind, _permit: None }
+        Body { kind, permit: None }
     }
 
     /// Bytes `range` of a mapped file.
@@ -74,7 +74,7 @@ impl Body {
             true => Kind::Empty,
             false => Kind::Mapped(FileRange { file, at: range.start, end: range.end, warming: None }),
         };
-        Body { kind, _permit: None }
+        Body { kind, permit: None }
     }
 
     /// A body from elsewhere, such as axum's.
@@ -83,13 +83,18 @@ impl Body {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Body { kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()), _permit: None }
+        Body { kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()), permit: None }
+    }
+
+    /// The permit, for whoever will hold it longer than the body lives.
+    pub(super) fn take_permit(&mut self) -> Option<Permit> {
+        self.permit.take()
     }
 
     /// Keeps `permit` until the body is done.
     #[must_use]
     pub fn with_permit(mut self, permit: Permit) -> Body {
-        self._permit = Some(permit);
+        self.permit = Some(permit);
         self
     }
 }

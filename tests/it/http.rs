@@ -2,6 +2,8 @@
 
 mod bench;
 mod conditions;
+mod h2;
 mod limits;
 mod semantics;
+mod tls;
 mod tokens;

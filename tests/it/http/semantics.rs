@@ -246,7 +246,7 @@ fn a_hit_of_a_segment_copies_no_media_byte() {
             client.request("GET", &bench.a("aac/96/00000.mp4"), "").expect(200);
             // The heads were copied, but they are no media.
             let by_kernel = (hits * (SEGMENT_BYTES - edge)) as u64;
-            let expected = SocketBytes { sendfile: by_kernel, edges: (hits * edge) as u64, copied: 0 };
+            let expected = SocketBytes { sendfile: by_kernel, edges: (hits * edge) as u64, ..Default::default() };
             assert_eq!(settled(&bench, hits * SEGMENT_BYTES), expected, "{io:?}");
         }
         // From a page boundary on, every byte is the kernel's.
