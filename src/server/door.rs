@@ -41,7 +41,7 @@ pub(super) fn refuse(request: &Request<Incoming>, limits: &Limits) -> Option<Res
 pub(super) fn refuse_body(request: &Request<Incoming>) -> Option<Response<Body>> {
     let headers = request.headers();
     if headers.contains_key(TRANSFER_ENCODING) {
-        let text = "chunked bodies are not taken over HTTP/1.1: send Content-Length, or use HTTP/2\n";
+        let text = "a chunked body is not taken here: send Content-Length, or use HTTP/2\n";
         return Some(reply::refuse_and_close(StatusCode::LENGTH_REQUIRED, text));
     }
     // Equal ones were let through by hyper; a proxy before us may have read only one of them.
@@ -74,7 +74,9 @@ mod tests {
         let check = |version, authority: &str, hosts: &[&str], expected| {
             let authority = (!authority.is_empty()).then(|| authority.parse::<Authority>().unwrap());
             let mut headers = HeaderMap::new();
-            hosts.iter().for_each(|host| drop(headers.append(HOST, host.parse().unwrap())));
+            for host in hosts {
+                headers.append(HOST, host.parse().unwrap());
+            }
             assert_eq!(names_one_host(version, authority.as_ref(), &headers), expected, "{authority:?} {hosts:?}");
         };
         check(Version::HTTP_10, "", &[], true);

@@ -32,8 +32,9 @@ use crate::base::{Error, Result};
 
 /// Plaintext bytes of a full record (RFC 8446 §5.1).
 const RECORD_BYTES: usize = 16 << 10;
-/// Encrypted bytes that may wait for the kernel: eight full records, more than fits into a socket at once.
-const WAITING_BYTES_MAX: usize = 8 * RECORD_BYTES;
+/// Encrypted bytes that may wait for the kernel: four full records. A listener who does not read holds that
+/// much memory; more in one system call saves little.
+const WAITING_BYTES_MAX: usize = 4 * RECORD_BYTES;
 /// A rest of a write up to this length waits for the next one instead of becoming a record of its own.
 const REST_BYTES_MAX: usize = 2 << 10;
 
@@ -436,7 +437,7 @@ impl Write for Tls {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
-    /// Encrypts what there is room for. The kernel gets it when eight records wait, or at a flush.
+    /// Encrypts what there is room for. The kernel gets it when four records wait, or at a flush.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

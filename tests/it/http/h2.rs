@@ -386,15 +386,9 @@ fn floods_of_control_frames_end_the_connection() {
         ("window updates", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
     ] {
         let mut raw = Raw::open(&bench, &[]);
-        let mut ended = false;
-        for _ in 0..200 {
-            ended = raw.try_write(&flood.repeat(100)).is_err();
-            if ended {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        for _ in 0..30 {
+            raw.write(&flood.repeat(100)); // within a second or so: time gives patience back
         }
-        assert!(ended, "{what}: still connected");
         worn_out(&bench, what, raw);
     }
 }
