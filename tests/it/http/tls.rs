@@ -1,6 +1,6 @@
 //! TLS: both protocols over both versions, resumption, a new certificate under way, and peers that do it wrong.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
