@@ -93,6 +93,9 @@ pub struct Origin {
     pub bytes_in_flight_max: u64,
     /// Files of published versions kept open at most; a version has one a rung.
     pub files_open_max: u64,
+    /// Whom answers name as the one who blocks a track (451): a page of the service. Unset: the public
+    /// base URL, else this server.
+    pub blocked_by: Option<String>,
     /// Signing keys.
     pub keys: Keys,
 }
@@ -168,6 +171,7 @@ impl Default for Origin {
             requests_in_flight_max: 16_384,
             bytes_in_flight_max: 8 << 30,
             files_open_max: 8_192,
+            blocked_by: None,
             keys: Keys::default(),
         }
     }
@@ -265,6 +269,10 @@ impl Config {
         need(
             base.is_none_or(is_plain_http_url),
             "server.public_base_url is not a plain http:// or https:// URL: players could not follow it",
+        );
+        need(
+            self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
+            "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
         problems
     }

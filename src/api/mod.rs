@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -17,6 +17,9 @@ use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::Links;
 use crate::hls::playlist::Scope;
+use crate::origin::ALLOWED_HEADERS;
+use crate::origin::blocks::{Blocks, Standing};
+use crate::origin::conditional::{self, Validators, Verdict};
 use crate::store::LocalStore;
 use crate::tracks::{self, Track};
 use crate::web::{self, WatchPage, WatchState};
@@ -28,6 +31,8 @@ pub struct App {
     pub store: LocalStore,
     /// Signs playback URLs.
     pub links: Links,
+    /// What is not served: the same snapshot as the origin's.
+    pub blocks: Arc<Blocks>,
     /// Expiry of what we sign.
     pub clock: Clock,
     /// The demo track, while it is being made and after.
@@ -50,7 +55,7 @@ pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
         .route("/watch/{id}", get(watch))
-        .route("/tracks/{id}/master.m3u8", get(alias))
+        .route("/tracks/{id}/master.m3u8", get(alias).options(preflight))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -66,6 +71,9 @@ async fn home(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
 async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    if let Some(track) = blocked(&app, &id) {
+        return refuse_blocked(&app, track);
+    }
     match find(&app, &id).await {
         Ok(track) => {
             let url = app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s());
@@ -75,7 +83,25 @@ async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     }
 }
 
+/// 204 to a player on another site that adds headers of its own to its first request.
+async fn preflight() -> Response {
+    let headers = [
+        (header::ALLOW, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
 async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    if let Some(track) = blocked(&app, &id) {
+        let html = web::blocked_page(app.blocks.reason(track).as_deref());
+        let mut response = page(&app, StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, html);
+        response.headers_mut().insert(header::LINK, app.blocks.link().clone());
+        return response;
+    }
     let track = match find(&app, &id).await {
         Ok(track) => track,
         Err(error) if error.kind() == Kind::NotFound => return demo_or_not_found(&app, &id),
@@ -91,7 +117,11 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
 /// The demo's page exists before the demo does, so that the printed URL works at once.
 fn demo_or_not_found(app: &App, id: &str) -> Response {
     match &app.demo {
-        Some(demo) if demo.track.as_str() == id && !demo.failed.load(Ordering::Relaxed) => {
+        Some(demo)
+            if demo.track.as_str() == id
+                && !demo.failed.load(Ordering::Relaxed)
+                && app.blocks.standing(demo.track) == Standing::Open =>
+        {
             let preparing = WatchPage { track: id, title: &demo.title, state: WatchState::Preparing };
             page(app, StatusCode::OK, web::watch_page(&preparing))
         }
@@ -99,18 +129,36 @@ fn demo_or_not_found(app: &App, id: &str) -> Response {
     }
 }
 
-/// Files of the pages. Their names hold a hash of their content, so they never change.
-async fn asset(method: Method, Path(path): Path<String>) -> Response {
+/// Files of the pages. Their names hold a hash of their content, so they never change. The pages
+/// themselves are not coded: they hold secrets (signed URLs) beside text that others chose (BREACH).
+async fn asset(method: Method, Path(path): Path<String>, asked: HeaderMap) -> Response {
     let Some(asset) = web::asset(&format!("/assets/{path}")) else { return not_found().await };
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from(asset.bytes) };
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
+    let coded = asset.codings.select(&asked, asset.etag);
+    let (bytes, etag) = match coded {
+        Some(coded) => (coded.bytes.clone(), &coded.etag),
+        None => (Bytes::from_static(asset.bytes), asset.etag),
+    };
+    let validators = Validators { etag: etag.as_bytes(), modified_s: None };
+    let (status, send) = match conditional::evaluate(&asked, validators) {
+        Verdict::PreconditionFailed => return plain(StatusCode::PRECONDITION_FAILED, "precondition failed\n"),
+        Verdict::NotModified => (StatusCode::NOT_MODIFIED, false),
+        Verdict::Send => (StatusCode::OK, true),
+    };
+    let mut headers = HeaderMap::from_iter([
         (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CONTENT_LENGTH, HeaderValue::from(asset.bytes.len())),
-        (header::ETAG, HeaderValue::from_static(asset.etag)),
-    ];
-    (headers, body).into_response()
+        (header::VARY, HeaderValue::from_static("Accept-Encoding")),
+        (header::ETAG, etag.clone()),
+    ]);
+    if send {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        if let Some(coded) = coded {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coded.coding.as_str()));
+        }
+    }
+    let body = if send && method != Method::HEAD { Body::from(bytes) } else { Body::empty() };
+    (status, headers, body).into_response()
 }
 
 async fn not_found() -> Response {
@@ -121,8 +169,24 @@ async fn method_not_allowed() -> Response {
     plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
 }
 
+/// The track, if it is blocked; whether it exists does not matter.
+fn blocked(app: &App, id: &str) -> Option<TrackId> {
+    TrackId::decode(id).filter(|track| app.blocks.standing(*track) == Standing::Blocked)
+}
+
+/// 451 as the origin says it (RFC 7725).
+fn refuse_blocked(app: &App, track: TrackId) -> Response {
+    let mut response = plain(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "");
+    *response.body_mut() = Body::from(app.blocks.explanation(track));
+    response.headers_mut().insert(header::LINK, app.blocks.link().clone());
+    response
+}
+
 async fn find(app: &Arc<App>, id: &str) -> Result<Track> {
     let id = TrackId::decode(id).ok_or_else(|| Error::not_found("no such track"))?;
+    if app.blocks.standing(id) == Standing::Hidden {
+        return Err(Error::not_found("no such track"));
+    }
     let app = Arc::clone(app);
     let read = tokio::task::spawn_blocking(move || tracks::read(&app.store, id));
     read.await.map_err(|cause| Error::internal(format!("reading track {id} was stopped")).because(cause))?

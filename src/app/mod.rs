@@ -118,6 +118,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     refuse_taken(config.server.listen, "--listen")?;
     let certificate = tls::load(&config.server)?;
     let origin = Origin::new(origin_options(config), store.clone(), keys, Clock::System)?;
+    #[cfg(feature = "control")]
+    let blocks = origin.blocks();
     let pages = roles.pages && cfg!(feature = "control");
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
     let server =
@@ -133,7 +135,10 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     control.spawn(serve_admin(admin, admin::routes(shutdown.clone(), metrics.clone()), shutdown.clone()));
     control.spawn(keep_metrics_bounded(metrics));
     #[cfg(feature = "control")]
-    let pages = pages::start(config, &store, &shutdown, roles, (control.handle(), from_cores), server.local_addr())?;
+    let pages = {
+        let beside = (control.handle(), from_cores);
+        pages::start(config, (&store, blocks), &shutdown, roles, beside, server.local_addr())?
+    };
     #[cfg(not(feature = "control"))]
     drop((from_cores, roles)); // the cores answer 404 for what is not media
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
@@ -158,6 +163,9 @@ fn origin_options(config: &Config) -> origin::Options {
     options.cache.files_max = settings.files_open_max;
     options.gate.requests_max = settings.requests_in_flight_max;
     options.gate.bytes_max = settings.bytes_in_flight_max;
+    if let Some(page) = settings.blocked_by.as_ref().or(config.server.public_base_url.as_ref()) {
+        options.blocked_by.clone_from(page);
+    }
     options
 }
 

@@ -16,6 +16,7 @@ use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
 use crate::config::Config;
+use crate::origin::blocks::Blocks;
 use crate::server::{Body, handover};
 use crate::store::LocalStore;
 
@@ -28,7 +29,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    store: &LocalStore,
+    (store, blocks): (&LocalStore, Arc<Blocks>),
     shutdown: &Shutdown,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -41,7 +42,8 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, (roles, addr));
 
-    let app = App { store: store.clone(), links: links(config)?, clock: Clock::System, demo: demo_page };
+    let links = links(config)?;
+    let app = App { store: store.clone(), links, blocks, clock: Clock::System, demo: demo_page };
     let routes = api::routes(Arc::new(app)).merge(admin::health(shutdown.clone()));
     runtime.spawn(answer(from_cores, routes));
     Ok(Running {

@@ -33,6 +33,12 @@ pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 pub const IN_FLIGHT: &str = "segue_origin_requests_in_flight";
 /// Body bytes in flight now.
 pub const IN_FLIGHT_BYTES: &str = "segue_origin_bytes_in_flight";
+/// Tracks that are blocked, private or deleted.
+pub const BLOCKS: &str = "segue_origin_blocks";
+/// Seconds since the origin last learned which tracks are blocked; seldom above 1.
+pub const BLOCKS_AGE: &str = "segue_origin_blocks_age_seconds";
+/// Times the origin could not learn which tracks are blocked.
+pub const BLOCKS_FAILURES: &str = "segue_origin_blocks_failures_total";
 
 /// 1 when cold files are read by io_uring, 0 when by threads.
 pub const IO_URING: &str = "segue_origin_io_uring";

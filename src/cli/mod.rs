@@ -1,6 +1,7 @@
 //! The commands. In: the command line. Out: an exit code: 0 done, 1 the work failed, 2 usage or
 //! configuration. Every failure is one line on standard error: what, for which input, what to do.
 
+mod blocks;
 mod config_cmd;
 #[cfg(feature = "transcode")]
 mod encode;
@@ -43,6 +44,12 @@ enum Command {
     Probe(encode::ProbeArgs),
     /// Sign a media URL, or explain why a signed one is or is not valid.
     Sign(sign::SignArgs),
+    /// Take a track off every origin of a store: 451 for a legal demand, or 404.
+    Block(blocks::BlockArgs),
+    /// Serve a blocked track again.
+    Unblock(blocks::UnblockArgs),
+    /// List the tracks that are not served.
+    Blocks(blocks::BlocksArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -124,6 +131,9 @@ fn run(command: Command) -> Result<ExitCode> {
         #[cfg(feature = "transcode")]
         Command::Probe(args) => encode::probe(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Block(args) => blocks::block(&args),
+        Command::Unblock(args) => blocks::unblock(&args),
+        Command::Blocks(args) => blocks::list(&args),
         Command::Config(command) => config_cmd::run(&command),
         #[cfg(feature = "transcode")]
         Command::Pipelines(command) => encode::pipelines(&command),

@@ -1,11 +1,12 @@
 //! Open versions. In: track and version. Out: `Hit` at once, or a fill that all who wait for it share.
 //!
 //! A fill runs in a task of its own: a listener who hangs up does not take it away from the others.
-//! What is not there is not remembered: the next publish may put it there.
+//! What is not there is remembered for a moment, by track: who asks for versions at random costs one look
+//! at a directory in that time, and a version published meanwhile is found right after.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Table;
@@ -24,7 +25,8 @@ pub(super) type Key = (TrackId, VersionId);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Files of versions that are kept open; each takes a descriptor and two entries of the kernel's map
-    /// table (65,530 by default). Default 8,192: about a thousand versions.
+    /// table (65,530 by default). Default 8,192: about a thousand versions. Their playlists, entity tags
+    /// and coded forms may take 64 KiB of memory for each: 512 MiB.
     pub files_max: u64,
     /// Versions being opened or waiting for it; beyond, 503. Default 1,024.
     pub fills_max: usize,
@@ -65,6 +67,8 @@ pub(super) enum Missed {
 
 pub(super) struct Cache {
     open: Table<Key, Arc<Version>, Files>,
+    /// Made only after a version was not found.
+    looks: Table<TrackId, Look>,
     /// Fills that have not ended. Held only to look up or change the map, never across a wait.
     fills: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     turns: Semaphore,
@@ -79,8 +83,25 @@ struct Files;
 
 impl Weighter<Key, Arc<Version>> for Files {
     fn weight(&self, _: &Key, version: &Arc<Version>) -> u64 {
-        version.files().max(1)
+        // The scarcer of the two: an hour of music takes about 64 KiB a rung.
+        version.files().max(version.memory_bytes().div_ceil(BYTES_PER_FILE)).max(1)
     }
+}
+
+/// Memory that counts as much as an open file.
+const BYTES_PER_FILE: u64 = 64 << 10;
+/// How long a look at a track's directory is believed. A publish shows no later than this.
+const LOOK_TTL: Duration = Duration::from_millis(250);
+/// Tracks whose directories are remembered, some hundred bytes each.
+const LOOKS_MAX: usize = 4_096;
+/// Versions of one track that are remembered; of a track with more, none are.
+const LOOK_VERSIONS_MAX: usize = 64;
+
+/// What was in a track's directory, and when.
+#[derive(Clone)]
+struct Look {
+    at: Instant,
+    versions: Arc<[VersionId]>,
 }
 
 impl Cache {
@@ -90,6 +111,7 @@ impl Cache {
         let versions = (limits.files_max / FILES_PER_VERSION).max(1) as usize;
         Arc::new(Cache {
             open: Table::with_weighter(versions, limits.files_max, Files),
+            looks: Table::new(LOOKS_MAX),
             fills: Mutex::default(),
             turns: Semaphore::new(limits.fills_at_once.max(1)),
             store,
@@ -104,6 +126,9 @@ impl Cache {
 
     /// The version, opened by this call or by one that came before.
     pub(super) async fn fill(self: &Arc<Cache>, key: Key) -> Result<(Arc<Version>, Lookup), Missed> {
+        if self.is_known_absent(key) {
+            return Err(Missed::NotFound);
+        }
         let (mut outcome, lookup) = {
             let mut fills = self.lock();
             // It may have been opened between the caller's look and the lock.
@@ -129,6 +154,23 @@ impl Cache {
         }
     }
 
+    fn is_known_absent(&self, (track, version): Key) -> bool {
+        self.looks.get(&track).is_some_and(|look| look.at.elapsed() < LOOK_TTL && !look.versions.contains(&version))
+    }
+
+    /// Whether the version exists; when not, remembers which do. Blocks.
+    fn exists(&self, (track, version): Key) -> Result<bool, Error> {
+        if self.store.has_version(track, version)? {
+            return Ok(true);
+        }
+        let at = Instant::now();
+        let versions: Vec<_> = self.store.versions(track)?.take(LOOK_VERSIONS_MAX + 1).collect();
+        if versions.len() <= LOOK_VERSIONS_MAX {
+            self.looks.insert(track, Look { at, versions: versions.into() });
+        }
+        Ok(false)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Option<Outcome>>>> {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,21 +184,28 @@ struct Fill {
 
 impl Fill {
     async fn run(self, tell: watch::Sender<Option<Outcome>>) {
-        let turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
-        let (store, (track, id)) = (self.cache.store.clone(), self.key);
-        let opened = tokio::task::spawn_blocking(move || Version::open(&store, track, id)).await;
-        let outcome = match opened.unwrap_or_else(|died| Err(Error::internal("a fill died").because(died))) {
-            Ok(version) => {
-                let version = Arc::new(version);
-                self.cache.open.insert(self.key, version.clone());
-                Ok(version)
-            }
-            Err(error) => Err(explain(&error)),
-        };
-        drop(turn);
+        let outcome = self.open().await.map_err(|error| explain(&error));
         drop(self); // first out of the map: who comes now finds it in the table or starts afresh
         let _ = tell.send(Some(outcome)); // everyone may have left
     }
+
+    async fn open(&self) -> Result<Arc<Version>, Error> {
+        let (cache, key) = (self.cache.clone(), self.key);
+        // Before a turn is taken: what does not exist shall not stand in the way of what does.
+        if !off_the_core(move || cache.exists(key)).await? {
+            return Err(Error::not_found(format!("there is no version {} of track {}", key.1, key.0)));
+        }
+        let _turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
+        let store = self.cache.store.clone();
+        let version = Arc::new(off_the_core(move || Version::open(&store, key.0, key.1)).await?);
+        self.cache.open.insert(key, version.clone());
+        Ok(version)
+    }
+}
+
+async fn off_the_core<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|died| Err(Error::internal("a fill died").because(died)))
 }
 
 impl Drop for Fill {
@@ -176,5 +225,33 @@ fn explain(error: &Error) -> Missed {
             tracing::error!(error = error.chain(), "a version cannot be served");
             Missed::Broken
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_there_is_remembered_by_track_and_only_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let track = TrackId::decode("trk_1").unwrap();
+        let id = |digits: &str| VersionId::decode(&digits.repeat(20)).unwrap();
+        std::fs::create_dir_all(store.version_dir(track, id("aa"))).unwrap();
+        let cache = Cache::new(store.clone(), Limits::default());
+        for unknown in ["00", "01", "02"] {
+            assert_eq!(cache.fill((track, id(unknown))).await.unwrap_err(), Missed::NotFound);
+        }
+        let look = cache.looks.get(&track).expect("one look was remembered for all");
+        assert_eq!(*look.versions, [id("aa")]);
+        let believed = |age| {
+            cache.looks.insert(track, Look { at: Instant::now().checked_sub(age).unwrap(), ..look.clone() });
+            [id("aa"), id("00")].map(|version| cache.is_known_absent((track, version)))
+        };
+        assert_eq!(believed(Duration::ZERO), [false, true], "what is there is never called absent");
+        assert_eq!(believed(LOOK_TTL), [false, false]);
+        assert_eq!(cache.turns.available_permits(), 4);
+        assert!(cache.lock().is_empty());
     }
 }

@@ -12,8 +12,9 @@ use hyper::header::{
 pub struct Validators<'o> {
     /// The strong entity tag, with its quotes.
     pub etag: &'o [u8],
-    /// Last modification, whole seconds since 1970.
-    pub modified_s: u64,
+    /// Last modification, whole seconds since 1970; `None` when the object has no such date, so that
+    /// conditions on it are ignored.
+    pub modified_s: Option<u64>,
 }
 
 /// What to do.
@@ -32,19 +33,19 @@ pub fn evaluate(headers: &HeaderMap, object: Validators<'_>) -> Verdict {
     // 1 and 2: If-Match, else If-Unmodified-Since.
     if headers.contains_key(IF_MATCH) {
         // §13.1.1: the strong comparison; a list is one that never matches when it cannot be read.
-        if !lists(headers, &IF_MATCH, |tag| tag == object.etag) {
+        if !matches(headers, &IF_MATCH, |tag| tag == object.etag) {
             return Verdict::PreconditionFailed;
         }
-    } else if date(headers.get(IF_UNMODIFIED_SINCE)).is_some_and(|since_s| object.modified_s > since_s) {
+    } else if dates(headers, &IF_UNMODIFIED_SINCE, object).is_some_and(|(modified_s, since_s)| modified_s > since_s) {
         return Verdict::PreconditionFailed;
     }
     // 3 and 4: If-None-Match, else If-Modified-Since (§13.1.3: ignored when the other is present).
     if headers.contains_key(IF_NONE_MATCH) {
         // §13.1.2: the weak comparison, so that a cache's weakened tag still matches.
-        if lists(headers, &IF_NONE_MATCH, |tag| tag.strip_prefix(b"W/").unwrap_or(tag) == object.etag) {
+        if matches(headers, &IF_NONE_MATCH, |tag| strong(tag) == object.etag) {
             return Verdict::NotModified;
         }
-    } else if date(headers.get(IF_MODIFIED_SINCE)).is_some_and(|since_s| object.modified_s <= since_s) {
+    } else if dates(headers, &IF_MODIFIED_SINCE, object).is_some_and(|(modified_s, since_s)| modified_s <= since_s) {
         return Verdict::NotModified;
     }
     Verdict::Send
@@ -52,34 +53,57 @@ pub fn evaluate(headers: &HeaderMap, object: Validators<'_>) -> Verdict {
 
 /// 5: whether a Range header counts, given If-Range (§13.1.5). `now_s` decides whether a date is strong.
 pub fn range_counts(headers: &HeaderMap, object: Validators<'_>, now_s: u64) -> bool {
-    let mut fields = headers.get_all(IF_RANGE).iter();
-    let Some(field) = fields.next() else { return true };
-    if fields.next().is_some() {
-        return false;
+    if !headers.contains_key(IF_RANGE) {
+        return true;
     }
+    let Some(field) = only(headers, &IF_RANGE) else { return false };
     let value = field.as_bytes();
     if value.starts_with(b"\"") || value.starts_with(b"W/") {
         return value == object.etag; // ours is strong: a weak one cannot be equal
     }
     // §13.1.5: an exact match, and §8.8.2.2: of a date that no later change could share.
-    date(Some(field)) == Some(object.modified_s) && object.modified_s < now_s
+    object.modified_s.is_some_and(|modified_s| date(field) == Some(modified_s) && modified_s < now_s)
 }
 
-/// Whether a list of entity tags names one that `matches`, or is `*`.
-fn lists(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> bool {
+/// Whether the client names an entity tag at all.
+pub(super) fn names_any(headers: &HeaderMap) -> bool {
+    [IF_NONE_MATCH, IF_MATCH, IF_RANGE].iter().any(|name| headers.contains_key(name))
+}
+
+/// Whether the client names this entity tag, weakened or not.
+pub(super) fn names(headers: &HeaderMap, etag: &[u8]) -> bool {
+    [IF_NONE_MATCH, IF_MATCH, IF_RANGE].iter().any(|name| lists(headers, name, |tag| strong(tag) == etag))
+}
+
+/// Whether a list of entity tags is `*` or names one that is `wanted`.
+fn matches(headers: &HeaderMap, name: &HeaderName, wanted: impl Fn(&[u8]) -> bool) -> bool {
+    headers.get_all(name).iter().any(|field| field.as_bytes().trim_ascii() == b"*") || lists(headers, name, wanted)
+}
+
+/// Whether a list of entity tags names one that is `wanted`.
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: impl Fn(&[u8]) -> bool) -> bool {
     headers.get_all(name).iter().any(|field| {
-        let mut rest = field.as_bytes().trim_ascii();
-        if rest == b"*" {
-            return true;
-        }
+        let mut rest = field.as_bytes();
         while let Some((tag, after)) = next_tag(rest) {
-            if matches(tag) {
+            if wanted(tag) {
                 return true;
             }
             rest = after;
         }
         false
     })
+}
+
+/// A tag without the mark of weakness.
+fn strong(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// The field, if it stands alone. §13.1.3 and §13.1.4: a date that has company is ignored; no more is
+/// Range or If-Range a list of fields.
+pub(super) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut fields = headers.get_all(name).iter();
+    fields.next().filter(|_| fields.next().is_none())
 }
 
 /// The next `"…"` or `W/"…"` of a list. A comma inside the quotes belongs to the tag (§8.8.3).
@@ -94,9 +118,14 @@ fn next_tag(list: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(list.split_at(end))
 }
 
-/// An HTTP date in whole seconds; `None` when there is none or it cannot be read (then it is ignored).
-fn date(field: Option<&HeaderValue>) -> Option<u64> {
-    let time: SystemTime = httpdate::parse_http_date(field?.to_str().ok()?).ok()?;
+/// When the object was modified, and the date of a condition, when both can be told.
+fn dates(headers: &HeaderMap, name: &HeaderName, object: Validators<'_>) -> Option<(u64, u64)> {
+    object.modified_s.zip(only(headers, name).and_then(date))
+}
+
+/// An HTTP date in whole seconds; `None` when it cannot be read (then it is ignored).
+fn date(field: &HeaderValue) -> Option<u64> {
+    let time: SystemTime = httpdate::parse_http_date(field.to_str().ok()?).ok()?;
     time.duration_since(UNIX_EPOCH).as_ref().map(Duration::as_secs).ok()
 }
 
@@ -109,13 +138,15 @@ mod tests {
     const MODIFIED: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
     const BEFORE: &str = "Wed, 21 Oct 2015 07:27:59 GMT";
     const AFTER: &str = "Wed, 21 Oct 2015 07:28:01 GMT";
-    const OBJECT: Validators<'_> = Validators { etag: b"\"a,b\"", modified_s: MODIFIED_S };
+    const OBJECT: Validators<'_> = Validators { etag: b"\"a,b\"", modified_s: Some(MODIFIED_S) };
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
         let line = |(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
-        HeaderMap::from_iter(lines.iter().map(line))
+        let mut headers = HeaderMap::new();
+        lines.iter().map(line).for_each(|(name, value)| _ = headers.append(name, value));
+        headers
     }
 
     fn check(lines: &[(&'static str, &str)], expected: Verdict) {
@@ -148,6 +179,18 @@ mod tests {
         check(&[("if-unmodified-since", MODIFIED)], Send);
         check(&[("if-unmodified-since", BEFORE)], PreconditionFailed);
         check(&[("if-unmodified-since", "yesterday")], Send);
+        // §13.1.3: "A recipient MUST ignore the If-Modified-Since header field if … the field value has
+        // more than one member"; §13.1.4 says so too.
+        check(&[("if-modified-since", MODIFIED), ("if-modified-since", MODIFIED)], Send);
+        check(&[("if-unmodified-since", BEFORE), ("if-unmodified-since", BEFORE)], Send);
+    }
+
+    #[test]
+    fn a_date_may_be_written_in_three_ways() {
+        // §5.6.7: "a recipient of a timestamp value … MUST accept all three HTTP-date formats".
+        for date in [MODIFIED, "Wednesday, 21-Oct-15 07:28:00 GMT", "Wed Oct 21 07:28:00 2015"] {
+            check(&[("if-modified-since", date)], NotModified);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::cdn::bunny::Refused;
 use crate::server::gate::Gate;
 
 /// The statuses we answer with; anything else is counted as the last.
-const STATUSES: [u16; 12] = [200, 204, 206, 304, 400, 403, 404, 405, 412, 416, 503, 500];
+const STATUSES: [u16; 14] = [200, 204, 206, 304, 400, 403, 404, 405, 412, 416, 451, 501, 503, 500];
 
 pub(super) struct Metrics {
     routes: [OfRoute; Route::ALL.len()],

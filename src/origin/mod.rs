@@ -1,15 +1,18 @@
 //! The media data plane: a request comes in, bytes of a published version go out.
 //!
 //! ```text
-//! &str ─ decode ─▶ Target ─ admit ─▶ Permit ─ authorize ─▶ () ─ lookup ─▶ Version ─ select ─▶ Object
-//!      ─ condition ─▶ Verdict ─ range ─▶ Ranged ─ respond ─▶ Response<Body>
+//! &str ─ decode ─▶ Target ─ standing ─▶ () ─ admit ─▶ Permit ─ authorize ─▶ () ─ lookup ─▶ Version
+//!      ─ select ─▶ Object ─ condition ─▶ Verdict ─ range ─▶ Ranged ─ respond ─▶ Response<Body>
 //! ```
-//! `target` `server::gate` `authorize` `cache` `version` `conditional` `range` `respond`: always in this
-//! order. A hit copies no media byte, reads no file and waits for nothing.
+//! `target` `blocks` `server::gate` `authorize` `cache` `version` `encoding` `conditional` `range`
+//! `respond`: always in this order. A hit copies no media byte, reads no file and waits for nothing.
 
+mod address;
 mod authorize;
+pub mod blocks;
 mod cache;
 pub mod conditional;
+pub mod encoding;
 mod metrics;
 pub mod range;
 mod respond;
@@ -18,13 +21,14 @@ mod version;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{RANGE, TRANSFER_ENCODING};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 
 pub use cache::Limits as CacheLimits;
+pub use respond::ALLOWED_HEADERS;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
@@ -32,6 +36,7 @@ use crate::cdn::bunny::Keys;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
 use crate::server::{Body, Service, reply};
 use crate::store::local::LocalStore;
+use blocks::{Blocks, Standing, StoreSource};
 use cache::{Cache, Lookup, Missed};
 use conditional::{Validators, Verdict};
 use metrics::Metrics;
@@ -50,6 +55,11 @@ pub struct Options {
     pub trust_proxy: bool,
     /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
     pub cache_control: String,
+    /// Whom a 451 names as the one who blocks (RFC 7725 §4): a URL, or a reference from this server's root.
+    /// Default `/`: this server.
+    pub blocked_by: String,
+    /// How often to look whether other tracks are blocked. Default twice a second.
+    pub blocks_every: Duration,
     /// How many answers and bytes may be on their way.
     pub gate: GateLimits,
     /// How many versions may be open.
@@ -62,6 +72,8 @@ impl Default for Options {
             require_token: true,
             trust_proxy: false,
             cache_control: "public, max-age=31536000, immutable".into(),
+            blocked_by: "/".into(),
+            blocks_every: Duration::from_millis(500),
             gate: GateLimits::default(),
             cache: CacheLimits::default(),
         }
@@ -73,6 +85,7 @@ pub struct Origin {
     options: Options,
     keys: Keys,
     clock: Clock,
+    blocks: Arc<Blocks>,
     gate: Gate,
     cache: Arc<Cache>,
     templates: Templates,
@@ -83,9 +96,10 @@ impl Origin {
     /// An origin over `store`. The metrics recorder must be installed before, or nothing is counted.
     ///
     /// # Errors
-    /// `Usage` when an option cannot be used.
+    /// `Usage` when an option cannot be used; `Invalid` when it cannot be learnt what is blocked.
     pub fn new(options: Options, store: LocalStore, keys: Keys, clock: Clock) -> Result<Arc<Origin>> {
         Ok(Arc::new(Origin {
+            blocks: Blocks::start(StoreSource::new(store.clone()), options.blocks_every, &options.blocked_by)?,
             gate: Gate::new(options.gate),
             cache: Cache::new(store, options.cache),
             templates: Templates::new(&options.cache_control)?,
@@ -96,28 +110,45 @@ impl Origin {
         }))
     }
 
+    /// What is blocked, for whoever else answers for tracks.
+    pub fn blocks(&self) -> Arc<Blocks> {
+        self.blocks.clone()
+    }
+
     async fn answer(
         &self,
         request: &Request<Incoming>,
         peer: SocketAddr,
         target: Option<Target<'_>>,
     ) -> Response<Body> {
-        if request.headers().contains_key(TRANSFER_ENCODING) {
+        if request.headers().contains_key(TRANSFER_ENCODING) || !address::is_sound(request) {
             // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
-            return reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n");
+            return respond::bad_request();
         }
         match *request.method() {
             Method::GET | Method::HEAD => {}
             Method::OPTIONS => return respond::preflight(),
-            _ => return respond::method_not_allowed(),
+            // RFC 9110 §9.1: 405 for a method that is known and not allowed here, 501 for an unknown one.
+            Method::POST | Method::PUT | Method::DELETE | Method::PATCH => return respond::method_not_allowed(),
+            _ => return respond::not_implemented(),
         }
         let Some(target) = target else { return respond::not_found() };
+        let standing = self.blocks.standing(target.track);
+        if standing == Standing::Blocked {
+            // Before the token: that a court has closed a track is no secret, and its owner may know too.
+            return respond::blocked(self.blocks.link().clone(), self.blocks.explanation(target.track));
+        }
         let Some(permit) = self.gate.admit() else {
             self.metrics.gate_full();
             return reply::busy("busy, try again\n");
         };
         if let Some(refusal) = self.refuse_without_grant(request, peer, &target) {
             return refusal;
+        }
+        if standing == Standing::Hidden {
+            // After the token, where a version that does not exist is missed: nobody sees a difference.
+            self.metrics.missing();
+            return respond::not_found();
         }
         match self.cache.get(&(target.track, target.version)) {
             Some(version) => {
@@ -173,16 +204,16 @@ impl Origin {
         version: &Version,
         mut permit: Permit,
     ) -> Response<Body> {
-        let Some(object) = version.select(&target.object) else { return respond::not_found() };
         let headers = request.headers();
-        let validators = Validators { etag: object.etag.as_bytes(), modified_s: version.modified_s };
+        let Some(object) = version.select(&target.object, headers) else { return respond::not_found() };
+        let validators = Validators { etag: object.etag.as_bytes(), modified_s: Some(version.modified_s) };
         match conditional::evaluate(headers, validators) {
             Verdict::NotModified => return self.templates.not_modified(version, object),
             Verdict::PreconditionFailed => return respond::precondition_failed(),
             Verdict::Send => {}
         }
         // RFC 9110 §14.2: only GET has ranges; a HEAD is answered as if there were none.
-        let range = match headers.get(RANGE) {
+        let range = match conditional::only(headers, &RANGE) {
             Some(range) if *request.method() == Method::GET => {
                 conditional::range_counts(headers, validators, self.clock.unix_s()).then_some(range)
             }
@@ -207,7 +238,8 @@ impl Origin {
 
 impl Service for Origin {
     fn takes(&self, path: &str) -> bool {
-        target::is_media(path)
+        // What is no path at all (`*`, an authority) is refused here, so that nobody else has to.
+        target::is_media(path) || !path.starts_with('/')
     }
 
     async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
@@ -225,5 +257,6 @@ impl Service for Origin {
 
     fn on_tick(&self) {
         self.metrics.sample(&self.gate);
+        self.blocks.sample();
     }
 }

@@ -20,6 +20,11 @@ const CDN_TAG: HeaderName = HeaderName::from_static("cdn-tag");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What a page may add to a request: ranges and conditions, and what players send to measure (CTA-5004
+/// CMCD).
+pub const ALLOWED_HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
+    Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
+
 /// The headers of every kind of object, with places for what differs.
 #[derive(Debug)]
 pub(super) struct Templates {
@@ -42,6 +47,10 @@ impl Templates {
             headers.insert(header::CACHE_CONTROL, caching.clone());
             for place in [header::ETAG, header::LAST_MODIFIED, CDN_TAG] {
                 headers.insert(place, HeaderValue::from_static(""));
+            }
+            if media.is_text() {
+                // On every answer, coded or not: a cache must not give one client another's coding.
+                headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             }
             reply::open_to_all(&mut headers);
             headers
@@ -79,6 +88,7 @@ impl Templates {
     pub(super) fn not_modified(&self, version: &Version, object: Object<'_>) -> Response<Body> {
         let mut headers = fill_in(&self.whole, version, object);
         headers.remove(header::CONTENT_TYPE);
+        headers.remove(header::CONTENT_ENCODING);
         respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
     }
 }
@@ -111,6 +121,26 @@ pub(super) fn broken() -> Response<Body> {
     reply::refusal(StatusCode::INTERNAL_SERVER_ERROR, "this object cannot be served\n")
 }
 
+/// 451 for a track that a legal demand has closed, and who closed it (RFC 7725 §3 and §4).
+pub(super) fn blocked(blocked_by: HeaderValue, explanation: String) -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "");
+    *response.body_mut() = Body::bytes(explanation);
+    response.headers_mut().insert(header::LINK, blocked_by);
+    response
+}
+
+/// 400 for a target that no client that means well sends, and the end of the connection.
+pub(super) fn bad_request() -> Response<Body> {
+    reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n")
+}
+
+/// 501 for a method that HTTP does not know (RFC 9110 §9.1).
+pub(super) fn not_implemented() -> Response<Body> {
+    let mut response = reply::refusal(StatusCode::NOT_IMPLEMENTED, "method not implemented\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    response
+}
+
 /// 405, and what is allowed.
 pub(super) fn method_not_allowed() -> Response<Body> {
     let mut response = reply::refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
@@ -120,16 +150,13 @@ pub(super) fn method_not_allowed() -> Response<Body> {
 
 /// 204 to a preflight (Fetch standard, CORS-preflight) and to any other OPTIONS.
 pub(super) fn preflight() -> Response<Body> {
-    /// Ranges and conditions, and what players send to measure (CTA-5004 CMCD).
-    const HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
-        Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     reply::open_to_all(headers);
     headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }
@@ -149,6 +176,9 @@ fn body(object: &Object<'_>, range: Range<u64>) -> Body {
 
 fn fill_in(templates: &[HeaderMap; 4], version: &Version, object: Object<'_>) -> HeaderMap {
     let mut headers = templates[object.media as usize].clone();
+    if let Some(coding) = object.coding {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
+    }
     set(&mut headers, &header::ETAG, object.etag);
     set(&mut headers, &header::LAST_MODIFIED, version.modified.clone());
     set(&mut headers, &CDN_TAG, version.tag.clone());

@@ -1,15 +1,17 @@
 //! A published version, opened. In: `version.json` and the files it names. Out: `Object`s ready to send.
 //!
-//! Everything that can be computed once is: playlists are rendered, entity tags are text, offsets are
-//! added up, files are mapped and their lengths checked. Selecting an object then copies nothing.
+//! Everything that can be computed once is: playlists are rendered and coded, entity tags are text,
+//! offsets are added up, files are mapped and their lengths checked. Selecting an object then copies
+//! nothing.
 
 use std::fs::File;
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 
+use super::encoding::{Coded, Coding, Codings};
 use super::target::{ObjectName, Part, RungName};
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
@@ -23,7 +25,7 @@ use crate::store::mapped::Mapped;
 #[derive(Debug)]
 pub(super) struct Version {
     rungs: Vec<OpenRung>,
-    extras: Vec<(Role, Stored)>,
+    extras: Vec<OpenExtra>,
     /// By `Scope`: `All`, `Aac`, `Flac`.
     multivariants: [Option<Document>; 3],
     /// When it was published, whole seconds since 1970.
@@ -49,6 +51,14 @@ struct OpenRung {
 }
 
 #[derive(Debug)]
+struct OpenExtra {
+    role: Role,
+    stored: Stored,
+    /// Of JSON only.
+    codings: Codings,
+}
+
+#[derive(Debug)]
 struct Stored {
     file: Mapped,
     etag: HeaderValue,
@@ -58,6 +68,7 @@ struct Stored {
 struct Document {
     bytes: Bytes,
     etag: HeaderValue,
+    codings: Codings,
 }
 
 /// A quoted 128-bit hash in hexadecimal.
@@ -69,6 +80,8 @@ pub(super) struct Object<'v> {
     pub(super) content: Content<'v>,
     pub(super) etag: HeaderValue,
     pub(super) media: Media,
+    /// `Content-Encoding`, when the bytes are coded.
+    pub(super) coding: Option<Coding>,
 }
 
 /// Where the bytes are.
@@ -100,9 +113,19 @@ impl Media {
             Media::PeaksSmall => "application/json",
         }
     }
+
+    /// Whether it is text that has coded forms, so that answers vary by what the client accepts.
+    pub(super) fn is_text(self) -> bool {
+        matches!(self, Media::Playlist | Media::PeaksSmall)
+    }
 }
 
-impl Object<'_> {
+impl<'v> Object<'v> {
+    fn coded(coded: &'v Coded, media: Media) -> Object<'v> {
+        let content = Content::Memory(&coded.bytes);
+        Object { content, etag: coded.etag.clone(), media, coding: Some(coded.coding) }
+    }
+
     pub(super) fn length(&self) -> u64 {
         match &self.content {
             Content::Memory(bytes) => bytes.len() as u64,
@@ -127,7 +150,7 @@ impl Version {
         };
         let rungs: Vec<OpenRung> =
             index.rungs.iter().map(|rung| Ok(OpenRung::new(rung, open(&rung.object)?))).collect::<Result<_>>()?;
-        let extras = index.extras.iter().map(|Extra { role, object }| Ok((*role, open(object)?)));
+        let extras = index.extras.iter().map(|Extra { role, object }| Ok(OpenExtra::new(*role, open(object)?)));
         let extras = extras.collect::<Result<_>>()?;
         let modified = published(store, track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
         let modified_s = modified.unwrap_or(0).min(unix_s(SystemTime::now()));
@@ -148,29 +171,43 @@ impl Version {
         (self.rungs.len() + self.extras.len()) as u64
     }
 
-    /// The object of that name; `None` when this version has none.
-    pub(super) fn select(&self, name: &ObjectName<'_>) -> Option<Object<'_>> {
+    /// Bytes of memory that it holds for as long as it is open, without what its files map.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let rungs = self
+            .rungs
+            .iter()
+            .map(|rung| rung.playlist.memory_bytes() + rung.etags.len() + size_of_val::<[(u64, u64)]>(&rung.slices));
+        let multivariants = self.multivariants.iter().flatten().map(Document::memory_bytes);
+        let extras = self.extras.iter().map(|extra| extra.codings.bytes());
+        rungs.chain(multivariants).chain(extras).sum::<usize>() as u64
+    }
+
+    /// The object of that name, in the coding that the request's headers select; `None` when this version
+    /// has none of that name.
+    pub(super) fn select(&self, name: &ObjectName<'_>, headers: &HeaderMap) -> Option<Object<'_>> {
         match name {
-            ObjectName::OfRung(rung, part) => self.rung(rung)?.select(*part),
+            ObjectName::OfRung(rung, part) => self.rung(rung)?.select(*part, headers),
             ObjectName::Multivariant(scope) => {
                 let at = match scope {
                     Scope::All => 0,
                     Scope::Aac => 1,
                     Scope::Flac => 2,
                 };
-                Some(self.multivariants[at].as_ref()?.object())
+                Some(self.multivariants[at].as_ref()?.object(headers))
             }
             ObjectName::File(name) => {
                 let rung = self.rungs.iter().find(|rung| *rung.file_name == **name)?;
                 Some(rung.whole.object(Media::Audio))
             }
             ObjectName::Extra(role) => {
-                let (_, stored) = self.extras.iter().find(|(known, _)| known == role)?;
-                Some(stored.object(match role {
+                let extra = self.extras.iter().find(|extra| extra.role == *role)?;
+                let media = match role {
                     Role::Preview => Media::Audio,
                     Role::Peaks => Media::Peaks,
                     Role::PeaksSmall => Media::PeaksSmall,
-                }))
+                };
+                let coded = extra.codings.select(headers, &extra.stored.etag);
+                Some(coded.map_or_else(|| extra.stored.object(media), |coded| Object::coded(coded, media)))
             }
         }
     }
@@ -198,34 +235,56 @@ impl OpenRung {
         }
     }
 
-    fn select(&self, part: Part) -> Option<Object<'_>> {
+    fn select(&self, part: Part, headers: &HeaderMap) -> Option<Object<'_>> {
         let number = match part {
-            Part::Playlist => return Some(self.playlist.object()),
+            Part::Playlist => return Some(self.playlist.object(headers)),
             Part::Init => 0,
             Part::Segment(number) => number + 1,
         };
         let (start, end) = *self.slices.get(number)?;
         let etag = self.etags.slice(number * ETAG_BYTES..(number + 1) * ETAG_BYTES);
         let etag = HeaderValue::from_maybe_shared(etag).expect("hexadecimal is ASCII");
-        Some(Object { content: Content::File(&self.whole.file, start..end), etag, media: Media::Audio })
+        Some(Object { content: Content::File(&self.whole.file, start..end), etag, media: Media::Audio, coding: None })
     }
 }
 
 impl Stored {
     fn object(&self, media: Media) -> Object<'_> {
         let content = Content::File(&self.file, 0..self.file.len());
-        Object { content, etag: self.etag.clone(), media }
+        Object { content, etag: self.etag.clone(), media, coding: None }
+    }
+}
+
+impl OpenExtra {
+    fn new(role: Role, stored: Stored) -> OpenExtra {
+        /// Small JSON only: a larger one is better served from its file.
+        const CODED_BYTES_MAX: u64 = 256 << 10;
+        let length = stored.file.len();
+        let codings = match role {
+            Role::PeaksSmall if length <= CODED_BYTES_MAX => Codings::of(&stored.file.slice(0..length), &stored.etag),
+            _ => Codings::default(),
+        };
+        OpenExtra { role, stored, codings }
     }
 }
 
 impl Document {
     fn new(bytes: Vec<u8>) -> Document {
         let etag = etag_of_digest(&hex::encode(&version::digest128(&bytes)));
-        Document { bytes: bytes.into(), etag }
+        let codings = Codings::of(&bytes, &etag);
+        Document { bytes: bytes.into(), etag, codings }
     }
 
-    fn object(&self) -> Object<'_> {
-        Object { content: Content::Memory(&self.bytes), etag: self.etag.clone(), media: Media::Playlist }
+    fn object(&self, headers: &HeaderMap) -> Object<'_> {
+        if let Some(coded) = self.codings.select(headers, &self.etag) {
+            return Object::coded(coded, Media::Playlist);
+        }
+        let (content, etag) = (Content::Memory(&self.bytes), self.etag.clone());
+        Object { content, etag, media: Media::Playlist, coding: None }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes.len() + self.codings.bytes()
     }
 }
 

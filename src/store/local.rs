@@ -5,6 +5,8 @@
 //! {root}/staging/{attempt}/…      objects being made, invisible
 //! {root}/v/{track}/{version}/…    objects and version.json, whole from the moment the name exists
 //! {root}/tracks/{track}.json      which version a track shows now
+//! {root}/blocks.json              which tracks are not served, see `origin::blocks`
+//! {root}/blocks.lock              held (flock) by the process that changes blocks.json; not empty once there is one
 //! ```
 //!
 //! A version appears by one `rename` of a directory whose files, and whose `version.json` last, were
@@ -25,6 +27,8 @@ use crate::hls::version::{DOCUMENT_BYTES_MAX, VersionIndex};
 
 /// The largest track record we read, in bytes.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
+/// The largest document of blocks we read, in bytes: half a million entries.
+const BLOCKS_BYTES_MAX: u64 = 64 << 20;
 /// The document that makes a directory a version.
 pub const VERSION_DOCUMENT: &str = "version.json";
 
@@ -33,6 +37,10 @@ pub const VERSION_DOCUMENT: &str = "version.json";
 pub struct LocalStore {
     root: Arc<Path>,
 }
+
+/// What tells one state of a file from another without reading it: device, inode, length, and times of
+/// modification and change in nanoseconds.
+pub type Stamp = (u64, u64, u64, i128, i128);
 
 /// A private directory to fill with the objects of one version. Dropping it removes it.
 #[derive(Debug)]
@@ -78,6 +86,34 @@ impl LocalStore {
     pub fn open_object(&self, track: TrackId, version: VersionId, name: &str) -> Result<File> {
         let path = self.version_dir(track, version).join(name);
         File::open(path).context(|| format!("cannot open {name} of version {version} of track {track}"))
+    }
+
+    /// Whether there is such a version. Blocks; looks at one name and opens nothing.
+    ///
+    /// # Errors
+    /// `Internal` when the disk cannot tell.
+    pub fn has_version(&self, track: TrackId, version: VersionId) -> Result<bool> {
+        let path = self.version_dir(track, version).join(VERSION_DOCUMENT);
+        path.try_exists().context(|| format!("cannot look for version {version} of track {track}"))
+    }
+
+    /// The published versions of a track, in no order; none when there is no such track. Blocks; reads
+    /// names only.
+    ///
+    /// # Errors
+    /// `Internal` when the directory cannot be read.
+    pub fn versions(&self, track: TrackId) -> Result<impl Iterator<Item = VersionId>> {
+        let entries = match fs::read_dir(self.track_dir(track)) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => None,
+            entries => Some(entries.context(|| format!("cannot list the versions of track {track}"))?),
+        };
+        let names = entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|name| VersionId::decode(&name)))
+    }
+
+    /// Whether anything is known of a track: a record, or a version. Blocks.
+    pub fn has_track(&self, track: TrackId) -> bool {
+        self.record_path(track).exists() || self.track_dir(track).exists()
     }
 
     /// Makes a private staging directory on the store's own file system, so that publishing is a rename.
@@ -153,6 +189,66 @@ impl LocalStore {
         read_bounded(&self.record_path(track), RECORD_BYTES_MAX).context(|| format!("cannot read track {track}"))
     }
 
+    /// The document of blocked tracks; `None` when nothing was ever blocked. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read, is larger than any we write, or has vanished: that is not the same as empty.
+    pub fn read_blocks(&self) -> Result<Option<Vec<u8>>> {
+        let path = self.blocks_path();
+        let had_one = || fs::metadata(self.blocks_lock_path()).is_ok_and(|lock| lock.len() > 0);
+        match read_bounded(&path, BLOCKS_BYTES_MAX) {
+            Err(error) if error.kind() == Kind::NotFound && had_one() => {
+                let path = path.display();
+                Err(Error::invalid(format!(
+                    "{path} has vanished; restore it, or remove blocks.lock beside it to serve what it blocked"
+                )))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            document => document.map(Some),
+        }
+    }
+
+    /// Tells whether the document of blocked tracks is still the same; `None` when there is none. Blocks.
+    ///
+    /// # Errors
+    /// When the disk cannot tell.
+    pub fn stamp_blocks(&self) -> Result<Option<Stamp>> {
+        let path = self.blocks_path();
+        let of = |m: fs::Metadata| {
+            let nanoseconds = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
+            let times = (nanoseconds(m.mtime(), m.mtime_nsec()), nanoseconds(m.ctime(), m.ctime_nsec()));
+            (m.dev(), m.ino(), m.len(), times.0, times.1)
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(of(metadata))),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause).context(|| format!("cannot look at {}", path.display())),
+        }
+    }
+
+    /// Replaces the document of blocked tracks by what `edit` makes of it. One editor at a time, whatever
+    /// the process; a reader sees the old or the new document, whole. Blocks on the lock and on fsync.
+    ///
+    /// # Errors
+    /// What `edit` says, or `Internal` when the disk refuses; the old document stays.
+    pub fn edit_blocks(&self, edit: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>>) -> Result<()> {
+        let lock_path = self.blocks_lock_path();
+        let opened = OpenOptions::new().append(true).create(true).open(&lock_path);
+        let mut lock = opened.context(|| format!("cannot open {}", lock_path.display()))?;
+        lock.lock().context(|| format!("cannot lock {}", lock_path.display()))?;
+        let document = edit(self.read_blocks()?)?;
+        let staging = self.stage()?;
+        let temporary = staging.dir.join("blocks");
+        write_synced(&temporary, &document)?;
+        let path = self.blocks_path();
+        fs::rename(&temporary, &path).context(|| format!("cannot write {}", path.display()))?;
+        sync_dir(&self.root)?;
+        // From now on a missing document is a lost one.
+        let mut mark =
+            || if lock.metadata()?.len() == 0 { lock.write_all(b"1\n").and_then(|()| lock.sync_all()) } else { Ok(()) };
+        mark().context(|| format!("cannot write {}", lock_path.display()))
+    }
+
     /// Every track that has a record, in no order. Blocks; reads names only.
     ///
     /// # Errors
@@ -191,6 +287,14 @@ impl LocalStore {
 
     fn track_dir(&self, track: TrackId) -> PathBuf {
         self.root.join("v").join(track.as_str())
+    }
+
+    fn blocks_path(&self) -> PathBuf {
+        self.root.join("blocks.json")
+    }
+
+    fn blocks_lock_path(&self) -> PathBuf {
+        self.root.join("blocks.lock")
     }
 
     fn record_path(&self, track: TrackId) -> PathBuf {

@@ -8,9 +8,11 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
+use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use crate::base::hex;
+use crate::origin::encoding::Codings;
 
 /// What the watch page says about one track.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +92,12 @@ pub fn not_found_page() -> String {
     format!(include_str!("not_found.html"), css = FILES[CSS].path)
 }
 
+/// The page of a track that a legal demand has closed, and who demands it (RFC 7725 §3).
+pub fn blocked_page(reason: Option<&str>) -> String {
+    let reason = reason.map(|reason| format!("<p class=\"hint\">{}</p>", escape(reason))).unwrap_or_default();
+    format!(include_str!("blocked.html"), css = FILES[CSS].path, reason = reason)
+}
+
 /// An embedded file, ready to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Asset {
@@ -97,22 +105,25 @@ pub struct Asset {
     pub content_type: &'static str,
     /// The whole file.
     pub bytes: &'static [u8],
-    /// A strong entity tag, with its quotes.
-    pub etag: &'static str,
+    /// A strong entity tag of `bytes`, with its quotes.
+    pub etag: &'static HeaderValue,
+    /// The file in the codings that make it shorter.
+    pub codings: &'static Codings,
 }
 
 /// The file at `path` (`/assets/watch.0123456789abcdef.js`), or `None`, also for the name of an older build.
 pub fn asset(path: &str) -> Option<Asset> {
     let file = FILES.iter().find(|file| file.path == path)?;
-    Some(Asset { content_type: file.content_type, bytes: file.bytes, etag: &file.etag })
+    Some(Asset { content_type: file.content_type, bytes: file.bytes, etag: &file.etag, codings: &file.codings })
 }
 
 /// An embedded file under its hashed name.
 struct File {
     path: String,
-    etag: String,
+    etag: HeaderValue,
     content_type: &'static str,
     bytes: &'static [u8],
+    codings: Codings,
 }
 
 const JS: usize = 0;
@@ -128,7 +139,9 @@ static FILES: LazyLock<[File; 2]> = LazyLock::new(|| {
 fn named(extension: &str, content_type: &'static str, bytes: &'static [u8]) -> File {
     // 64 bits: enough against accidents, and nobody but us chooses these bytes.
     let hash = hex::encode(&Sha256::digest(bytes)[..8]);
-    File { path: format!("/assets/watch.{hash}.{extension}"), etag: format!("\"{hash}\""), content_type, bytes }
+    let etag = HeaderValue::try_from(format!("\"{hash}\"")).expect("hexadecimal is ASCII");
+    let codings = Codings::of(bytes, &etag);
+    File { path: format!("/assets/watch.{hash}.{extension}"), etag, content_type, bytes, codings }
 }
 
 /// Makes text safe as element content and inside a quoted attribute.
@@ -204,6 +217,14 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_page_says_who_demands_it_and_stays_a_page() {
+        let html = blocked_page(Some("<b>Example & Co</b>, 17 USC 512"));
+        assert!(html.contains("&lt;b&gt;Example &amp; Co&lt;/b&gt;, 17 USC 512"), "{html}");
+        assert!(!html.contains("<audio") && !html.contains("<script"));
+        assert!(blocked_page(None).contains("legal"));
+    }
+
+    #[test]
     fn a_page_in_preparation_offers_nothing_to_play() {
         let html = page("Song", WatchState::Preparing);
         assert!(html.contains("data-state=\"preparing\""));
@@ -213,7 +234,9 @@ mod tests {
 
     #[test]
     fn pages_obey_their_own_policy() {
-        for html in [page("Song", READY), page("Song", WatchState::Preparing), not_found_page()] {
+        for html in
+            [page("Song", READY), page("Song", WatchState::Preparing), not_found_page(), blocked_page(Some("x"))]
+        {
             assert!(!html.contains("<style") && !html.contains(" style="), "no inline style");
             assert!(!html.contains("javascript:") && !html.contains(" onclick="), "no inline script");
             assert!(!html.contains("src=\"http") && !html.contains("href=\"http"), "no other host");
@@ -228,7 +251,7 @@ mod tests {
         assert_eq!(named.len(), 2);
         for path in named {
             let asset = asset(path).expect("the page names only what is embedded");
-            assert!(path.contains(asset.etag.trim_matches('"')));
+            assert!(path.contains(asset.etag.to_str().unwrap().trim_matches('"')));
             assert!(!asset.bytes.is_empty());
         }
         assert!(asset("/assets/watch.js").is_none());

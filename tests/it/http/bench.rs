@@ -90,7 +90,7 @@ impl Published {
         let extras = [
             (Role::Preview, "preview.m4a", noise(7, 50_000)),
             (Role::Peaks, "peaks.bin", noise(8, 9_000)),
-            (Role::PeaksSmall, "peaks.json", b"[0,1,2]".to_vec()),
+            (Role::PeaksSmall, "peaks.json", format!("[{}]", ["0,1,2"; 300].join(",")).into_bytes()),
         ];
         let extras = extras.map(|(role, name, bytes)| {
             let object = object(name, &bytes);
