@@ -55,6 +55,12 @@ pub enum Profile {
 pub struct Server {
     /// Public listener.
     pub listen: SocketAddr,
+    /// A second public listener, for TLS. Unset: none.
+    pub tls_listen: Option<SocketAddr>,
+    /// Certificate chain of the TLS listener, leaf first, PEM. Read again when it changes and on SIGHUP.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the TLS listener, PEM.
+    pub tls_key: Option<PathBuf>,
     /// Metrics and health listener; keep it private.
     pub admin_listen: SocketAddr,
     /// `https://media.example.com`, put in front of the URLs we print and redirect to. Unset: path only.
@@ -71,6 +77,8 @@ pub struct Server {
     pub idle_timeout_s: u64,
     /// Seconds a client may take none of the bytes waiting for it.
     pub write_stall_timeout_s: u64,
+    /// Seconds a client may take to send 16 KiB of a request body, or its end.
+    pub body_timeout_s: u64,
     /// Seconds that started answers may take after SIGTERM.
     pub drain_s: u64,
 }
@@ -211,6 +219,9 @@ impl Default for Server {
     fn default() -> Server {
         Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls_listen: None,
+            tls_cert: None,
+            tls_key: None,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             public_base_url: None,
             io: "auto".into(),
@@ -219,6 +230,7 @@ impl Default for Server {
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,
+            body_timeout_s: 30,
             drain_s: 10,
         }
     }
@@ -307,6 +319,21 @@ impl Config {
             "server.io is not one of auto, uring, plain; set one of them",
         );
         need(self.server.connections_max > 0, "server.connections_max is 0: nobody could connect; set it above 0");
+        let Server { listen, tls_listen, tls_cert, tls_key, .. } = &self.server;
+        need(
+            tls_listen.is_none() || (tls_cert.is_some() && tls_key.is_some()),
+            "server.tls_listen is set without server.tls_cert and server.tls_key: nobody could connect; \
+             set both to PEM files",
+        );
+        need(
+            tls_listen.is_some() || (tls_cert.is_none() && tls_key.is_none()),
+            "server.tls_cert or server.tls_key is set without server.tls_listen: nothing would be encrypted; \
+             set server.tls_listen",
+        );
+        need(
+            tls_listen.is_none_or(|tls| tls != *listen || tls.port() == 0),
+            "server.tls_listen is server.listen: one port cannot be both; choose another port for one of them",
+        );
         need(
             self.origin.requests_in_flight_max > 0 && self.origin.bytes_in_flight_max > 0,
             "origin.requests_in_flight_max or origin.bytes_in_flight_max is 0: every request would be refused",
@@ -652,8 +679,9 @@ mod tests {
         let mut config = Config { profile: Profile::Production, ..Config::default() };
         config.server.connections_max = 0;
         config.server.public_base_url = Some("media.example.com".into());
+        config.server.tls_key = Some("key.pem".into());
         let error = config.checked().unwrap_err().chain();
-        for word in ["origin.keys.bunny is unset", "connections_max", "public_base_url"] {
+        for word in ["origin.keys.bunny is unset", "connections_max", "public_base_url", "set server.tls_listen"] {
             assert!(error.contains(word), "{error}");
         }
     }

@@ -23,6 +23,7 @@ use crate::cdn::playback::{Links, Signer};
 use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
+use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
 
@@ -30,6 +31,7 @@ use crate::store::LocalStore;
 mod demo;
 #[cfg(feature = "control")]
 mod pages;
+mod tls;
 
 /// Requests that may wait for the control runtime before the cores answer 503.
 const HANDOVER_WAITING_MAX: usize = 1024;
@@ -155,16 +157,22 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     // Before anybody hears that we listen: a signal that comes right then shall drain, not kill.
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
-    refuse_taken(config.server.listen)?;
+    refuse_taken(config.server.listen, "--listen")?;
+    let certificate = tls::load(&config.server)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
     let blocks = origin.blocks();
     let pages = roles.pages && cfg!(feature = "control");
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
-    let server = server::start(&server_options(config), origin, pages.then_some(to_control), &shutdown)?;
+    let server =
+        server::start(&server_options(config, certificate.clone()), origin, pages.then_some(to_control), &shutdown)?;
 
     let io = if server.on_uring() { "io_uring" } else { "plain I/O" };
     say(format_args!("listening on http://{} ({io})", server.local_addr()));
+    if let (Some(addr), Some(certificate)) = (server.tls_addr(), certificate) {
+        say(format_args!("listening on https://{addr}"));
+        control.spawn(tls::keep_fresh(certificate));
+    }
     say(format_args!("admin on http://{} (/metrics, /livez, /readyz)", local_addr(&admin)?));
     let (store_check, store_readable) = store_check();
     let readiness = Readiness::new(shutdown.clone(), vec![store_check]);
@@ -240,9 +248,10 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     Ok(options)
 }
 
-fn server_options(config: &Config) -> server::Options {
+fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> server::Options {
     let settings = &config.server;
     let mut options = server::Options::new(settings.listen);
+    options.tls = settings.tls_listen.zip(certificate).map(|(listen, certificate)| server::Tls { listen, certificate });
     if config.origin.cores > 0 {
         options.cores = config.origin.cores;
     }
@@ -260,6 +269,7 @@ fn server_options(config: &Config) -> server::Options {
     limits.head_timeout = Duration::from_secs(settings.header_timeout_s);
     limits.idle_timeout = Duration::from_secs(settings.idle_timeout_s);
     limits.write_stall = Duration::from_secs(settings.write_stall_timeout_s);
+    limits.body_stall = Duration::from_secs(settings.body_timeout_s);
     limits.drain = Duration::from_secs(settings.drain_s);
     options
 }
@@ -273,10 +283,10 @@ async fn listen(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
 
 /// The cores share their port (`SO_REUSEPORT`), so a second server of the same user would silently get
 /// half of the connections. A socket that does not share finds out.
-fn refuse_taken(addr: SocketAddr) -> Result<()> {
+fn refuse_taken(addr: SocketAddr, setting: &str) -> Result<()> {
     std::net::TcpListener::bind(addr)
         .map(drop)
-        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with --listen"))
+        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with {setting}"))
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {

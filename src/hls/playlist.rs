@@ -277,7 +277,7 @@ mod tests {
         let mut rung = sample().rungs.remove(0);
         rung.segments.truncate(1);
         rung.segments[0].ticks = 1;
-        assert!(text(media(&rung)).contains("#EXTINF:0.001,"));
+        assert!(text(media(&rung, &[])).contains("#EXTINF:0.001,"));
     }
 
     #[test]

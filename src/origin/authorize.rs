@@ -51,7 +51,7 @@ pub(super) fn client<B>(request: &Request<B>, peer: SocketAddr, trust_proxy: boo
 /// A header that only our CDN knows: it adds it to every request it makes to us.
 #[derive(Clone)]
 pub struct SecretHeader {
-    name: HeaderName,
+    pub(super) name: HeaderName,
     value: HeaderValue,
 }
 

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_NONE_MATCH};
 
+use super::Origin;
 use super::authorize;
 use super::blocks::Standing;
 use super::cache::Lookup;
 use super::range::{self, Ranged};
 use super::target::{Route, Target};
 use super::version::{Content, Object};
-use super::Origin;
 use crate::base::telemetry::access;
+use crate::cdn::Presented;
 use crate::server::{Body, Plain, PlainAnswer};
 
 impl Origin {
@@ -41,7 +42,8 @@ impl Origin {
             if self.options.trust_proxy && request.real_ip.is_some() {
                 return None;
             }
-            authorize::authorize(&self.keys, &target, None, peer.ip(), self.clock.unix_s()).ok()?;
+            let presented = Presented::Path(target.token?);
+            self.verifier.verify(presented, target.path, peer.ip(), self.clock.unix_s()).ok()?;
         }
         let version = self.cache.get(&(target.track, target.version))?;
         let object = version.select(&target.object, &fields(request, target.route()))?;
@@ -49,7 +51,9 @@ impl Origin {
         let body = match (&object.content, status) {
             (_, StatusCode::NOT_MODIFIED) => Bytes::new(),
             (Content::Memory(bytes), _) => bytes.slice(range.start as usize..range.end as usize),
-            (Content::File(file, slice), _) => Body::resident(file, slice.start + range.start..slice.start + range.end)?,
+            (Content::File(file, slice), _) => {
+                Body::resident(file, slice.start + range.start..slice.start + range.end)?
+            }
         };
         if !permit.load(body.len() as u64) {
             return None;

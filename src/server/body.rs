@@ -35,7 +35,7 @@ const AHEAD_BLOCKS: u64 = 4;
 pub struct Body {
     kind: Kind,
     /// Comes back when the body is done or dropped.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 enum Kind {
@@ -66,14 +66,14 @@ struct Cold {
 impl Body {
     /// No body at all.
     pub fn empty() -> Body {
-        Body { kind: Kind::Empty, _permit: None }
+        Body { kind: Kind::Empty, permit: None }
     }
 
     /// A small body in memory.
     pub fn bytes(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
         let kind = if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) };
-        Body { kind, _permit: None }
+        Body { kind, permit: None }
     }
 
     /// Bytes `range` of a mapped file.
@@ -86,12 +86,12 @@ impl Body {
             true => Kind::Empty,
             false => Kind::Mapped(FileRange { file, at: range.start, end: range.end, cold: None }),
         };
-        Body { kind, _permit: None }
+        Body { kind, permit: None }
     }
 
     /// Bytes `range` of a file if they may leave at once: in the page cache, and not more than a frame.
     pub fn resident(file: &Mapped, range: Range<u64>) -> Option<Bytes> {
-        let all = FileRange { file: file.clone(), at: range.start, end: range.end, warming: None };
+        let all = FileRange { file: file.clone(), at: range.start, end: range.end, cold: None };
         let whole = range.end - range.start <= FRAME_BYTES_MAX && all.resident_until(watch::now_tick()) == range.end;
         whole.then(|| all.file.slice(range))
     }
@@ -102,13 +102,18 @@ impl Body {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Body { kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()), _permit: None }
+        Body { kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()), permit: None }
+    }
+
+    /// The permit, for whoever will hold it longer than the body lives.
+    pub(super) fn take_permit(&mut self) -> Option<Permit> {
+        self.permit.take()
     }
 
     /// Keeps `permit` until the body is done.
     #[must_use]
     pub fn with_permit(mut self, permit: Permit) -> Body {
-        self._permit = Some(permit);
+        self.permit = Some(permit);
         self
     }
 }

@@ -1,6 +1,6 @@
 //! One connection, from accept to goodbye.
 //!
-//! `socket → hyper → Request → Service or Handover → Response → socket`, again and again. Between
+//! `wire → hyper → Request → Service or Handover → Response → wire`, again and again. Between
 //! requests hyper is taken down after a while and only the socket stays: ten thousand quiet listeners
 //! then cost their kernel sockets and little more.
 
@@ -13,17 +13,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
-use tokio::net::TcpStream;
+use hyper::{Request, Response, StatusCode};
 
 use super::body::{Body, BoxError};
 use super::core::Core;
-use super::socket::Socket;
+use super::plain::Next;
+use super::upload::Upload;
 use super::watch::{Phase, Verdict, Watched};
-use super::{Service, plain, reply};
+use super::wire::Wire;
+use super::{Service, door, h2, plain, reply};
 use crate::base::telemetry;
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
@@ -41,16 +41,17 @@ pub(super) fn protocol() -> http1::Builder {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core: Rc<Core<S>>) {
-    let watched = core.watch.register();
-    let mut socket = Socket::new(stream, watched.clone(), core.tally.clone());
+pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>, peer: SocketAddr, core: Rc<Core<S>>) {
     let answers = (core.clone(), watched.clone());
     let mut service = service_fn(move |request| {
         let (core, watched) = answers.clone();
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
-    while let plain::Next::Hyper = plain::serve(&mut socket, &watched, peer, &core).await {
-        let mut connection = Box::pin(core.protocol.serve_connection(socket, service));
+    while let Next::Hyper = rest(&mut wire, &watched, peer, &core).await {
+        if watched.saw_preface() {
+            return h2::serve(wire, watched, peer, core).await;
+        }
+        let mut connection = Box::pin(core.http1.serve_connection(wire, service));
         let end = poll_fn(|cx| {
             match watched.verdict(cx) {
                 Verdict::Go => {}
@@ -58,38 +59,43 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
                 Verdict::Close => return Poll::Ready(End::TimeUp),
                 Verdict::Drain => connection.as_mut().graceful_shutdown(),
             }
-            // An error here is the peer's: a bad request (already answered) or a lost connection.
             match connection.as_mut().poll(cx) {
+                // An error here is the peer's: a bad request (already answered) or a lost connection.
                 Poll::Ready(end) => {
                     if let Err(error) = end {
                         count_unreadable(&error);
                     }
                     Poll::Ready(End::Done)
                 }
+                Poll::Pending if watched.saw_preface() => Poll::Ready(End::Http2),
                 // All is answered: the next request may be plain again.
-                Poll::Pending if watched.phase() == Phase::Idle => Poll::Ready(End::Park),
+                Poll::Pending if W::PLAINTEXT && watched.phase() == Phase::Idle => Poll::Ready(End::Park),
                 Poll::Pending => Poll::Pending,
             }
         });
         match end.await {
             End::Done => return,
+            End::Http2 => {
+                let wire = Pin::into_inner(connection).into_parts().io;
+                return h2::serve(wire, watched, peer, core).await;
+            }
             End::Park => {
                 let parts = Pin::into_inner(connection).into_parts();
-                (socket, service) = (parts.io, parts.service);
+                (wire, service) = (parts.io, parts.service);
                 if !parts.read_buf.is_empty() {
-                    socket.rewind(parts.read_buf);
+                    wire.rewind(parts.read_buf);
                 }
             }
             End::TimeUp => {
                 let phase = watched.phase();
-                let socket = Pin::into_inner(connection).into_parts().io;
+                let mut wire = Pin::into_inner(connection).into_parts().io;
                 match phase {
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
                     Phase::Head => {
                         telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
-                        socket.try_write(TOO_SLOW);
+                        wire.last_word(reply::TOO_SLOW);
                     }
-                    Phase::Busy | Phase::Flushing => socket.reset_on_close(),
+                    Phase::Busy | Phase::Flushing => wire.reset_on_close(),
                     _ => {}
                 }
                 return;
@@ -98,12 +104,29 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: SocketAddr, core:
     }
 }
 
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-
 enum End {
     Done,
     Park,
     TimeUp,
+    Http2,
+}
+
+/// Waits for a request with nothing in memory but the wire. A plaintext one answers plain requests meanwhile.
+async fn rest<S: Service, W: Wire>(wire: &mut W, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next {
+    if let Some(socket) = wire.plaintext() {
+        return plain::serve(socket, watched, peer, core).await;
+    }
+    if watched.phase() == Phase::Idle {
+        watched.enter(Phase::Parked);
+    }
+    poll_fn(|cx| match watched.verdict(cx) {
+        Verdict::Close | Verdict::Drain => Poll::Ready(Next::Over),
+        Verdict::Go | Verdict::Park => wire.poll_readable(cx).map(|ready| match ready {
+            Ok(()) => Next::Hyper,
+            Err(_) => Next::Over,
+        }),
+    })
+    .await
 }
 
 /// Answers one request.
@@ -114,16 +137,9 @@ async fn answer<S: Service>(
     peer: SocketAddr,
 ) -> Response<Sent> {
     watched.enter(Phase::Busy);
-    let response = match refused_at_the_door(core, &request) {
-        Some(refusal) => {
-            telemetry::door_refused(refusal.status().as_u16());
-            refusal
-        }
-        None if core.service.takes(request.uri().path()) => core.service.call(request, peer).await,
-        None => match &core.handover {
-            Some(handover) => handover.call(request, peer).await,
-            None => reply::refusal(StatusCode::NOT_FOUND, "not found\n"),
-        },
+    let response = match door::refuse(&request, &core.limits) {
+        Some(refusal) => refusal,
+        None => route(core, request, peer).await,
     };
     response.map(|body| Sent { body, watched })
 }
@@ -137,31 +153,18 @@ fn count_unreadable(error: &hyper::Error) {
     }
 }
 
-/// What no part of the program should have to look at.
-fn refused_at_the_door<S: Service>(core: &Core<S>, request: &Request<Incoming>) -> Option<Response<Body>> {
-    let headers = request.headers();
-    // RFC 9112 §3.2: a 1.1 request has exactly one Host; anything else is a request to mislead somebody.
-    let hosts = headers.get_all(HOST).iter().take(2).count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-        return Some(reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n"));
+/// To the service, or to the control plane.
+pub(super) async fn route<S: Service>(core: &Core<S>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    if core.service.takes(request.uri().path()) {
+        return core.service.call(request, peer).await;
     }
-    let uri = request.uri();
-    let uri_bytes = uri.path().len() + uri.query().map_or(0, str::len);
-    if uri_bytes > core.limits.uri_bytes_max {
-        return Some(reply::refuse_and_close(StatusCode::URI_TOO_LONG, "URI too long\n"));
+    match (&core.handover, door::refuse_body(&request)) {
+        (None, _) => reply::refusal(StatusCode::NOT_FOUND, "not found\n"),
+        (Some(_), Some(refusal)) => refusal,
+        (Some(handover), None) => {
+            handover.call(request.map(|body| Upload::new(body, core.limits.body_stall)), peer).await
+        }
     }
-    let head_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if head_bytes > core.limits.head_bytes_max {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Some(reply::refuse_and_close(status, "headers too large\n"));
-    }
-    // Tunnels and echoes are for proxies; hyper would treat a 2xx to CONNECT as one.
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        let mut refusal = reply::refuse_and_close(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-        return Some(refusal);
-    }
-    None
 }
 
 /// A body on its way; its end is what the watch waits for.

@@ -12,15 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::SocketBytes;
+use super::h2::{self, OnThisCore};
 use super::handover::Handover;
-use super::socket::Tally;
 use super::plain::Scratch;
+use super::socket::{Socket, Tally};
+use super::tls::{self, Failed};
 use super::watch::{TICK, Watch};
 use super::{Limits, Service, conn};
 use crate::base::shutdown::{Phase, Shutdown};
@@ -32,12 +35,24 @@ pub(super) struct Core<S> {
     pub(super) handover: Option<Handover>,
     pub(super) limits: Limits,
     pub(super) watch: Watch,
-    pub(super) protocol: http1::Builder,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<OnThisCore>,
+    /// How to accept on the TLS listener.
+    pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) tally: Arc<Tally>,
     pub(super) published: Cell<SocketBytes>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) places: Arc<Places>,
 }
+
+/// Where a core accepts.
+pub(super) struct Listeners {
+    pub(super) plain: std::net::TcpListener,
+    pub(super) tls: Option<std::net::TcpListener>,
+}
+
+/// What a listener does with a connection.
+type Welcome<S> = fn(&Rc<Core<S>>, TcpStream, SocketAddr);
 
 /// Connections of the whole process, and what is counted about them.
 #[derive(Debug)]
@@ -53,6 +68,32 @@ pub(super) struct Places {
     sent_edges: metrics::Counter,
     sent_by_copy: metrics::Counter,
     plain: metrics::Counter,
+    sent_encrypted: metrics::Counter,
+    /// HTTP/2 connections that wore out our patience.
+    pub(super) worn_out: metrics::Counter,
+    handshakes_max: usize,
+    /// TLS handshakes that have not ended.
+    handshaking: AtomicUsize,
+    handshakes: [metrics::Counter; OUTCOMES.len()],
+}
+
+/// How a TLS handshake can end, as the metrics call it.
+const OUTCOMES: [&str; 9] =
+    ["full", "resumed", "timeout", "closed", "not_tls", "incompatible", "refused", "broken", "busy"];
+/// Of `OUTCOMES`: too many at once.
+const BUSY: usize = 8;
+
+fn outcome(end: &Result<HandshakeKind, Failed>) -> usize {
+    match end {
+        Ok(HandshakeKind::Resumed) => 1,
+        Ok(_) => 0,
+        Err(Failed::Timeout) => 2,
+        Err(Failed::Closed) => 3,
+        Err(Failed::NotTls) => 4,
+        Err(Failed::Incompatible) => 5,
+        Err(Failed::Refused) => 6,
+        Err(Failed::Broken) => 7,
+    }
 }
 
 /// The right to be connected; dropping it gives it back.
@@ -76,7 +117,19 @@ impl Places {
             sent_edges: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "edge"),
             sent_by_copy: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "copy"),
             plain: metrics::counter!(telemetry::PLAIN),
+            sent_encrypted: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "tls"),
+            worn_out: refused("flood"),
+            handshakes_max: limits.handshakes_max,
+            handshaking: AtomicUsize::new(0),
+            handshakes: OUTCOMES.map(|outcome| metrics::counter!(telemetry::TLS_HANDSHAKES, "outcome" => outcome)),
         }
+    }
+
+    /// Lets one more TLS handshake begin; `None` when too many have.
+    fn begin_handshake(&self) -> Option<Handshaking<'_>> {
+        let handshaking = Handshaking(self);
+        let before = self.handshaking.fetch_add(1, Ordering::Relaxed);
+        (before < self.handshakes_max).then_some(handshaking)
     }
 
     fn take(self: &Arc<Places>, peer: SocketAddr) -> Option<Place> {
@@ -98,6 +151,15 @@ impl Places {
             place.ip = Some(ip);
         }
         Some(place)
+    }
+}
+
+/// One TLS handshake; dropping it gives its place back.
+struct Handshaking<'a>(&'a Places);
+
+impl Drop for Handshaking<'_> {
+    fn drop(&mut self) {
+        self.0.handshaking.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,22 +186,29 @@ fn neighbourhood(ip: IpAddr) -> IpAddr {
 }
 
 impl<S: Service> Core<S> {
-    /// Serves `listener` until `shutdown` says otherwise.
-    pub(super) async fn run(self: Rc<Core<S>>, listener: std::net::TcpListener, mut shutdown: Shutdown) {
-        let listener = match TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(cause) => return tracing::error!(%cause, "a core cannot watch its listener"),
+    /// Serves the listeners until `shutdown` says otherwise.
+    pub(super) async fn run(self: Rc<Core<S>>, listeners: Listeners, mut shutdown: Shutdown) {
+        let watched = |listener| TcpListener::from_std(listener);
+        let (plain, tls) = match (watched(listeners.plain), listeners.tls.map(watched).transpose()) {
+            (Ok(plain), Ok(tls)) => (plain, tls),
+            (Err(cause), _) | (_, Err(cause)) => {
+                return tracing::error!(%cause, "a core cannot watch its listener");
+            }
         };
         let looking = tokio::task::spawn_local(self.clone().look());
         let mut until_now = shutdown.clone();
         tokio::select! {
-            () = self.accept(&listener) => {}
+            () = self.accept(&plain, Core::welcome) => {}
+            () = self.accept_tls(tls.as_ref()) => {}
             () = shutdown.reached(Phase::Draining) => {}
         }
         let drained = async {
-            // The kernel has completed these handshakes: dropping the listener now would reset them.
-            self.accept_waiting(&listener).await;
-            drop(listener);
+            // The kernel has completed these handshakes: dropping the listeners now would reset them.
+            self.accept_waiting(&plain, Core::welcome).await;
+            if let Some(tls) = &tls {
+                self.accept_waiting(tls, Core::welcome_tls).await;
+            }
+            drop((plain, tls));
             self.watch.drain();
             self.wait_until_empty().await;
         };
@@ -151,10 +220,10 @@ impl<S: Service> Core<S> {
         self.publish_tally();
     }
 
-    async fn accept(self: &Rc<Core<S>>, listener: &TcpListener) {
+    async fn accept(self: &Rc<Core<S>>, listener: &TcpListener, welcome: Welcome<S>) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.welcome(stream, peer),
+                Ok((stream, peer)) => welcome(self, stream, peer),
                 // Out of descriptors or memory: taking a breath lets connections end; spinning would not.
                 Err(error) if is_exhaustion(&error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -165,9 +234,16 @@ impl<S: Service> Core<S> {
         }
     }
 
-    async fn accept_waiting(self: &Rc<Core<S>>, listener: &TcpListener) {
+    async fn accept_tls(self: &Rc<Core<S>>, listener: Option<&TcpListener>) {
+        match listener {
+            Some(listener) => self.accept(listener, Core::welcome_tls).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn accept_waiting(self: &Rc<Core<S>>, listener: &TcpListener, welcome: Welcome<S>) {
         while let Ok(Ok((stream, peer))) = timeout(Duration::from_millis(1), listener.accept()).await {
-            self.welcome(stream, peer);
+            welcome(self, stream, peer);
         }
     }
 
@@ -180,9 +256,46 @@ impl<S: Service> Core<S> {
         let core = self.clone();
         // Nobody joins this task: its place and its entry in the watch say that it has ended.
         tokio::task::spawn_local(async move {
-            conn::serve(stream, peer, core).await;
+            let watched = core.watch.register();
+            let socket = Socket::new(stream, watched.clone(), core.tally.clone());
+            conn::serve(socket, watched, peer, core).await;
             drop(place);
         });
+    }
+
+    /// As `welcome`. Who is turned away here hears nothing: an answer would need a handshake.
+    fn welcome_tls(self: &Rc<Core<S>>, stream: TcpStream, peer: SocketAddr) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let (Some(place), Some(config)) = (self.places.take(peer), self.tls.clone()) else { return };
+        let _ = stream.set_nodelay(true); // records are put together before they are sent
+        let core = self.clone();
+        tokio::task::spawn_local(async move {
+            core.serve_tls(stream, peer, config).await;
+            drop(place);
+        });
+    }
+
+    async fn serve_tls(self: Rc<Core<S>>, stream: TcpStream, peer: SocketAddr, config: Arc<ServerConfig>) {
+        let watched = self.watch.register();
+        let socket = Socket::opaque(stream, watched.clone(), self.tally.clone());
+        let Some(handshaking) = self.places.begin_handshake() else {
+            return self.places.handshakes[BUSY].increment(1);
+        };
+        let accepted = tls::accept(socket, config).await;
+        drop(handshaking);
+        let (wire, end) = match accepted {
+            Ok((wire, kind)) => (Some(wire), Ok(kind)),
+            Err(failed) => (None, Err(failed)),
+        };
+        self.places.handshakes[outcome(&end)].increment(1);
+        match wire {
+            None => tracing::debug!(%peer, failed = ?end.err(), "TLS handshake failed"),
+            Some(wire) if wire.chose_http2() => h2::serve(wire, watched, peer, self).await,
+            Some(wire) => {
+                self.tally.http1.increment(1);
+                conn::serve(wire, watched, peer, self).await;
+            }
+        }
     }
 
     /// Looks at the connections four times a second and keeps the sampled gauges fresh.
@@ -207,6 +320,7 @@ impl<S: Service> Core<S> {
         self.places.sent_edges.increment(now.edges - before.edges);
         self.places.sent_by_copy.increment(now.copied - before.copied);
         self.places.plain.increment(now.plain - before.plain);
+        self.places.sent_encrypted.increment(now.encrypted - before.encrypted);
     }
 
     async fn wait_until_empty(&self) {

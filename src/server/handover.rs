@@ -6,12 +6,12 @@
 
 use std::net::SocketAddr;
 
-use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::body::Body;
 use super::reply;
+pub use super::upload::Upload;
 
 /// The side the cores hold; cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Receiver(mpsc::Receiver<Message>);
 #[derive(Debug)]
 pub struct Message {
     /// The request as hyper decoded it. Its body is read from the client's socket as it is polled.
-    pub request: Request<Incoming>,
+    pub request: Request<Upload>,
     /// Who sent it.
     pub peer: SocketAddr,
     /// Where the answer goes; `reply.is_closed()` when the client has left.
@@ -47,7 +47,7 @@ impl Receiver {
 
 impl Handover {
     /// Hands a request over and waits for the answer.
-    pub(super) async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    pub(super) async fn call(&self, request: Request<Upload>, peer: SocketAddr) -> Response<Body> {
         let (reply, answer) = oneshot::channel();
         match self.0.try_send(Message { request, peer, reply }) {
             Ok(()) => answer

@@ -1,21 +1,30 @@
-//! Sockets, connections and the per-core runtime: HTTP/1.1 in, HTTP/1.1 out, nothing about media.
+//! Sockets, connections and the per-core runtime: HTTP/1.1 or HTTP/2 in and out, nothing about media.
 //!
 //! ```text
-//! start ─▶ probe io_uring ─▶ one thread for each core: runtime + listener (SO_REUSEPORT)
-//!                               └▶ accept ─▶ place ─▶ conn (hyper over `socket`) ─▶ Service │ Handover
+//! start ─▶ probe io_uring ─▶ one thread for each core: runtime + listeners (SO_REUSEPORT)
+//!                               └▶ accept ─▶ place ─▶ conn (hyper over `socket`) ────────┬─▶ Service │ Handover
+//!                                    └▶ tls ─▶ ALPN ─▶ conn or h2 (hyper over `tls`) ────┘
 //! ```
+//! On the plaintext listener an HTTP/2 preface turns `conn` into `h2`.
 //! Every wait has a bound, in `Limits`.
 
 pub mod body;
 mod conn;
 mod core;
+mod door;
+mod frames;
 pub mod gate;
+mod h2;
 pub mod handover;
 mod plain;
 pub mod reply;
 mod runtime;
 mod socket;
+mod streams;
+pub mod tls;
+mod upload;
 mod watch;
+mod wire;
 
 use std::future::Future;
 use std::io;
@@ -35,13 +44,14 @@ pub use plain::{Plain, PlainAnswer};
 pub use runtime::IoMode;
 pub use socket::SocketBytes;
 
-use self::core::{Core, Places};
+use self::core::{Core, Listeners, Places};
 use crate::base::error::Context as _;
 use crate::base::shutdown::Shutdown;
 use crate::base::{Error, Kind, Result, telemetry};
 use handover::Handover;
 use runtime::CoreRuntime;
 use socket::Tally;
+use tls::Certificate;
 use watch::{Deadlines, Watch};
 
 /// What answers requests on the cores.
@@ -52,8 +62,10 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Body>>;
     /// Answers a plain request at once: writes status line and header fields to `head`, all but `Date`, each
     /// line with its end. `None` sends the request the long way, through hyper and `call`; then nothing may
-    /// have been counted.
-    fn call_plain(&self, request: &Plain<'_>, peer: SocketAddr, head: &mut Vec<u8>) -> Option<PlainAnswer>;
+    /// have been counted. Default: all go the long way.
+    fn call_plain(&self, _request: &Plain<'_>, _peer: SocketAddr, _head: &mut Vec<u8>) -> Option<PlainAnswer> {
+        None
+    }
     /// Called on every core four times a second, for gauges.
     fn on_tick(&self) {}
 }
@@ -63,6 +75,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct Options {
     /// Address of the public listener; port 0 picks one.
     pub listen: SocketAddr,
+    /// A second listener that speaks TLS. Default none.
+    pub tls: Option<Tls>,
     /// Threads, each with its own runtime and listener. Default: one for each processor.
     pub cores: usize,
     /// Whether to bind thread *n* to processor *n*. Default off: the control plane and the kernel's
@@ -72,6 +86,15 @@ pub struct Options {
     pub io: IoMode,
     /// Bounds and deadlines.
     pub limits: Limits,
+}
+
+/// The TLS listener.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Its address; port 0 picks one.
+    pub listen: SocketAddr,
+    /// What it shows; reloading it does not touch connections.
+    pub certificate: Arc<Certificate>,
 }
 
 /// Bounds and deadlines of connections. Full means an answer or a close, never a longer line.
@@ -94,6 +117,15 @@ pub struct Limits {
     pub park_after: Duration,
     /// Time in which a client must take at least 16 KiB of what waits for it. Default 30 s.
     pub write_stall: Duration,
+    /// Time in which a client must send at least 16 KiB of a request body, or its end, while somebody waits
+    /// for it. Default 30 s. Bodies of media requests are not waited for.
+    pub body_stall: Duration,
+    /// Streams of one HTTP/2 connection at once. Default 100: the least RFC 9113 §6.5.2 recommends, and
+    /// more than players and CDNs use.
+    pub streams_max: u32,
+    /// TLS handshakes at once; one beyond it is closed. Default 1,024: each costs up to a millisecond of a core
+    /// and some 20 KiB until it ends. Its deadline is `head_timeout`.
+    pub handshakes_max: usize,
     /// Path and query of a request, in bytes; longer is 414. Default 8 KiB.
     pub uri_bytes_max: usize,
     /// Header fields of a request, in bytes; more is 431. Default 16 KiB. hyper also refuses more than
@@ -113,6 +145,9 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             park_after: Duration::from_secs(2),
             write_stall: Duration::from_secs(30),
+            body_stall: Duration::from_secs(30),
+            streams_max: 100,
+            handshakes_max: 1_024,
             uri_bytes_max: 8 << 10,
             head_bytes_max: 16 << 10,
             drain: Duration::from_secs(10),
@@ -124,7 +159,7 @@ impl Options {
     /// The defaults, listening on `listen`.
     pub fn new(listen: SocketAddr) -> Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { listen, cores, pin_cores: false, io: IoMode::Auto, limits: Limits::default() }
+        Options { listen, tls: None, cores, pin_cores: false, io: IoMode::Auto, limits: Limits::default() }
     }
 }
 
@@ -132,6 +167,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Handle {
     local_addr: SocketAddr,
+    tls_addr: Option<SocketAddr>,
     on_uring: bool,
     tallies: Vec<Arc<Tally>>,
     threads: Vec<JoinHandle<()>>,
@@ -141,6 +177,11 @@ impl Handle {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where it listens for TLS, when it does.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_addr
     }
 
     /// Whether the file side runs on io_uring.
@@ -155,6 +196,7 @@ impl Handle {
             edges: sum.edges + core.edges,
             copied: sum.copied + core.copied,
             plain: sum.plain + core.plain,
+            encrypted: sum.encrypted + core.encrypted,
         })
     }
 
@@ -185,16 +227,20 @@ pub fn start<S: Service>(
 ) -> Result<Handle> {
     let on_uring = choose(options.io)?;
     raise_descriptor_limit(options.limits.connections_max);
-    let mut listeners = vec![listen(options.listen)?];
-    let local_addr = listeners[0].local_addr().context(|| "the listener has no address")?;
-    for _ in 1..options.cores.max(1) {
-        listeners.push(listen(local_addr)?);
-    }
+    let cores = options.cores.max(1);
+    let (plain, local_addr) = listen_on_all(options.listen, cores)?;
+    let (mut tls, tls_addr) = match &options.tls {
+        None => (vec![], None),
+        Some(tls) => listen_on_all(tls.listen, cores).map(|(listeners, addr)| (listeners, Some(addr)))?,
+    };
+    let tls_config = options.tls.as_ref().map(|tls| tls.certificate.server_config()).transpose()?;
     let places = Arc::new(Places::new(&options.limits));
-    let mut handle = Handle { local_addr, on_uring, tallies: vec![], threads: vec![] };
+    let mut handle = Handle { local_addr, tls_addr, on_uring, tallies: vec![], threads: vec![] };
     let (ready, started) = mpsc::channel();
-    for (number, listener) in listeners.into_iter().enumerate() {
-        let tally = Arc::new(Tally::default());
+    for (number, plain) in plain.into_iter().enumerate() {
+        let listeners = Listeners { plain, tls: tls.pop() };
+        let tls = tls_config.clone();
+        let tally = Arc::new(Tally::new());
         handle.tallies.push(tally.clone());
         let (service, handover, places) = (service.clone(), handover.clone(), places.clone());
         let (limits, shutdown, ready) = (options.limits.clone(), shutdown.clone(), ready.clone());
@@ -208,11 +254,12 @@ pub fn start<S: Service>(
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let watch = Watch::new(deadlines(&limits));
-            let (protocol, published) = (conn::protocol(), Default::default());
-            let core = Core { service, handover, limits, watch, protocol, tally, published, scratch: plain::Scratch::new(), places };
+            let (http1, http2, published) = (conn::protocol(), h2::protocol(&limits), Default::default());
+            let scratch = plain::Scratch::new();
+            let core = Core { service, handover, limits, watch, http1, http2, tls, tally, published, scratch, places };
             let _ = ready.send(Ok(()));
             drop(ready); // `start` waits until every core has dropped its end
-            runtime.run(Rc::new(core).run(listener, shutdown));
+            runtime.run(Rc::new(core).run(listeners, shutdown));
         };
         let thread = std::thread::Builder::new().name(format!("segue-core-{number}"));
         handle.threads.push(thread.spawn(run).context(|| "cannot start a server thread")?);
@@ -240,6 +287,17 @@ fn choose(mode: IoMode) -> Result<bool> {
     tracing::info!(io_uring = on_uring, "file side chosen");
     metrics::gauge!(telemetry::IO_URING).set(f64::from(u8::from(on_uring)));
     Ok(on_uring)
+}
+
+/// A listener for each core, all on one port, and where that is.
+fn listen_on_all(address: SocketAddr, cores: usize) -> Result<(Vec<TcpListener>, SocketAddr)> {
+    let first = listen(address)?;
+    let address = first.local_addr().context(|| "the listener has no address")?;
+    let mut listeners = vec![first];
+    for _ in 1..cores {
+        listeners.push(listen(address)?);
+    }
+    Ok((listeners, address))
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {

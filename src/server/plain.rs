@@ -31,6 +31,7 @@ use super::core::Core;
 use super::gate::Permit;
 use super::socket::Socket;
 use super::watch::{Phase, Verdict, Watched};
+use super::wire::Wire as _;
 use super::{Limits, Service};
 
 /// A complete `GET` in HTTP/1.1 without query and body, whose fields change nothing but by what is here.
@@ -165,7 +166,7 @@ fn poll_step<S: Service>(
     let request = parse(input.filled(), &core.limits);
     scratch.head.clear();
     let Some(answer) = request.and_then(|request| core.service.call_plain(&request, peer, &mut scratch.head)) else {
-        socket.rewind(Bytes::copy_from_slice(input.filled()));
+        socket.hand_over(input.filled());
         return Poll::Ready(Step::Hyper);
     };
     socket.count_plain();
@@ -323,7 +324,10 @@ impl Field {
             | b"priority" | b"dnt" | b"via" | b"forwarded" | b"keep-alive" | b"save-data" => Field::Harmless,
             b"icy-metadata" | b"x-playback-session-id" => Field::Harmless, // ffmpeg, VLC; AVPlayer
             // What browsers say of a page, and CDNs and proxies of themselves.
-            _ if [&b"sec-"[..], b"x-forwarded-", b"cdn-", b"cf-", b"x-amz-cf-"].iter().any(|of| lower.starts_with(of)) => {
+            _ if [&b"sec-"[..], b"x-forwarded-", b"cdn-", b"cf-", b"x-amz-cf-"]
+                .iter()
+                .any(|of| lower.starts_with(of)) =>
+            {
                 Field::Harmless
             }
             _ => Field::Unknown,

@@ -17,12 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::frames::Frames;
+use super::reply;
 use super::watch::{Phase, Watched};
+use super::wire::Wire;
+use crate::base::telemetry;
 use crate::store::mapped::{self, Place};
 
 /// Slices of mapped files up to this length are copied: for a page or less, a second system call costs
@@ -32,8 +36,12 @@ const COPY_BYTES_MAX: usize = 4096;
 const LINGER_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes that have left, by path. Written by one core only, read by anyone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
+    /// Connections whose peer spoke HTTP/1.
+    pub(super) http1: metrics::Counter,
+    /// Connections whose peer spoke HTTP/2.
+    pub(super) http2: metrics::Counter,
     /// Body bytes sent from the page cache.
     sendfile: AtomicU64,
     /// Body bytes of files that left with a head, see `page_edge`.
@@ -42,6 +50,8 @@ pub(super) struct Tally {
     copied: AtomicU64,
     /// Requests answered without hyper.
     plain: AtomicU64,
+    /// Bytes that left encrypted, heads and frames included.
+    encrypted: AtomicU64,
 }
 
 /// Body bytes that have left a server, by path.
@@ -52,17 +62,36 @@ pub struct SocketBytes {
     /// What came before the first page boundary, less than a page for each frame: the kernel's own copy
     /// out of the page cache.
     pub edges: u64,
-    /// Copied from user space: playlists, small slices, answers of the control plane.
+    /// Copied from user space: playlists, small slices, answers of the control plane. Under HTTP/2 also the
+    /// frame heads, and up to 247 bytes of each frame that h2 joins with its head.
     pub copied: u64,
     /// Requests that were plain, and answered without hyper.
     pub plain: u64,
+    /// Encrypted in user space, with their heads.
+    pub encrypted: u64,
 }
 
 impl Tally {
+    pub(super) fn new() -> Tally {
+        let spoke = |protocol: &'static str| metrics::counter!(telemetry::CONNECTIONS_OPENED, "protocol" => protocol);
+        let (sendfile, edges, copied, plain, encrypted) = Default::default();
+        Tally { http1: spoke("http1"), http2: spoke("h2"), sendfile, edges, copied, plain, encrypted }
+    }
+
+    /// Counts bytes that leave encrypted.
+    pub(super) fn add_encrypted(&self, bytes: usize) {
+        Tally::add(&self.encrypted, bytes);
+    }
+
     pub(super) fn read(&self) -> SocketBytes {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (sendfile, edges, copied) = (read(&self.sendfile), read(&self.edges), read(&self.copied));
-        SocketBytes { sendfile, edges, copied, plain: read(&self.plain) }
+        SocketBytes {
+            sendfile: read(&self.sendfile),
+            edges: read(&self.edges),
+            copied: read(&self.copied),
+            plain: read(&self.plain),
+            encrypted: read(&self.encrypted),
+        }
     }
 
     fn add(counter: &AtomicU64, bytes: usize) {
@@ -83,23 +112,42 @@ pub(super) struct Socket {
     at_end: bool,
     /// We have sent our last byte; how much we have thrown away since.
     drained: Option<usize>,
+    /// The first bytes have not come: they tell HTTP/2 from HTTP/1.
+    sniffing: bool,
+    /// Follows what an HTTP/2 peer sends.
+    frames: Option<Box<Frames>>,
+    /// The kernel holds back packets that are not full, until `poll_settle`.
+    corked: bool,
+    /// The last write was taken in part, or not at all.
+    cut: bool,
 }
 
+/// How HTTP/2 begins (RFC 9113 §3.4). No other request begins so: the method is reserved.
+const PREFACE: &[u8] = b"PRI ";
+
 impl Socket {
+    /// A connection whose first bytes tell its protocol.
     pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
-        Socket { stream, watched, tally, rewound: Bytes::new(), at_end: false, drained: None }
+        let rewound = Bytes::new();
+        let (at_end, drained, sniffing, frames, corked, cut) = (false, None, true, None, false, false);
+        Socket { stream, watched, tally, rewound, at_end, drained, sniffing, frames, corked, cut }
     }
 
-    /// Puts bytes back in front.
-    pub(super) fn rewind(&mut self, bytes: Bytes) {
-        debug_assert!(self.rewound.is_empty(), "a connection is taken down only after it read everything");
-        self.rewound = bytes;
-        self.watched.on_read();
+    /// A connection whose bytes are not ours to look at.
+    pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
+        Socket { sniffing: false, ..Socket::new(stream, watched, tally) }
     }
 
-    /// Whether bytes have been put back in front.
-    pub(super) fn is_rewound(&self) -> bool {
-        !self.rewound.is_empty()
+    pub(super) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(super) fn is_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
     }
 
     /// Reads into `buffer`; nothing read is the end.
@@ -108,9 +156,15 @@ impl Socket {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 => self.at_end = true,
-            _ => self.watched.on_read(),
+            _ if self.frames.is_none() => self.watched.on_read(),
+            _ => {}
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether bytes have been put back in front.
+    pub(super) fn is_rewound(&self) -> bool {
+        !self.rewound.is_empty()
     }
 
     /// Whether the peer has sent what nobody has read.
@@ -119,39 +173,154 @@ impl Socket {
         matches!(rustix::net::recv(&self.stream, &mut [0; 1][..], look), Ok((1.., _)))
     }
 
-    /// Counts a request that was answered without hyper.
-    pub(super) fn count_plain(&self) {
+    /// Counts a request that is answered without hyper; it was HTTP/1's.
+    pub(super) fn count_plain(&mut self) {
         Tally::add(&self.tally.plain, 1);
+        if std::mem::take(&mut self.sniffing) {
+            self.tally.http1.increment(1);
+        }
     }
 
-    /// Makes the coming close a reset: a peer that does not read shall not leave its bytes to the
-    /// kernel, which would try to deliver them for minutes.
-    pub(super) fn reset_on_close(&self) {
+    /// Puts bytes back for hyper. Are they the first, they tell the protocol.
+    pub(super) fn hand_over(&mut self, bytes: &[u8]) {
+        if !self.sniffing || matches!(self.sniff(bytes), Sniffed::Pass) {
+            self.rewind(Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    /// Writes memory without counting it.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.poll_written(cx, |fd, _| send_plain(fd, slices, false))
+    }
+
+    /// Writes what fits without waiting.
+    pub(super) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
+    }
+
+    fn poll_written(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: impl Fn(RawFd, &Tally) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.stream.poll_write_ready(cx)?.is_pending() {
+                self.watched.on_blocked();
+                return Poll::Pending;
+            }
+            let fd = self.stream.as_raw_fd();
+            match self.stream.try_io(Interest::WRITABLE, || send(fd, &self.tally)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(n) => {
+                    self.watched.on_written(n);
+                    return Poll::Ready(Ok(n));
+                }
+            }
+        }
+    }
+
+    /// Looks at the first bytes of the connection, `read`, after those that were held back. Says whether
+    /// they may be passed on; HTTP/2's are kept for whoever speaks it.
+    fn sniff(&mut self, read: &[u8]) -> Sniffed {
+        if read.is_empty() || (self.rewound.is_empty() && !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]))
+        {
+            self.sniffing = false;
+            self.tally.http1.increment(1);
+            return if self.rewound.is_empty() { Sniffed::Pass } else { Sniffed::Again };
+        }
+        self.rewound = [&self.rewound, read].concat().into();
+        if self.rewound.starts_with(PREFACE) {
+            self.sniffing = false;
+            self.watched.see_preface();
+            return Sniffed::Preface;
+        }
+        self.sniffing = PREFACE.starts_with(&self.rewound); // too short to tell
+        self.tally.http1.increment(u64::from(!self.sniffing));
+        Sniffed::Again
+    }
+}
+
+enum Sniffed {
+    /// What was read may be passed on.
+    Pass,
+    /// Begin anew: with what was held back, or with more from the peer.
+    Again,
+    /// The connection is HTTP/2's.
+    Preface,
+}
+
+impl Wire for Socket {
+    const PLAINTEXT: bool = true;
+
+    fn plaintext(&mut self) -> Option<&mut Socket> {
+        Some(self)
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.rewound.is_empty() || self.sniffing { self.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    fn rewind(&mut self, bytes: Bytes) {
+        debug_assert!(self.rewound.is_empty(), "a connection is taken down only after it read everything");
+        self.rewound = bytes;
+        self.watched.on_read();
+    }
+
+    fn reset_on_close(&self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
     }
 
-    /// Writes what fits without waiting; for a last word before closing.
-    pub(super) fn try_write(&self, bytes: &[u8]) {
-        let _ = self.stream.try_write(bytes);
+    fn last_word(&mut self, bytes: &[u8]) {
+        if !self.cut {
+            let _ = self.try_send(bytes);
+        }
+    }
+
+    fn multiplex(&mut self) {
+        self.frames = Some(Box::new(Frames::new()));
+    }
+
+    fn poll_settle(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.corked) {
+            let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, false);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Read for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
-        if !socket.rewound.is_empty() {
-            let n = socket.rewound.len().min(into.remaining());
-            into.put_slice(&socket.rewound[..n]);
-            socket.rewound.advance(n);
+        loop {
+            if !socket.rewound.is_empty() && !socket.sniffing {
+                let n = socket.rewound.len().min(into.remaining());
+                into.put_slice(&socket.rewound[..n]);
+                let passed = socket.rewound.split_to(n);
+                if let Some(frames) = &mut socket.frames {
+                    frames.on_bytes(&passed, &socket.watched);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            // SAFETY: `ReadBuf` only writes initialised bytes into the uninitialised part.
+            let mut buffer = ReadBuf::uninit(unsafe { into.as_mut() });
+            ready!(socket.poll_receive(cx, &mut buffer))?;
+            if socket.sniffing {
+                match socket.sniff(buffer.filled()) {
+                    Sniffed::Pass => {}
+                    Sniffed::Again => continue,
+                    // The connection's task takes hyper down as soon as this poll has ended.
+                    Sniffed::Preface => return Poll::Pending,
+                }
+            } else if let Some(frames) = &mut socket.frames {
+                frames.on_bytes(buffer.filled(), &socket.watched);
+            }
+            let n = buffer.filled().len();
+            // SAFETY: `buffer` has just filled the first `n` bytes of the cursor.
+            unsafe { into.advance(n) };
             return Poll::Ready(Ok(()));
         }
-        // SAFETY: `ReadBuf` only writes initialised bytes into the uninitialised part.
-        let mut buffer = ReadBuf::uninit(unsafe { into.as_mut() });
-        ready!(socket.poll_receive(cx, &mut buffer))?;
-        let n = buffer.filled().len();
-        // SAFETY: `buffer` has just filled the first `n` bytes of the cursor.
-        unsafe { into.advance(n) };
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -166,22 +335,13 @@ impl Write for Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let socket = self.get_mut();
-        loop {
-            if socket.stream.poll_write_ready(cx)?.is_pending() {
-                socket.watched.on_blocked();
-                return Poll::Pending;
-            }
-            let fd = socket.stream.as_raw_fd();
-            match socket.stream.try_io(Interest::WRITABLE, || send(fd, slices, &socket.tally)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(n) => {
-                    socket.watched.on_written(n);
-                    return Poll::Ready(Ok(n));
-                }
-            }
+        if socket.frames.is_some() {
+            return socket.poll_write_frame(cx, slices);
         }
+        if socket.watched.phase() == Phase::Head {
+            return socket.poll_refuse(cx, slices);
+        }
+        socket.poll_written(cx, |fd, tally| send(fd, slices, tally))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -215,6 +375,32 @@ impl Write for Socket {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Socket {
+    /// One frame of HTTP/2. A full one has followers: they share packets, up to the end of this poll.
+    fn poll_write_frame(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        const FULL: usize = 8 << 10;
+        if !self.corked && slices.last().is_some_and(|payload| payload.len() >= FULL) {
+            self.corked = rustix::net::sockopt::set_tcp_cork(&self.stream, true).is_ok();
+        }
+        let whole: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = self.poll_written(cx, |fd, tally| send(fd, slices, tally));
+        self.cut = !matches!(written, Poll::Ready(Ok(n)) if n == whole);
+        written
+    }
+
+    /// hyper writes although no request has reached us: it refuses a head that it could not read. Its own
+    /// answer can be read by no script of another site and may be stored; ours is put in its place.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        let Some(answer) = reply::unreadable(first) else {
+            return self.poll_written(cx, |fd, tally| send(fd, slices, tally));
+        };
+        // One write: nothing is queued before a refusal, so a hundred bytes fit, or the peer is gone.
+        ready!(self.poll_written(cx, |fd, _| send_plain(fd, &[IoSlice::new(answer)], false)))?;
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
     }
 }
 

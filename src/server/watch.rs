@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use super::streams::Streams;
+
 /// Four looks a second: deadlines are kept to a quarter of a second.
 pub(super) const TICK: Duration = Duration::from_millis(250);
 
@@ -38,6 +40,8 @@ fn ticks_since_start() -> u32 {
 pub(super) enum Phase {
     /// New: has not sent a byte yet.
     New,
+    /// Agreeing on keys (TLS).
+    Handshake,
     /// Between requests, with hyper still in memory.
     Idle,
     /// Between requests, only the socket in memory.
@@ -87,13 +91,17 @@ pub(super) struct Watched {
     moved: Cell<usize>,
     verdict: Cell<Verdict>,
     waker: RefCell<Option<Waker>>,
+    /// The peer's first bytes are HTTP/2's.
+    preface: Cell<bool>,
+    /// What HTTP/2 adds.
+    pub(super) streams: Streams,
 }
 
 /// A peer that takes less than this in the stall time is not reading: sixteen bytes a minute are not.
-const MOVED_MIN: usize = 16 << 10;
+pub(super) const MOVED_MIN: usize = 16 << 10;
 
 impl Watched {
-    fn new() -> Watched {
+    pub(super) fn new() -> Watched {
         Watched {
             phase: Cell::new(Phase::New),
             since: Cell::new(now_tick()),
@@ -101,6 +109,8 @@ impl Watched {
             moved: Cell::new(0),
             verdict: Cell::new(Verdict::Go),
             waker: RefCell::new(None),
+            preface: Cell::new(false),
+            streams: Streams::default(),
         }
     }
 
@@ -122,6 +132,9 @@ impl Watched {
 
     /// The peer sent bytes.
     pub(super) fn on_read(&self) {
+        if self.streams.is_multiplexed() {
+            return; // its frames are followed instead
+        }
         if matches!(self.phase.get(), Phase::New | Phase::Idle | Phase::Parked) {
             self.enter(Phase::Head);
         }
@@ -130,6 +143,9 @@ impl Watched {
     /// The kernel took `bytes`.
     pub(super) fn on_written(&self, bytes: usize) {
         if self.blocked.replace(false) || self.moved.get() > 0 {
+            if self.streams.is_multiplexed() {
+                return; // only bytes of bodies count
+            }
             let moved = self.moved.get() + bytes;
             self.moved.set(moved);
             if moved >= MOVED_MIN {
@@ -141,7 +157,7 @@ impl Watched {
 
     /// The kernel took nothing: its buffer is full, the peer is not reading.
     pub(super) fn on_blocked(&self) {
-        if !self.blocked.replace(true) && self.moved.get() == 0 {
+        if !self.blocked.replace(true) && self.moved.get() == 0 && !self.streams.is_multiplexed() {
             self.since.set(now_tick());
         }
     }
@@ -151,6 +167,48 @@ impl Watched {
         if self.phase.get() == Phase::Flushing {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// The peer's first bytes are HTTP/2's; the connection's task sees it when hyper next waits.
+    pub(super) fn see_preface(&self) {
+        self.preface.set(true);
+    }
+
+    pub(super) fn saw_preface(&self) -> bool {
+        self.preface.get()
+    }
+
+    /// One more answer has begun on a connection of many.
+    pub(super) fn begin_stream(&self) {
+        if self.streams.begin() {
+            self.enter(Phase::Busy);
+        }
+    }
+
+    /// One of many answers has ended, sent or given up.
+    pub(super) fn end_stream(&self) {
+        if self.streams.end() && self.phase.get() == Phase::Busy {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// h2 holds another piece of a body.
+    pub(super) fn hold_piece(&self) {
+        if self.streams.hold() {
+            self.restart();
+        }
+    }
+
+    /// `bytes` of a piece have left.
+    pub(super) fn on_piece_moved(&self, bytes: usize) {
+        if self.streams.on_taken(bytes) {
+            self.restart();
+        }
+    }
+
+    fn restart(&self) {
+        self.since.set(now_tick());
+        self.streams.restart();
     }
 
     /// Takes the verdict, once; the next one wakes this task.
@@ -169,8 +227,11 @@ impl Watched {
 
     fn judge(&self, now: u32, limits: &Deadlines) -> Verdict {
         let age = now.wrapping_sub(self.since.get());
+        if self.streams.is_multiplexed() {
+            return self.streams.judge(self.phase.get(), age, now, limits);
+        }
         match self.phase.get() {
-            Phase::New | Phase::Head if age > limits.head => Verdict::Close,
+            Phase::New | Phase::Handshake | Phase::Head if age > limits.head => Verdict::Close,
             Phase::Idle | Phase::Parked if age > limits.idle => Verdict::Close,
             Phase::Idle if age >= limits.park => Verdict::Park,
             Phase::Busy | Phase::Flushing if self.blocked.get() && age > limits.stall => Verdict::Close,

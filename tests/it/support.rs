@@ -78,6 +78,8 @@ pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where it listens for TLS, when it does.
+    pub(crate) tls: Option<SocketAddr>,
 }
 
 impl Server {
@@ -99,18 +101,20 @@ impl Server {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut addr, mut admin) = (None, None);
+        let (mut addr, mut admin, mut tls) = (None, None, None);
         while addr.is_none() || admin.is_none() {
             let line = lines.next().expect("the server prints where it listens before it ends").unwrap();
             if let Some(text) = line.strip_prefix("listening on http://") {
                 addr = text.split_whitespace().next().and_then(|text| text.parse().ok());
+            } else if let Some(text) = line.strip_prefix("listening on https://") {
+                tls = text.parse().ok();
             } else if let Some(text) = line.strip_prefix("admin on http://") {
                 admin = text.split_whitespace().next().and_then(|text| text.parse().ok());
             }
         }
         // Keep reading so that the server never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Server { child, addr: addr.unwrap(), admin: admin.unwrap() }
+        Server { child, addr: addr.unwrap(), admin: admin.unwrap(), tls }
     }
 
     /// One request on a connection of its own.

@@ -121,6 +121,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
+    (&["rustls"], &["server/tls.rs", "server/core.rs"]),
     (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];
 

@@ -46,6 +46,16 @@ pub const BLOCKS: &str = "segue_origin_blocks";
 pub const BLOCKS_AGE: &str = "segue_origin_blocks_age_seconds";
 /// Times the origin could not learn which tracks are blocked.
 pub const BLOCKS_FAILURES: &str = "segue_origin_blocks_failures_total";
+/// Connections by what their peer spoke: `protocol` is `http1` or `h2`.
+pub const CONNECTIONS_OPENED: &str = "segue_origin_connections_opened_total";
+/// TLS handshakes by `outcome`: `full`, `resumed`; failed: `timeout`, `closed`, `not_tls`, `incompatible` (no
+/// version, cipher or protocol in common), `refused` (the client sent an alert, usually about our
+/// certificate), `broken`, `busy`.
+pub const TLS_HANDSHAKES: &str = "segue_tls_handshakes_total";
+/// Attempts to read the certificate again, by `outcome`: `changed`, `failed`.
+pub const TLS_RELOADS: &str = "segue_tls_reloads_total";
+/// When the certificate expires, in seconds since 1970.
+pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 /// 1 when cold files are read by io_uring, 0 when by threads.
 pub const IO_URING: &str = "segue_origin_io_uring";
 /// Control requests answered, by `route` template and `class` of status.
@@ -106,6 +116,10 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, CONNECTIONS, "Open connections."),
     (Kind::Gauge, IN_FLIGHT, "Answers on their way."),
     (Kind::Gauge, IN_FLIGHT_BYTES, "Body bytes on their way."),
+    (Kind::Counter, CONNECTIONS_OPENED, "Connections by the protocol their peer spoke: http1 or h2."),
+    (Kind::Counter, TLS_HANDSHAKES, "TLS handshakes by outcome."),
+    (Kind::Counter, TLS_RELOADS, "Attempts to read the certificate again, by outcome: changed or failed."),
+    (Kind::Gauge, TLS_NOT_AFTER, "When the certificate expires, in seconds since 1970."),
     (Kind::Gauge, BLOCKS, "Tracks that are blocked, private or deleted."),
     (Kind::Gauge, BLOCKS_AGE, "Seconds since the origin last learned which tracks are blocked."),
     (Kind::Counter, BLOCKS_FAILURES, "Times the origin could not learn which tracks are blocked."),

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use segue::base::clock::Clock;
@@ -17,6 +18,7 @@ use segue::cdn::bunny::{self, Key, Keys};
 use segue::hls::version::{Extra, Family, Object, Role, Rung, Segment, Slice, Source, VersionIndex, digest128};
 use segue::origin::{self, Origin};
 use segue::server::handover::Handover;
+use segue::server::tls::Certificate;
 use segue::server::{self, IoMode};
 use segue::store::local::LocalStore;
 use sha2::{Digest as _, Sha256};
@@ -151,13 +153,21 @@ pub(crate) struct Setup {
     pub(crate) cores: usize,
     pub(crate) handover: Option<Handover>,
     pub(crate) verifier: Verifier,
+    pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let open = origin::Options { require_token: false, ..origin::Options::default() };
-        let verifier = keys().into();
-        Setup { origin: open, limits: server::Limits::default(), io: IoMode::Auto, cores: 1, handover: None, verifier }
+        Setup {
+            origin: open,
+            limits: server::Limits::default(),
+            io: IoMode::Auto,
+            cores: 1,
+            handover: None,
+            verifier: keys().into(),
+            certificate: None,
+        }
     }
 }
 
@@ -174,11 +184,13 @@ impl Bench {
         let store = LocalStore::open(directory.path()).unwrap();
         let origin = Origin::new(setup.origin, store, setup.verifier, clock.clone()).unwrap();
         let (trigger, shutdown) = shutdown::channel();
+        let any_port = "127.0.0.1:0".parse().unwrap();
         let options = server::Options {
             cores: setup.cores,
             io: setup.io,
             limits: setup.limits,
-            ..server::Options::new("127.0.0.1:0".parse().unwrap())
+            tls: setup.certificate.map(|certificate| server::Tls { listen: any_port, certificate }),
+            ..server::Options::new(any_port)
         };
         let handle = server::start(&options, origin, setup.handover, &shutdown).unwrap();
         let address = handle.local_addr();

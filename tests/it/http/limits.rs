@@ -12,7 +12,7 @@ use segue::server::{Body, Limits};
 use super::bench::{Bench, Client, Setup};
 
 /// Short deadlines, so that a test sees them pass.
-fn impatient() -> Limits {
+pub(super) fn impatient() -> Limits {
     Limits {
         head_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_millis(750),
@@ -22,7 +22,7 @@ fn impatient() -> Limits {
     }
 }
 
-fn with_limits(limits: Limits) -> Bench {
+pub(super) fn with_limits(limits: Limits) -> Bench {
     Bench::with(Setup { limits, ..Setup::default() })
 }
 
@@ -43,42 +43,114 @@ fn long_request_lines_and_large_heads_are_refused_and_closed() {
     }
 }
 
+/// Requests that two readers could take for different ones: what is wrong with them, and their lines.
+const CROOKED: [(&str, &str); 13] = [
+    ("length and chunks", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ("chunks and length", "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
+    ("two lengths", "Host: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
+    ("a signed length", "Host: x\r\nContent-Length: +4\r\n\r\nabcd"),
+    ("a list of lengths", "Host: x\r\nContent-Length: 4, 4\r\n\r\nabcd"),
+    ("a bad chunk", "Host: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"),
+    ("an unknown coding", "Host: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
+    ("a disguised coding", "Host: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+    ("no host", "\r\n"),
+    ("two hosts", "Host: x\r\nHost: y\r\n\r\n"),
+    ("a folded line", "Host: x\r\nX: a\r\n b\r\n\r\n"),
+    ("a bare control character", "Host: x\r\nX: a\0b\r\n\r\n"),
+    ("a space in the name", "Host: x\r\nX y: a\r\n\r\n"),
+];
+
+/// One refusal that every page may read, and then the end: what followed was not answered.
+fn refused_and_closed(bench: &Bench, what: &str, first: &str, statuses: &[&str]) {
+    let mut client = bench.connect();
+    client.send(&format!("{first}GET {} HTTP/1.1\r\nHost: x\r\n\r\n", bench.a("aac/96/00001.mp4")));
+    let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+    let refused = statuses.iter().any(|status| answer.starts_with(&format!("HTTP/1.1 {status} ")));
+    assert!(refused, "{what}: {answer:?}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{what}: {answer}");
+    let answer = answer.to_ascii_lowercase();
+    for line in ["access-control-allow-origin: *", "cache-control: no-store", "connection: close"] {
+        assert!(answer.contains(line), "{what} lacks {line}: {answer}");
+    }
+}
+
 #[test]
 fn crooked_requests_are_refused_and_end_the_connection() {
     let bench = Bench::open();
     let path = bench.a("aac/96/00001.mp4");
-    let get = format!("GET {path} HTTP/1.1\r\n");
-    let second = format!("{get}Host: x\r\n\r\n");
-    for (what, head) in [
-        ("length and chunks", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("chunks and length", "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
-        ("two lengths", "Host: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
-        ("a signed length", "Host: x\r\nContent-Length: +4\r\n\r\nabcd"),
-        ("a bad chunk", "Host: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"),
-        ("an unknown coding", "Host: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
-        ("a disguised coding", "Host: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
-        ("no host", "\r\n"),
-        ("two hosts", "Host: x\r\nHost: y\r\n\r\n"),
-        ("a folded line", "Host: x\r\nX: a\r\n b\r\n\r\n"),
-        ("a bare control character", "Host: x\r\nX: a\0b\r\n\r\n"),
-        ("a space in the name", "Host: x\r\nX y: a\r\n\r\n"),
-    ] {
-        let mut client = bench.connect();
-        client.send(&format!("{get}{head}{second}"));
-        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.1").count(), usize::from(!answer.is_empty()), "{what}: {answer}");
+    for (what, lines) in CROOKED {
+        refused_and_closed(&bench, what, &format!("GET {path} HTTP/1.1\r\n{lines}"), &["400"]);
     }
     for line in ["GET", "GET  / HTTP/1.1", "GET / HTTP/3.0", "get\t/ HTTP/1.1", "\u{16}\u{3}\u{1}"] {
-        let mut client = bench.connect();
-        client.send(&format!("{line}\r\nHost: x\r\n\r\n{second}"));
-        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{line}: {answer}");
+        refused_and_closed(&bench, line, &format!("{line}\r\nHost: x\r\n\r\n"), &["400"]);
     }
     for method in ["CONNECT", "TRACE"] {
         let reply = bench.request(method, &path, "");
         assert_eq!(reply.expect(405).header("allow"), Some("GET, HEAD, OPTIONS"));
     }
+}
+
+#[test]
+fn crooked_requests_for_the_control_plane_do_not_reach_it() {
+    let (to_control, mut from_cores) = handover::channel(64);
+    let bench = Bench::with(Setup { handover: Some(to_control), ..Setup::default() });
+    for method in ["GET", "POST"] {
+        for (what, lines) in CROOKED {
+            refused_and_closed(&bench, what, &format!("{method} /api/x HTTP/1.1\r\n{lines}"), &["400", "411"]);
+        }
+        let chunks =
+            format!("{method} /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n");
+        refused_and_closed(&bench, "chunks", &chunks, &["411"]);
+    }
+    drop(bench);
+    let control = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(control.block_on(from_cores.next()).is_none(), "nothing was handed over");
+}
+
+#[test]
+fn a_body_that_does_not_come_is_an_error_for_whoever_reads_it() {
+    let (to_control, mut from_cores) = handover::channel(64);
+    let limits = Limits { body_stall: Duration::from_millis(300), ..impatient() };
+    let bench = Bench::with(Setup { handover: Some(to_control), limits, ..Setup::default() });
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answering = std::thread::spawn(move || {
+        control.block_on(async move {
+            while let Some(Message { request, reply, .. }) = from_cores.next().await {
+                let text = match http_body_util::BodyExt::collect(request.into_body()).await {
+                    Ok(body) => format!("{} bytes", body.to_bytes().len()),
+                    Err(cause) => cause.to_string(),
+                };
+                let boxed = Body::boxed(http_body_util::Full::new(bytes::Bytes::from(text)));
+                let _ = reply.send(hyper::Response::new(boxed));
+            }
+        });
+    });
+    let post = "POST /api/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
+    // Nothing at all, and a byte now and then: neither is sending.
+    let mut silent = bench.connect();
+    let mut dripping = bench.connect();
+    silent.send(post);
+    dripping.send(post);
+    for _ in 0..8 {
+        dripping.send("x");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for client in [&mut silent, &mut dripping] {
+        let reply = client.reply(false).unwrap();
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert!(text.contains("fewer than 16 KiB"), "{text}");
+        client.rest();
+    }
+    // Slow but steady: more than 16 KiB in every 300 ms.
+    let mut steady = bench.connect();
+    steady.send(post);
+    for _ in 0..5 {
+        steady.send(&"x".repeat(20_000));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(steady.reply(false).unwrap().expect(200).body, b"100000 bytes");
+    drop(bench);
+    answering.join().unwrap();
 }
 
 #[test]

@@ -45,7 +45,9 @@ fn both_ways_give_the_same_answer_and_only_hits_are_short() {
     let paths = ["aac/96/00000.mp4", "aac/96/00001.mp4", "aac/96/init.mp4", "aac/96/index.m3u8", "aac/master.m3u8"];
     let paths = paths.map(|rest| bench.a(rest));
     for path in paths.iter().chain([&peaks, &bench.published.path("d", "flac.mp4")]) {
-        for lines in ["", "Range: bytes=0-99\r\n", "Range: bytes=-5\r\n", "Range: bytes=1-2,4-5\r\n", "Range: items=1\r\n"] {
+        for lines in
+            ["", "Range: bytes=0-99\r\n", "Range: bytes=-5\r\n", "Range: bytes=1-2,4-5\r\n", "Range: items=1\r\n"]
+        {
             let (short, long, was_short) = ask(&bench, path, lines);
             assert_eq!(comparable(&short), comparable(&long), "{path} {lines:?}");
             assert!(short.header("date").unwrap().ends_with(" GMT"));
@@ -53,9 +55,12 @@ fn both_ways_give_the_same_answer_and_only_hits_are_short() {
             assert_eq!(was_short, short.body.len() <= 1 << 20, "{path} {lines:?}");
         }
     }
-    let refused = ["If-None-Match: \"x\"\r\n", "If-None-Match: *\r\n", "Range: bytes=999999999-\r\n", "Range: bytes=-0\r\n"];
+    let refused =
+        ["If-None-Match: \"x\"\r\n", "If-None-Match: *\r\n", "Range: bytes=999999999-\r\n", "Range: bytes=-0\r\n"];
     let known = [format!("If-None-Match: {etag}\r\n"), format!("If-None-Match: {etag}\r\nRange: bytes=0-1\r\n")];
-    for (lines, expected) in known.iter().map(String::as_str).zip([true, false]).chain(refused.map(|lines| (lines, false))) {
+    for (lines, expected) in
+        known.iter().map(String::as_str).zip([true, false]).chain(refused.map(|lines| (lines, false)))
+    {
         let (short, long, was_short) = ask(&bench, &paths[0], lines);
         assert_eq!(comparable(&short), comparable(&long), "{lines:?}");
         assert_eq!(was_short, expected, "{lines:?}");

@@ -242,7 +242,8 @@ fn a_hit_of_a_segment_copies_no_media_byte() {
             // The heads were copied, but they are no media.
             let by_kernel = (hits * (SEGMENT_BYTES - edge)) as u64;
             let plain = hits as u64 - 1; // all but the miss went without hyper
-            let expected = SocketBytes { sendfile: by_kernel, edges: (hits * edge) as u64, copied: 0, plain };
+            let (sendfile, edges) = (by_kernel, (hits * edge) as u64);
+            let expected = SocketBytes { sendfile, edges, plain, ..Default::default() };
             assert_eq!(settled(&bench, hits * SEGMENT_BYTES), expected, "{io:?}");
         }
         // From a page boundary on, every byte is the kernel's.
