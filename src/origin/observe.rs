@@ -10,8 +10,8 @@ use hyper::{Request, Response};
 use tracing::Span;
 use tracing::field::Empty;
 
+use super::cmcd;
 use super::target::Route;
-use super::{cmcd, respond};
 use crate::base::telemetry::{access, request_id, trace};
 use crate::server::Body;
 
@@ -79,7 +79,7 @@ pub(super) fn end_span(span: &Span, response: &Response<Body>) {
     }
 }
 
-/// Names and times a refusal, and writes the line that somebody wants about it.
+/// Names a refusal, and writes the line that somebody wants about it.
 #[cold]
 pub(super) fn close<B>(
     request: &Request<B>,
@@ -96,7 +96,6 @@ pub(super) fn close<B>(
     };
     if status >= 400 {
         response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
-        respond::time_refusal(response, took);
     }
     if access::wants(status) {
         access::log(&access::Entry {

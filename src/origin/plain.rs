@@ -18,7 +18,7 @@ use super::cache::Lookup;
 use super::range::{self, Ranged};
 use super::target::{Route, Target};
 use super::version::{Content, Object};
-use crate::base::telemetry::access;
+use crate::base::telemetry::{access, trace};
 use crate::cdn::Presented;
 use crate::server::{Body, Plain, PlainAnswer};
 
@@ -31,7 +31,10 @@ impl Origin {
     ) -> Option<PlainAnswer> {
         let started = Instant::now();
         let target = Target::decode(request.path)?;
-        if self.options.time_hits || access::wants_all() || self.blocks.standing(target.track) != Standing::Open {
+        if self.options.time_hits || access::wants_all() || trace::samples_hits() {
+            return None;
+        }
+        if self.blocks.standing(target.track) != Standing::Open {
             return None;
         }
         if !self.may_ask(request) {

@@ -33,8 +33,8 @@ pub(super) struct Templates {
     whole: [HeaderMap; 4],
     /// By `Media`: 206, with a place for Content-Range.
     part: [HeaderMap; 4],
-    /// By `Media`: the beginnings of 200, 206 and 304 as text, without what differs.
-    text: [[Vec<u8>; 3]; 4],
+    /// By `Media`: the heads of 200, 206 and 304 as text, before and after what differs.
+    text: [[(Vec<u8>, Vec<u8>); 3]; 4],
 }
 
 impl Templates {
@@ -67,7 +67,7 @@ impl Templates {
             let mut not_modified = whole.clone();
             not_modified.remove(header::CONTENT_TYPE);
             [(StatusCode::OK, whole), (StatusCode::PARTIAL_CONTENT, whole), (StatusCode::NOT_MODIFIED, &not_modified)]
-                .map(|(status, headers)| begin(status, headers))
+                .map(|(status, headers)| around(status, headers))
         });
         Ok(Templates { whole, part, text })
     }
@@ -109,26 +109,27 @@ impl Templates {
             StatusCode::PARTIAL_CONTENT => 1,
             _ => 2,
         };
-        head.extend_from_slice(&self.text[object.media as usize][kind]);
-        let mut line = |name: &str, values: &[&[u8]]| {
-            head.extend_from_slice(name.as_bytes());
-            values.iter().for_each(|value| head.extend_from_slice(value));
-            head.extend_from_slice(b"\r\n");
-        };
-        line("etag: ", &[object.etag.as_bytes()]);
-        line("last-modified: ", &[version.modified.as_bytes()]);
-        line("cdn-tag: ", &[version.tag.as_bytes()]);
+        let (before, after) = &self.text[object.media as usize][kind];
+        head.extend_from_slice(before);
+        field(head, "etag: ", &[object.etag.as_bytes()]);
+        field(head, "last-modified: ", &[version.modified.as_bytes()]);
+        field(head, "cdn-tag: ", &[version.tag.as_bytes()]);
+        head.extend_from_slice(after);
         let mut digits = [(); 3].map(|()| itoa::Buffer::new());
         let [first, last, length] = &mut digits;
         if kind == 1 {
             let (first, last) = (first.format(range.start).as_bytes(), last.format(range.end - 1).as_bytes());
-            line("content-range: ", &[b"bytes ", first, b"-", last, b"/", length.format(object.length()).as_bytes()]);
+            field(
+                head,
+                "content-range: ",
+                &[b"bytes ", first, b"-", last, b"/", length.format(object.length()).as_bytes()],
+            );
         }
         if kind != 2 {
             if let Some(coding) = object.coding {
-                line("content-encoding: ", &[coding.as_str().as_bytes()]);
+                field(head, "content-encoding: ", &[coding.as_str().as_bytes()]);
             }
-            line("content-length: ", &[length.format(range.end - range.start).as_bytes()]);
+            field(head, "content-length: ", &[length.format(range.end - range.start).as_bytes()]);
         }
     }
 
@@ -224,23 +225,29 @@ pub(super) fn time_hit(response: &mut Response<Body>, took: Duration) {
     response.headers_mut().entry(SERVER_TIMING).or_insert_with(timing);
 }
 
-/// Says how long a refusal took.
-pub(super) fn time_refusal(response: &mut Response<Body>, took: Duration) {
-    let timing = || ascii(format!("total;dur={:.3}", ms(took)));
-    response.headers_mut().entry(SERVER_TIMING).or_insert_with(timing);
-}
-
 fn ms(took: Duration) -> f64 {
     took.as_secs_f64() * 1e3
 }
 
-/// A status line and the fields of `headers` that have a value.
-fn begin(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {status}\r\n").into_bytes();
-    for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
-        text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+/// A status line and the fields before the first place for what differs; the fields after it.
+fn around(status: StatusCode, headers: &HeaderMap) -> (Vec<u8>, Vec<u8>) {
+    let mut before = format!("HTTP/1.1 {status}\r\n").into_bytes();
+    let mut after = vec![];
+    let mut text = &mut before;
+    for (name, value) in headers {
+        match value.as_bytes() {
+            b"" => text = &mut after,
+            value => text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value, b"\r\n"].concat()),
+        }
     }
-    text
+    (before, after)
+}
+
+/// Writes a field, its name up to the value, and the value in pieces.
+fn field(head: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
+    head.extend_from_slice(name.as_bytes());
+    values.iter().for_each(|value| head.extend_from_slice(value));
+    head.extend_from_slice(b"\r\n");
 }
 
 fn body(object: &Object<'_>, range: Range<u64>) -> Body {

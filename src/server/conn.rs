@@ -12,10 +12,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 
 use super::body::{Body, BoxError};
 use super::core::Core;
@@ -69,7 +70,7 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
                 }
                 Poll::Pending if watched.saw_preface() => Poll::Ready(End::Http2),
                 // All is answered: the next request may be plain again.
-                Poll::Pending if W::PLAINTEXT && watched.phase() == Phase::Idle => Poll::Ready(End::Park),
+                Poll::Pending if W::PLAINTEXT && watched.is_at_rest() => Poll::Ready(End::Park),
                 Poll::Pending => Poll::Pending,
             }
         });
@@ -137,11 +138,19 @@ async fn answer<S: Service>(
     peer: SocketAddr,
 ) -> Response<Sent> {
     watched.enter(Phase::Busy);
+    let stays = request.body().is_end_stream() && stays(request.version(), request.headers());
     let response = match door::refuse(&request, &core.limits) {
         Some(refusal) => refusal,
         None => route(core, request, peer).await,
     };
+    watched.set_may_rest(stays && !response.headers().contains_key(CONNECTION));
     response.map(|body| Sent { body, watched })
+}
+
+/// Whether nothing in a request's head lets the connection end after the answer.
+fn stays(version: Version, headers: &HeaderMap) -> bool {
+    let mut wishes = headers.get_all(CONNECTION).iter();
+    version == Version::HTTP_11 && wishes.all(|wish| wish.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
 /// Counts what hyper refused by itself, before there was a request.

@@ -285,6 +285,7 @@ fn choose(mode: IoMode) -> Result<bool> {
         },
     };
     tracing::info!(io_uring = on_uring, "file side chosen");
+    metrics::counter!(telemetry::COLD_BYTES).increment(0); // shown from the start
     metrics::gauge!(telemetry::IO_URING).set(f64::from(u8::from(on_uring)));
     Ok(on_uring)
 }

@@ -87,6 +87,8 @@ pub(super) struct Watched {
     since: Cell<u32>,
     /// Whether the kernel refused the last write.
     blocked: Cell<bool>,
+    /// Whether hyper may be taken down when it is idle.
+    may_rest: Cell<bool>,
     /// Bytes written since `since`.
     moved: Cell<usize>,
     verdict: Cell<Verdict>,
@@ -106,6 +108,7 @@ impl Watched {
             phase: Cell::new(Phase::New),
             since: Cell::new(now_tick()),
             blocked: Cell::new(false),
+            may_rest: Cell::new(true),
             moved: Cell::new(0),
             verdict: Cell::new(Verdict::Go),
             waker: RefCell::new(None),
@@ -220,6 +223,17 @@ impl Watched {
         self.verdict.replace(Verdict::Go)
     }
 
+    /// Whether nothing of a request or of the connection's end is left with hyper when it is idle: only then
+    /// may hyper be taken down, or what is left of a body would be taken for a request.
+    pub(super) fn set_may_rest(&self, may: bool) {
+        self.may_rest.set(may);
+    }
+
+    /// Whether hyper has nothing left to do and may be taken down.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.may_rest.get()
+    }
+
     /// Takes back that a verdict was heard.
     pub(super) fn pronounce_again(&self, verdict: Verdict) {
         self.verdict.set(verdict);
@@ -233,7 +247,7 @@ impl Watched {
         match self.phase.get() {
             Phase::New | Phase::Handshake | Phase::Head if age > limits.head => Verdict::Close,
             Phase::Idle | Phase::Parked if age > limits.idle => Verdict::Close,
-            Phase::Idle if age >= limits.park => Verdict::Park,
+            Phase::Idle if age >= limits.park && self.may_rest.get() => Verdict::Park,
             Phase::Busy | Phase::Flushing if self.blocked.get() && age > limits.stall => Verdict::Close,
             Phase::Lingering if age > limits.linger => Verdict::Close,
             _ => Verdict::Go,

@@ -43,6 +43,11 @@ pub fn wants(traceparent: Option<&HeaderValue>) -> bool {
     }
 }
 
+/// Whether hits have spans although nobody asks for them.
+pub fn samples_hits() -> bool {
+    HITS_ONE_IN.load(Ordering::Relaxed) > 0 && SAMPLED_PER_S_MAX.load(Ordering::Relaxed) != OFF
+}
+
 /// The sampled flag of a `traceparent` (W3C Trace Context §3.2.2.5): the last bit of the fourth field.
 fn is_sampled(traceparent: &HeaderValue) -> bool {
     let flags = traceparent.as_bytes().get(53..55).and_then(|flags| std::str::from_utf8(flags).ok());
@@ -189,7 +194,8 @@ mod export {
             'c: 'f,
             Self: 'f,
         {
-            let sent = self.0.spawn(timeout(SEND_MAX, send(request)));
+            // Inside of the task: a timer needs its runtime.
+            let sent = self.0.spawn(async { timeout(SEND_MAX, send(request)).await });
             Box::pin(async move {
                 let answer = sent.await.map_err(HttpError::from).and_then(|done| done?);
                 let failed = match &answer {

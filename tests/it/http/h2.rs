@@ -106,7 +106,7 @@ pub(super) fn cases(bench: &Bench) -> Vec<(&'static str, String, String)> {
 
 /// What must not differ between protocols. `Connection` is HTTP/1.1's own (RFC 9113 §8.2.2).
 pub(super) fn comparable(reply: &Reply) -> Vec<(String, String)> {
-    let own = |name: &str| matches!(name, "date" | "connection");
+    let own = |name: &str| matches!(name, "date" | "connection" | "x-request-id");
     let mut headers: Vec<_> = reply.headers.iter().filter(|(name, _)| !own(name)).cloned().collect();
     headers.sort();
     headers

@@ -18,7 +18,8 @@ fn ask(bench: &Bench, path: &str, lines: &str) -> (Reply, Reply, bool) {
 
 /// Status, fields without Date, body.
 fn comparable(reply: &Reply) -> (u16, Vec<&(String, String)>, &[u8]) {
-    let mut fields: Vec<_> = reply.headers.iter().filter(|(name, _)| name != "date").collect();
+    let mut fields: Vec<_> =
+        reply.headers.iter().filter(|(name, _)| name != "date" && name != "x-request-id").collect();
     fields.sort();
     (reply.status, fields, &reply.body)
 }
@@ -26,6 +27,7 @@ fn comparable(reply: &Reply) -> (u16, Vec<&(String, String)>, &[u8]) {
 #[test]
 fn both_ways_give_the_same_answer_and_only_hits_are_short() {
     let bench = Bench::open();
+    let etag = bench.get(&bench.a("aac/96/00000.mp4"), "").header("etag").unwrap().to_owned();
     for rest in ["aac/96/index.m3u8", "master.m3u8"] {
         for coding in ["gzip", "br, gzip;q=0.5", "identity", "*;q=0", "nonsense;;"] {
             for range in ["", "Range: bytes=3-9\r\n"] {
@@ -40,7 +42,6 @@ fn both_ways_give_the_same_answer_and_only_hits_are_short() {
             }
         }
     }
-    let etag = bench.get(&bench.a("aac/96/00000.mp4"), "").header("etag").unwrap().to_owned();
     let peaks = bench.published.path("w", "peaks.bin");
     let paths = ["aac/96/00000.mp4", "aac/96/00001.mp4", "aac/96/init.mp4", "aac/96/index.m3u8", "aac/master.m3u8"];
     let paths = paths.map(|rest| bench.a(rest));

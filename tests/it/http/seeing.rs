@@ -104,7 +104,10 @@ fn the_table_for_operators_lists_exactly_the_metrics_of_a_scrape() {
         ["counter", "gauge", "histogram"].contains(&kind).then(|| (name.to_owned(), kind.to_owned()))
     };
     let documented: BTreeSet<_> = operations.lines().filter_map(row).collect();
-    assert_eq!(shown, known, "a scrape, and telemetry::names::ALL");
+    // TLS is off here.
+    let (tls, expected): (BTreeSet<_>, _) = known.iter().cloned().partition(|(name, _)| name.starts_with("segue_tls_"));
+    let shown: BTreeSet<_> = shown.difference(&tls).cloned().collect();
+    assert_eq!(shown, expected, "a scrape, and telemetry::names::ALL");
     assert_eq!(documented, known, "docs/OPERATIONS.md, and telemetry::names::ALL");
     for (name, kind) in &known {
         assert_eq!(name.ends_with("_total"), kind == "counter", "{name}: counters, and only they, end in _total");
@@ -194,7 +197,7 @@ fn cmcd_is_counted_and_changes_nothing() {
 }
 
 #[test]
-fn a_refusal_names_and_times_its_request_and_an_answer_for_caches_does_not() {
+fn a_refusal_names_its_request_and_an_answer_for_caches_does_not() {
     let bench = Bench::open();
     let path = bench.a("aac/96/00000.mp4");
     let id = "CDN-RequestId: 0af7651916cd43dd8448eb211c80319c\r\nX-Request-Id: proxy\r\n";
@@ -206,7 +209,6 @@ fn a_refusal_names_and_times_its_request_and_an_answer_for_caches_does_not() {
     let refused = bench.get(&bench.a("nothing"), id);
     assert_eq!(refused.expect(404).header("x-request-id"), Some("0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(refused.header("cache-control"), Some("no-store"));
-    assert!(refused.header("server-timing").unwrap().starts_with("total;dur="));
     assert!(refused.header("access-control-expose-headers").unwrap().contains("X-Request-Id"));
     let made = |lines: &str| bench.get(&bench.a("nothing"), lines).header("x-request-id").unwrap().to_owned();
     let (first, second) = (made(""), made("X-Request-Id: <script>\r\n"));
