@@ -11,7 +11,7 @@
 //!            └▶ None         └▶ None     hyper gets the same bytes and decides
 //! ```
 //! Only hyper knows HTTP; this only knows when nothing of it is needed. Another method or version, a query,
-//! a body, a field that neither this list nor the service knows, half a head or a second request, a miss, a refusal, a cold file:
+//! a body, a field that neither this list nor the service knows, a second request, a miss, a refusal, a cold file:
 //! all of it is hyper's. The parser is the one that hyper uses, so that both read the same.
 
 use std::cell::RefCell;
@@ -24,6 +24,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::{Buf as _, Bytes};
+use hyper::StatusCode;
 use hyper::rt::Write as _;
 use tokio::io::ReadBuf;
 
@@ -32,7 +33,8 @@ use super::gate::Permit;
 use super::socket::Socket;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire as _;
-use super::{Limits, Service};
+use super::{Limits, Service, reply};
+use crate::base::telemetry;
 
 /// A complete `GET` in HTTP/1.1 without query and body, whose fields change nothing but by what is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,17 +127,28 @@ pub(super) async fn serve<S: Service>(
         watched.enter(Phase::Parked);
     }
     let mut draining = false;
+    // The beginning of a head whose end has not come: a slow sender costs us no more than what it sent.
+    let mut begun = vec![];
     loop {
         let step = poll_fn(|cx| match watched.verdict(cx) {
-            Verdict::Close => Poll::Ready(Step::Over),
+            Verdict::Close => {
+                if !begun.is_empty() {
+                    telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
+                    socket.last_word(reply::TOO_SLOW);
+                }
+                Poll::Ready(Step::Over)
+            }
             // hyper answers what has come already, and says in its head that the connection ends.
-            Verdict::Drain if !draining && socket.has_unread() => {
+            Verdict::Drain if !draining && (!begun.is_empty() || socket.has_unread()) => {
                 watched.pronounce_again(Verdict::Drain);
+                if !begun.is_empty() {
+                    socket.hand_over(&begun);
+                }
                 Poll::Ready(Step::Hyper)
             }
             Verdict::Drain => Poll::Ready(Step::Over),
             Verdict::Go | Verdict::Park if draining => Poll::Ready(Step::Over),
-            Verdict::Go | Verdict::Park => poll_step(cx, socket, watched, peer, core),
+            Verdict::Go | Verdict::Park => poll_step(cx, socket, watched, peer, core, &mut begun),
         });
         match step.await {
             Step::Sent => {}
@@ -156,13 +169,23 @@ fn poll_step<S: Service>(
     watched: &Watched,
     peer: SocketAddr,
     core: &Core<S>,
+    begun: &mut Vec<u8>,
 ) -> Poll<Step> {
     let scratch = &mut *core.scratch.borrow_mut();
     let mut input = ReadBuf::new(&mut scratch.input);
-    match ready!(socket.poll_receive(cx, &mut input)) {
-        Ok(()) if !input.filled().is_empty() => {}
-        _ => return Poll::Ready(Step::Over),
+    input.put_slice(begun);
+    loop {
+        let before = input.filled().len();
+        match ready!(socket.poll_receive(cx, &mut input)) {
+            Ok(()) if input.filled().len() > before => {}
+            _ => return Poll::Ready(Step::Over),
+        }
+        if !is_begun(input.filled()) {
+            break;
+        }
+        *begun = input.filled().to_vec();
     }
+    begun.clear();
     let request = parse(input.filled(), &core.limits);
     scratch.head.clear();
     let Some(answer) = request.and_then(|request| core.service.call_plain(&request, peer, &mut scratch.head)) else {
@@ -245,6 +268,17 @@ impl Head for Bytes {
     fn skip(&mut self, bytes: usize) {
         self.advance(bytes);
     }
+}
+
+/// Whether this may become a plain request and its end is not there. Too long is hyper's to refuse.
+fn is_begun(read: &[u8]) -> bool {
+    const START: &[u8] = b"GET /";
+    const END: &[u8] = b"\r\n\r\n";
+    let start = read.len().min(START.len());
+    !read.ends_with(END)
+        && START[..start] == read[..start]
+        && read.len() <= INPUT_BYTES / 2
+        && !read.windows(END.len()).any(|end| end == END)
 }
 
 /// The request in `read`, if it is plain and nothing follows it.
