@@ -270,12 +270,12 @@ fn a_storm_of_errors_leaves_a_few_lines_and_a_count() {
 
 #[test]
 fn nobody_waits_for_a_stuck_standard_error() {
-    let (reader, writer) = std::io::pipe().unwrap(); // never read: full after 64 KiB
+    let (reader, writer) = std::io::pipe().unwrap(); // never read: full after 64 KiB, the queue after 4,096 lines
     let directory = tempfile::tempdir().unwrap();
     let seen = Seen::start_logging_to(writer.into(), directory, &[OPEN, ("SEGUE_LOG__ACCESS", "all")]);
     let mut client = Client::to(seen.server.addr);
     let path = format!("/a/{}", "x".repeat(900));
-    for _ in 0..2_500 {
+    for _ in 0..6_000 {
         client.request("GET", &path, "").expect(404);
     }
     until(|| seen.metrics()["segue_log_dropped_total"] > 0.0);
