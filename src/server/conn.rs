@@ -50,7 +50,8 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
     });
     while let Next::Hyper = rest(&mut wire, &watched, peer, &core).await {
         if watched.saw_preface() {
-            return h2::serve(wire, watched, peer, core).await;
+            // Boxed: its state is large, and most connections never need it.
+            return Box::pin(h2::serve(wire, watched, peer, core)).await;
         }
         let mut connection = Box::pin(core.http1.serve_connection(wire, service));
         let end = poll_fn(|cx| {
@@ -78,7 +79,7 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
             End::Done => return,
             End::Http2 => {
                 let wire = Pin::into_inner(connection).into_parts().io;
-                return h2::serve(wire, watched, peer, core).await;
+                return Box::pin(h2::serve(wire, watched, peer, core)).await;
             }
             End::Park => {
                 let parts = Pin::into_inner(connection).into_parts();

@@ -162,7 +162,8 @@ fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
     // Which word it is depends on who runs out first: the loader of libavcodec or an allocator.
     let line = error.chain();
     // Or it hangs for want of a thread, until the watchdog ends it.
-    let known = ["avenc_aac", "more memory than", "the transcoder was ended by SIG", "no audio could be decoded within"];
+    let known =
+        ["avenc_aac", "more memory than", "the transcoder was ended by SIG", "no audio could be decoded within"];
     assert!(known.iter().any(|words| line.contains(words)), "{line}");
 }
 
