@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -201,15 +202,14 @@ impl Socket {
     fn poll_written(
         &mut self,
         cx: &mut Context<'_>,
-        send: impl Fn(RawFd, &Tally) -> io::Result<usize>,
+        send: impl Fn(BorrowedFd<'_>, &Tally) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             if self.stream.poll_write_ready(cx)?.is_pending() {
                 self.watched.on_blocked();
                 return Poll::Pending;
             }
-            let fd = self.stream.as_raw_fd();
-            match self.stream.try_io(Interest::WRITABLE, || send(fd, &self.tally)) {
+            match self.stream.try_io(Interest::WRITABLE, || send(self.stream.as_fd(), &self.tally)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -406,7 +406,7 @@ impl Socket {
 
 /// Writes as many of the slices as the kernel takes at once, in order: what lies in memory, up to the
 /// first slice of a file, and that slice.
-fn send(socket: RawFd, slices: &[IoSlice<'_>], tally: &Tally) -> io::Result<usize> {
+fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>], tally: &Tally) -> io::Result<usize> {
     let mut place = None;
     let files_first = slices.iter().position(|slice| {
         place = if slice.len() > COPY_BYTES_MAX { mapped::locate(slice.as_ptr()) } else { None };
@@ -463,29 +463,23 @@ fn page_edge(offset: u64, length: usize) -> usize {
     if length > edge as usize + COPY_BYTES_MAX { edge as usize } else { 0 }
 }
 
-fn send_plain(socket: RawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+// Both by rustix: libc's wrappers are cancellation points and cost more than the way into the kernel.
+
+fn send_plain(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
     // MSG_MORE: the head shares its packet with the first bytes of the body.
-    let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
-    // SAFETY: `msghdr` is plain data, all zero is valid. `IoSlice` is `iovec` by its documentation; the
-    // kernel only reads the slices, which outlive the call.
-    let n = unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        message.msg_iov = slices.as_ptr().cast_mut().cast();
-        message.msg_iovlen = slices.len() as _;
-        libc::sendmsg(socket, &message, flags)
-    };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    let mut nothing = SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, SendFlags::NOSIGNAL | more)?)
 }
 
-fn send_file(socket: RawFd, place: Place, length: usize) -> io::Result<usize> {
-    let mut offset = place.offset as libc::off_t;
-    // SAFETY: both descriptors are open: the socket is ours, the file's lives as long as the slice that
-    // `place` was found from (see `mapped::locate`), which hyper holds during this call.
-    let n = unsafe { libc::sendfile(socket, place.fd, &mut offset, length) };
-    match usize::try_from(n) {
-        Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a published file was truncated")),
-        Ok(n) => Ok(n),
-        Err(_) => Err(io::Error::last_os_error()),
+fn send_file(socket: BorrowedFd<'_>, place: Place, length: usize) -> io::Result<usize> {
+    // SAFETY: it is open: the file lives as long as the slice that `place` was found from (see
+    // `mapped::locate`), which the caller holds.
+    let file = unsafe { BorrowedFd::borrow_raw(place.fd) };
+    let mut offset = place.offset;
+    match rustix::fs::sendfile(socket, file, Some(&mut offset), length)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a published file was truncated")),
+        n => Ok(n),
     }
 }
 
