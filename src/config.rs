@@ -378,7 +378,7 @@ impl Config {
         };
         for (name, secrets) in [("origin.keys.bunny", &keys.bunny), ("origin.keys.cloudflare", &keys.cloudflare)] {
             need(
-                secrets.iter().all(|key| !key.is_empty()),
+                secrets.iter().all(|key| !key.trim().is_empty()),
                 format!("{name} holds an empty key: anyone could sign URLs; remove it or set a real key"),
             );
             need(

@@ -225,7 +225,7 @@ fn warn_of_legacy(config: &Config) {
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(
             scheme,
-            "origin.keys.bunny_legacy accepts a plain hash as a signature: sign with HS256 and remove it"
+            "origin.keys.bunny_legacy takes a plain hash for a proof, which is weak; use HS256 in the pull zone and remove it"
         );
     }
 }

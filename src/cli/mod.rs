@@ -97,7 +97,7 @@ pub fn main() -> ExitCode {
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("segue: {}", error.chain());
+            complain(format_args!("{}", error.chain()));
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
     }
@@ -114,7 +114,7 @@ fn refused_usage(error: &clap::Error) -> ExitCode {
     if lines.first().is_some_and(|line| line.starts_with("error:")) {
         let what = lines.iter().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
         let what = what.copied().collect::<Vec<_>>().join(" ");
-        eprintln!("segue: {}; try 'segue --help'", what.trim_start_matches("error: "));
+        complain(format_args!("{}; try 'segue --help'", what.trim_start_matches("error: ")));
     } else {
         let _ = error.print();
     }
@@ -142,6 +142,12 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
+/// Prints a line to standard error. When that cannot be written the exit code has to do.
+fn complain(what: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "segue: {what}");
+}
+
 /// Prints a line to standard output. A closed pipe is the reader's choice; a result that cannot be
 /// written for another reason is a failure, because a script would take it for success.
 fn say(line: impl std::fmt::Display) {
@@ -149,7 +155,7 @@ fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("segue: cannot write the result to standard output: {cause}");
+            complain(format_args!("cannot write the result to standard output: {cause}"));
             std::process::exit(1);
         }
         _ => {}

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, HeaderMap};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
@@ -55,13 +55,19 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
         }
         let mut connection = Box::pin(core.http1.serve_connection(wire, service));
         let end = poll_fn(|cx| {
-            match watched.verdict(cx) {
-                Verdict::Go => {}
+            let verdict = watched.verdict(cx);
+            match verdict {
+                Verdict::Go | Verdict::Drain => {}
                 Verdict::Park => return Poll::Ready(End::Park),
                 Verdict::Close => return Poll::Ready(End::TimeUp),
-                Verdict::Drain => connection.as_mut().graceful_shutdown(),
             }
-            match connection.as_mut().poll(cx) {
+            let mut polled = connection.as_mut().poll(cx);
+            if verdict == Verdict::Drain && polled.is_pending() && !watched.saw_preface() {
+                // Only now: hyper ends at once when it has not seen a request, be it in its hands already.
+                connection.as_mut().graceful_shutdown();
+                polled = connection.as_mut().poll(cx);
+            }
+            match polled {
                 // An error here is the peer's: a bad request (already answered) or a lost connection.
                 Poll::Ready(end) => {
                     if let Err(error) = end {
@@ -139,11 +145,17 @@ async fn answer<S: Service>(
     peer: SocketAddr,
 ) -> Response<Sent> {
     watched.enter(Phase::Busy);
+    let unread = !request.body().is_end_stream() && core.service.takes(request.uri().path());
     let stays = request.body().is_end_stream() && stays(request.version(), request.headers());
-    let response = match door::refuse(&request, &core.limits) {
+    let mut response = match door::refuse(&request, &core.limits) {
         Some(refusal) => refusal,
         None => route(core, request, peer).await,
     };
+    if unread {
+        // hyper does not wait for the rest of a body that nobody read: it closes, and the client should know
+        // (RFC 9112 §9.6).
+        response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
+    }
     watched.set_may_rest(stays && !response.headers().contains_key(CONNECTION));
     response.map(|body| Sent { body, watched })
 }

@@ -127,6 +127,8 @@ pub(super) async fn serve<S: Service>(
         watched.enter(Phase::Parked);
     }
     let mut draining = false;
+    // We are to end, and a request has begun: hyper answers it when its head is whole.
+    let mut last = false;
     // The beginning of a head whose end has not come: a slow sender costs us no more than what it sent.
     let mut begun = vec![];
     loop {
@@ -139,16 +141,17 @@ pub(super) async fn serve<S: Service>(
                 Poll::Ready(Step::Over)
             }
             // hyper answers what has come already, and says in its head that the connection ends.
-            Verdict::Drain if !draining && (!begun.is_empty() || socket.has_unread()) => {
+            Verdict::Drain if !begun.is_empty() => {
+                last = true;
+                poll_step(cx, socket, watched, peer, core, (&mut begun, last))
+            }
+            Verdict::Drain if !draining && socket.has_unread() => {
                 watched.pronounce_again(Verdict::Drain);
-                if !begun.is_empty() {
-                    socket.hand_over(&begun);
-                }
                 Poll::Ready(Step::Hyper)
             }
             Verdict::Drain => Poll::Ready(Step::Over),
             Verdict::Go | Verdict::Park if draining => Poll::Ready(Step::Over),
-            Verdict::Go | Verdict::Park => poll_step(cx, socket, watched, peer, core, &mut begun),
+            Verdict::Go | Verdict::Park => poll_step(cx, socket, watched, peer, core, (&mut begun, last)),
         });
         match step.await {
             Step::Sent => {}
@@ -169,7 +172,7 @@ fn poll_step<S: Service>(
     watched: &Watched,
     peer: SocketAddr,
     core: &Core<S>,
-    begun: &mut Vec<u8>,
+    (begun, last): (&mut Vec<u8>, bool),
 ) -> Poll<Step> {
     let scratch = &mut *core.scratch.borrow_mut();
     let mut input = ReadBuf::new(&mut scratch.input);
@@ -186,6 +189,11 @@ fn poll_step<S: Service>(
         *begun = input.filled().to_vec();
     }
     begun.clear();
+    if last {
+        watched.pronounce_again(Verdict::Drain);
+        socket.hand_over(input.filled());
+        return Poll::Ready(Step::Hyper);
+    }
     let request = parse(input.filled(), &core.limits);
     scratch.head.clear();
     let Some(answer) = request.and_then(|request| core.service.call_plain(&request, peer, &mut scratch.head)) else {
@@ -279,6 +287,15 @@ fn is_begun(read: &[u8]) -> bool {
         && START[..start] == read[..start]
         && read.len() <= INPUT_BYTES / 2
         && !read.windows(END.len()).any(|end| end == END)
+        // hyper also takes a line feed alone for the end of a line: only it knows whether that head is whole.
+        && read.iter().enumerate().all(|(at, byte)| *byte != b'\n' || (at > 0 && read[at - 1] == b'\r'))
+}
+
+/// A name or an IPv4 address, and perhaps a port (RFC 9110 §7.2).
+fn is_plain_host(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
+    let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    named && port.len() <= 5 && port.parse::<u16>().is_ok_and(|_| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Letters, digits and what else our paths and tokens are made of; a table, because each byte is looked at.
@@ -331,7 +348,8 @@ fn parse<'r>(read: &'r [u8], limits: &Limits) -> Option<Plain<'r>> {
             return None;
         }
     }
-    host.map(|_| plain)
+    // Only what nobody could doubt: brackets, signs and blanks are for the door to judge.
+    is_plain_host(host?).then_some(plain)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -338,7 +338,9 @@ impl Write for Socket {
         if socket.frames.is_some() {
             return socket.poll_write_frame(cx, slices);
         }
-        if socket.watched.phase() == Phase::Head {
+        // Not while an answer is under way: what hyper writes then, between two requests or before the first, is
+        // its own refusal.
+        if !matches!(socket.watched.phase(), Phase::Busy | Phase::Flushing) {
             return socket.poll_refuse(cx, slices);
         }
         socket.poll_written(cx, |fd, tally| send(fd, slices, tally))

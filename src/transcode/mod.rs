@@ -195,7 +195,7 @@ impl Job {
     fn plan(&self, ladder: Option<&Ladder>, limits: &Limits) -> Plan {
         Plan {
             ladder: ladder.cloned(),
-            input_bytes: self.bytes,
+            input_bytes: self.sniffed.end.unwrap_or(self.bytes),
             trim: self.sniffed.trim,
             patches: self.sniffed.patches.clone(),
             bits: self.sniffed.bits,

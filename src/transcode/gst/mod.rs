@@ -51,6 +51,23 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     hop.finish(codec)
 }
 
+/// The same block without samples that are no sound: NaN and infinities become silence, what is louder than
+/// +36 dBFS is cut off. libavcodec's AAC encoder drops frames that hold them, and all that follows is early.
+fn sound(block: gst::Buffer) -> Result<gst::Buffer> {
+    const LOUDEST: f32 = 64.0;
+    let sane = {
+        let map = block.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
+        let samples = || map.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        if samples().all(|x| x.abs() <= LOUDEST) {
+            None
+        } else {
+            let sane = |x: f32| if x.is_finite() { x.clamp(-LOUDEST, LOUDEST) } else { 0.0 };
+            Some(samples().flat_map(|x| sane(x).to_le_bytes()).collect::<Vec<u8>>())
+        }
+    };
+    Ok(sane.map_or(block, gst::Buffer::from_mut_slice))
+}
+
 /// Between decoder and encoders: counts, trims, measures, and gives every sample its time anew.
 struct Hop<'a> {
     plan: &'a Plan,
@@ -119,6 +136,10 @@ impl<'a> Hop<'a> {
         let region = buffer
             .copy_region(gst::BufferCopyFlags::MEMORY, from as usize * frame..to as usize * frame)
             .map_err(|_| Error::internal("a block of samples cannot be cut"))?;
+        let region = match self.info.format() {
+            gst_audio::AudioFormat::F32le => sound(region)?,
+            _ => region,
+        };
         let count = to - from;
         if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
             let hours = self.plan.duration_s_max as f64 / 3600.0;

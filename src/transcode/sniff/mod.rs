@@ -30,6 +30,8 @@ pub(super) struct Sniffed {
     pub(super) trim: Option<Trim>,
     /// What the demuxer shall not see.
     pub(super) patches: Vec<Patch>,
+    /// Where the file ends for the demuxer; unset: where it ends.
+    pub(super) end: Option<u64>,
     /// Bits per sample.
     pub(super) bits: Option<u32>,
 }

@@ -78,7 +78,10 @@ impl Wave {
         }
         let samples = if size > there || size == 0 { there } else { size } / self.frame;
         let declared = (!unknown || size <= there).then_some(Declared { samples, rate: self.rate, tolerance: 0 });
-        Ok(Sniffed { codec, declared: declared.filter(|d| d.samples > 0 && size > 0), ..Sniffed::default() })
+        // The byte that makes an odd chunk even: when it is the file's last, wavparse takes it for a chunk
+        // that is cut and gives no samples at all.
+        let end = (size % 2 == 1 && there == size + 1).then_some(at + size);
+        Ok(Sniffed { codec, declared: declared.filter(|d| d.samples > 0 && size > 0), end, ..Sniffed::default() })
     }
 }
 

@@ -123,3 +123,55 @@ fn a_connection_may_change_ways_between_requests_and_read_slowly() {
     halves.send(second);
     assert_eq!(halves.reply(false).unwrap().expect(206).body, expected[..1 << 20]);
 }
+
+#[test]
+fn what_hyper_reads_in_another_way_is_hypers() {
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    bench.get(&path, "").expect(200);
+    // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any request message … with
+    // an invalid field value" of Host.
+    for host in ["a b", "x/y", "a@b", "x:80:80", "x:+80", "x?y", "[::1", "<x>", "x:99999999"] {
+        let mut client = bench.connect();
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(client.reply(false).unwrap().status, 400, "{host}");
+    }
+    // RFC 9112 §2.2: a recipient may take a line feed alone for the end of a line; hyper does.
+    let mut bare = bench.connect();
+    bare.send(&format!("GET {path} HTTP/1.1\nHost: x\n\n"));
+    bare.reply(false).unwrap().expect(200);
+    // A refusal behind an answer is ours, too, not hyper's bare one.
+    let mut second = bench.connect();
+    second.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\nJUNK\r\n\r\n"));
+    second.reply(false).unwrap().expect(200);
+    assert_eq!(second.reply(false).unwrap().expect(400).header("cache-control"), Some("no-store"));
+    // A body that nobody reads ends the connection, and the answer says so.
+    let mut late = bench.connect();
+    late.send(&format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"));
+    assert_eq!(late.reply(false).unwrap().expect(405).header("connection"), Some("close"));
+}
+
+#[test]
+fn a_head_that_has_begun_is_answered_although_the_server_is_to_stop() {
+    use segue::base::shutdown::Phase;
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    for lines in ["", LONG_WAY] {
+        bench.get(&path, lines).expect(200);
+    }
+    let request = |lines: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+    let mut clients = ["", LONG_WAY].map(|lines| {
+        let mut client = bench.connect();
+        client.request("GET", &path, "").expect(200);
+        let whole = request(lines);
+        client.send(&whole[..40]);
+        (client, whole[40..].to_owned())
+    });
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    bench.trigger.as_ref().unwrap().advance(Phase::Draining);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for (client, rest) in &mut clients {
+        client.send(rest);
+        client.reply(false).expect("the request had started").expect(200);
+    }
+}

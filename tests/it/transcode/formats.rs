@@ -65,6 +65,41 @@ fn mono_and_surround_keep_their_channels_in_flac() {
 }
 
 #[test]
+fn an_odd_chunk_of_samples_with_its_even_end_is_whole() {
+    // RIFF pads chunks to an even length; here the pad is the file's last byte.
+    let bench = Bench::new();
+    let odd = bench.convert(&bench.music(44_100, 1, 30_001), "-c:a pcm_s24le", "odd.wav");
+    assert_eq!(std::fs::metadata(&odd).unwrap().len() % 2, 0, "it ends with a pad byte");
+    let made = bench.make(&odd);
+    made.check(30_001);
+    assert!(decode(&made.dir.join("flac.mp4"), "s32le", "") == decode(&odd, "s32le", ""));
+}
+
+#[test]
+fn samples_that_are_no_sound_shift_nothing() {
+    let bench = Bench::new();
+    let float = bench.convert(&bench.music(44_100, 1, 44_100), "-c:a pcm_f32le -fflags +bitexact", "float.wav");
+    let mut bytes = std::fs::read(&float).unwrap();
+    let samples = bytes.len() - 44_100 * 4;
+    for (at, bad) in [(9_000, f32::NAN), (20_000, 1e30), (30_000, f32::NEG_INFINITY)] {
+        bytes[samples + at * 4..][..4].copy_from_slice(&bad.to_le_bytes());
+    }
+    let made = bench.make(&bench.file("bad.wav", bytes));
+    made.check(44_100);
+    // What follows the bad samples is where it was: as in the rung of the same music without them.
+    let good = bench.make(&float);
+    let aac = |dir: &Path| -> Vec<f64> {
+        let bytes = decode(&dir.join("aac-256.mp4"), "f32le", "");
+        bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+    };
+    let (bad, good) = (aac(&made.dir), aac(&good.dir));
+    let (bad, good) = (&bad[36_000..44_000], &good[36_000..44_000]);
+    let error: f64 = bad.iter().zip(good).map(|(a, b)| (a - b).powi(2)).sum();
+    let power: f64 = good.iter().map(|b| b.powi(2)).sum();
+    assert!(error < power / 100.0, "{error} of {power}");
+}
+
+#[test]
 fn rates_from_8_to_192_khz_give_aligned_rungs() {
     for rate in [8_000, 11_025, 22_050, 32_000] {
         check(rate, 1, "-c:a pcm_s16le", "low.wav", "");
