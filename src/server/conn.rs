@@ -1,8 +1,8 @@
 //! One connection, from accept to goodbye.
 //!
 //! `wire → hyper → Request → Service or Handover → Response → wire`, again and again. Between
-//! requests hyper is taken down after a while and only the socket stays: ten thousand quiet listeners
-//! then cost their kernel sockets and little more.
+//! requests hyper is taken down, and after a while the connection's task ends too and only the socket stays
+//! (`idle`): ten thousand quiet listeners then cost their kernel sockets and little more.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -41,17 +41,28 @@ pub(super) fn protocol() -> http1::Builder {
     protocol
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>, peer: SocketAddr, core: Rc<Core<S>>) {
+/// Serves one connection until it ends, or until nothing is left of it but its wire, which comes back then.
+pub(super) async fn serve<S: Service, W: Wire>(
+    mut wire: W,
+    watched: Rc<Watched>,
+    peer: SocketAddr,
+    core: Rc<Core<S>>,
+) -> Option<W> {
     let answers = (core.clone(), watched.clone());
     let mut service = service_fn(move |request| {
         let (core, watched) = answers.clone();
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
-    while let Next::Hyper = rest(&mut wire, &watched, peer, &core).await {
+    loop {
+        match rest(&mut wire, &watched, peer, &core).await {
+            Next::Hyper => {}
+            Next::Idle => return Some(wire),
+            Next::Over => return None,
+        }
         if watched.saw_preface() {
             // Boxed: its state is large, and most connections never need it.
-            return Box::pin(h2::serve(wire, watched, peer, core)).await;
+            Box::pin(h2::serve(wire, watched, peer, core)).await;
+            return None;
         }
         let mut connection = Box::pin(core.http1.serve_connection(wire, service));
         let end = poll_fn(|cx| {
@@ -82,10 +93,11 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
             }
         });
         match end.await {
-            End::Done => return,
+            End::Done => return None,
             End::Http2 => {
                 let wire = Pin::into_inner(connection).into_parts().io;
-                return Box::pin(h2::serve(wire, watched, peer, core)).await;
+                Box::pin(h2::serve(wire, watched, peer, core)).await;
+                return None;
             }
             End::Park => {
                 let parts = Pin::into_inner(connection).into_parts();
@@ -106,7 +118,7 @@ pub(super) async fn serve<S: Service, W: Wire>(mut wire: W, watched: Rc<Watched>
                     Phase::Busy | Phase::Flushing => wire.reset_on_close(),
                     _ => {}
                 }
-                return;
+                return None;
             }
         }
     }

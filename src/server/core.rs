@@ -21,12 +21,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::SocketBytes;
 use super::h2::{self, OnThisCore};
 use super::handover::Handover;
+use super::idle::{Entry, Idle};
 use super::plain::Scratch;
 use super::socket::{Socket, Tally};
 use super::tls::{self, Failed};
-use super::watch::{TICK, Watch};
+use super::watch::{self, Phase, TICK, Watch, Watched};
 use super::{Limits, Service, conn};
-use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::shutdown::{self, Shutdown};
 use crate::base::telemetry;
 
 /// What a connection needs of its core.
@@ -35,6 +36,7 @@ pub(super) struct Core<S> {
     pub(super) handover: Option<Handover>,
     pub(super) limits: Limits,
     pub(super) watch: Watch,
+    pub(super) idle: Idle,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<OnThisCore>,
     /// How to accept on the TLS listener.
@@ -63,6 +65,7 @@ pub(super) struct Places {
     taken: AtomicUsize,
     by_ip: Mutex<HashMap<IpAddr, usize>>,
     open: metrics::Gauge,
+    idle: metrics::Gauge,
     refused: [metrics::Counter; 2],
     sent_by_kernel: metrics::Counter,
     sent_edges: metrics::Counter,
@@ -97,7 +100,8 @@ fn outcome(end: &Result<HandshakeKind, Failed>) -> usize {
 }
 
 /// The right to be connected; dropping it gives it back.
-struct Place {
+#[derive(Debug)]
+pub(super) struct Place {
     places: Arc<Places>,
     ip: Option<IpAddr>,
 }
@@ -112,6 +116,7 @@ impl Places {
             taken: AtomicUsize::new(0),
             by_ip: Mutex::default(),
             open: metrics::gauge!(telemetry::CONNECTIONS),
+            idle: metrics::gauge!(telemetry::CONNECTIONS_IDLE),
             refused: [refused("connections"), refused("connections_per_ip")],
             sent_by_kernel: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "sendfile"),
             sent_edges: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "edge"),
@@ -196,11 +201,12 @@ impl<S: Service> Core<S> {
             }
         };
         let looking = tokio::task::spawn_local(self.clone().look());
+        let waking = tokio::task::spawn_local(self.clone().wake_idle());
         let mut until_now = shutdown.clone();
         tokio::select! {
             () = self.accept(&plain, Core::welcome) => {}
             () = self.accept_tls(tls.as_ref()) => {}
-            () = shutdown.reached(Phase::Draining) => {}
+            () = shutdown.reached(shutdown::Phase::Draining) => {}
         }
         let drained = async {
             // The kernel has completed these handshakes: dropping the listeners now would reset them.
@@ -210,13 +216,15 @@ impl<S: Service> Core<S> {
             }
             drop((plain, tls));
             self.watch.drain();
+            self.end_idle();
             self.wait_until_empty().await;
         };
         tokio::select! {
             () = drained => {}
-            () = until_now.reached(Phase::Now) => {}
+            () = until_now.reached(shutdown::Phase::Now) => {}
         }
         looking.abort();
+        waking.abort();
         self.publish_tally();
     }
 
@@ -253,14 +261,61 @@ impl<S: Service> Core<S> {
             return turn_away(stream);
         };
         let _ = stream.set_nodelay(true); // heads are held back by MSG_MORE, nothing else should be
+        self.attend(stream, peer, place, Socket::new, Phase::New);
+    }
+
+    /// Serves a connection in a task of its own, until it ends or is idle.
+    fn attend(
+        self: &Rc<Core<S>>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        socket: fn(TcpStream, Rc<Watched>, Arc<Tally>) -> Socket,
+        phase: Phase,
+    ) {
         let core = self.clone();
+        let watched = self.watch.register();
+        watched.enter(phase);
         // Nobody joins this task: its place and its entry in the watch say that it has ended.
         tokio::task::spawn_local(async move {
-            let watched = core.watch.register();
-            let socket = Socket::new(stream, watched.clone(), core.tally.clone());
-            conn::serve(socket, watched, peer, core).await;
-            drop(place);
+            let socket = socket(stream, watched.clone(), core.tally.clone());
+            if let Some(socket) = conn::serve(socket, watched, peer, core.clone()).await {
+                core.idle.keep(socket, peer, place);
+            }
         });
+    }
+
+    /// Gives idle connections a task again when something comes from their peers.
+    async fn wake_idle(self: Rc<Core<S>>) {
+        let waking = async {
+            let ready = self.idle.readiness()?;
+            let mut woken = Vec::new();
+            loop {
+                self.idle.wait(&ready, &mut woken).await?;
+                woken.drain(..).for_each(|entry| self.resume(entry));
+            }
+        };
+        let ended: io::Result<()> = waking.await;
+        if let Err(cause) = ended {
+            tracing::error!(%cause, "idle connections cannot be watched; they are closed");
+            drop(self.idle.close());
+        }
+    }
+
+    fn resume(self: &Rc<Core<S>>, Entry { stream, peer, place, .. }: Entry) {
+        // It fails when the reactor cannot take it: out of memory, and so the connection ends.
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            self.attend(stream, peer, place, Socket::opaque, Phase::Parked);
+        }
+    }
+
+    /// Ends idle connections, except those whose next request has come.
+    fn end_idle(self: &Rc<Core<S>>) {
+        for entry in self.idle.close() {
+            if entry.has_unread() {
+                self.resume(entry);
+            }
+        }
     }
 
     /// As `welcome`. Who is turned away here hears nothing: an answer would need a handshake.
@@ -293,6 +348,7 @@ impl<S: Service> Core<S> {
             Some(wire) if wire.chose_http2() => h2::serve(wire, watched, peer, self).await,
             Some(wire) => {
                 self.tally.http1.increment(1);
+                // It never comes back: the state of its encryption is part of it.
                 conn::serve(wire, watched, peer, self).await;
             }
         }
@@ -305,6 +361,9 @@ impl<S: Service> Core<S> {
         loop {
             ticks.tick().await;
             self.watch.look();
+            let idle = self.idle.look(watch::now_tick()) as u64;
+            let before = self.tally.set_idle(idle);
+            self.places.idle.increment(idle as f64 - before as f64);
             self.scratch.borrow_mut().tell_date(SystemTime::now());
             self.publish_tally();
             self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);

@@ -95,6 +95,8 @@ impl Scratch {
 pub(super) enum Next {
     /// The socket has been rewound to a request that hyper must read.
     Hyper,
+    /// No request has come for a while: the socket can wait for one without its task.
+    Idle,
     /// The connection is over.
     Over,
 }
@@ -103,6 +105,7 @@ enum Step {
     Sent,
     Rest(Rest),
     Hyper,
+    Idle,
     Over,
 }
 
@@ -126,6 +129,7 @@ pub(super) async fn serve<S: Service>(
     if watched.phase() == Phase::Idle {
         watched.enter(Phase::Parked);
     }
+    watched.set_bare();
     let mut draining = false;
     // We are to end, and a request has begun: hyper answers it when its head is whole.
     let mut last = false;
@@ -151,6 +155,7 @@ pub(super) async fn serve<S: Service>(
             }
             Verdict::Drain => Poll::Ready(Step::Over),
             Verdict::Go | Verdict::Park if draining => Poll::Ready(Step::Over),
+            Verdict::Park if begun.is_empty() => Poll::Ready(Step::Idle),
             Verdict::Go | Verdict::Park => poll_step(cx, socket, watched, peer, core, (&mut begun, last)),
         });
         match step.await {
@@ -160,6 +165,7 @@ pub(super) async fn serve<S: Service>(
                 None => return Next::Over,
             },
             Step::Hyper => return Next::Hyper,
+            Step::Idle => return Next::Idle,
             Step::Over => return Next::Over,
         }
     }

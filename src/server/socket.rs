@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,10 +20,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::frames::Frames;
+use super::idle;
 use super::reply;
 use super::watch::{Phase, Watched};
 use super::wire::Wire;
@@ -53,6 +55,8 @@ pub(super) struct Tally {
     plain: AtomicU64,
     /// Bytes that left encrypted, heads and frames included.
     encrypted: AtomicU64,
+    /// Connections that are idle, as of the last look.
+    idle: AtomicU64,
 }
 
 /// Body bytes that have left a server, by path.
@@ -75,8 +79,18 @@ pub struct SocketBytes {
 impl Tally {
     pub(super) fn new() -> Tally {
         let spoke = |protocol: &'static str| metrics::counter!(telemetry::CONNECTIONS_OPENED, "protocol" => protocol);
-        let (sendfile, edges, copied, plain, encrypted) = Default::default();
-        Tally { http1: spoke("http1"), http2: spoke("h2"), sendfile, edges, copied, plain, encrypted }
+        let (sendfile, edges, copied, plain, encrypted, idle) = Default::default();
+        Tally { http1: spoke("http1"), http2: spoke("h2"), sendfile, edges, copied, plain, encrypted, idle }
+    }
+
+    /// Tells how many connections are idle now; gives back how many were.
+    pub(super) fn set_idle(&self, connections: u64) -> u64 {
+        self.idle.swap(connections, Ordering::Relaxed)
+    }
+
+    /// Connections that were idle at the last look.
+    pub(super) fn idle(&self) -> u64 {
+        self.idle.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that leave encrypted.
@@ -123,6 +137,15 @@ pub(super) struct Socket {
     cut: bool,
 }
 
+/// Reports when `descriptor` can be read.
+///
+/// # Errors
+/// When the runtime's reactor cannot watch it.
+pub(super) fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names one open descriptor for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
 /// How HTTP/2 begins (RFC 9113 §3.4). No other request begins so: the method is reserved.
 const PREFACE: &[u8] = b"PRI ";
 
@@ -134,9 +157,15 @@ impl Socket {
         Socket { stream, watched, tally, rewound, at_end, drained, sniffing, frames, corked, cut }
     }
 
-    /// A connection whose bytes are not ours to look at.
+    /// A connection whose protocol is known, or whose bytes are not ours to look at.
     pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
         Socket { sniffing: false, ..Socket::new(stream, watched, tally) }
+    }
+
+    /// The bare socket; nothing that was read may be left in it.
+    pub(super) fn into_std(self) -> io::Result<std::net::TcpStream> {
+        debug_assert!(self.rewound.is_empty(), "what was read would be lost");
+        self.stream.into_std()
     }
 
     pub(super) fn watched(&self) -> &Watched {
@@ -170,8 +199,7 @@ impl Socket {
 
     /// Whether the peer has sent what nobody has read.
     pub(super) fn has_unread(&self) -> bool {
-        let look = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-        matches!(rustix::net::recv(&self.stream, &mut [0; 1][..], look), Ok((1.., _)))
+        idle::has_unread(&self.stream)
     }
 
     /// Counts a request that is answered without hyper; it was HTTP/1's.

@@ -44,7 +44,7 @@ pub(super) enum Phase {
     Handshake,
     /// Between requests, with hyper still in memory.
     Idle,
-    /// Between requests, only the socket in memory.
+    /// Between requests, without hyper.
     Parked,
     /// Has begun to send a request head.
     Head,
@@ -61,7 +61,7 @@ pub(super) enum Phase {
 pub(super) enum Verdict {
     /// Nothing.
     Go,
-    /// Give up hyper's buffers until the next request comes.
+    /// Give up what is only needed to answer, until the next request comes.
     Park,
     /// Finish what has started, then close.
     Drain,
@@ -89,6 +89,8 @@ pub(super) struct Watched {
     blocked: Cell<bool>,
     /// Whether hyper may be taken down when it is idle.
     may_rest: Cell<bool>,
+    /// Whether nothing but the socket would be lost if the connection's task ended while it is parked.
+    is_bare: Cell<bool>,
     /// Bytes written since `since`.
     moved: Cell<usize>,
     verdict: Cell<Verdict>,
@@ -109,6 +111,7 @@ impl Watched {
             since: Cell::new(now_tick()),
             blocked: Cell::new(false),
             may_rest: Cell::new(true),
+            is_bare: Cell::new(false),
             moved: Cell::new(0),
             verdict: Cell::new(Verdict::Go),
             waker: RefCell::new(None),
@@ -119,6 +122,11 @@ impl Watched {
 
     pub(super) fn phase(&self) -> Phase {
         self.phase.get()
+    }
+
+    /// The tick of the last change of phase.
+    pub(super) fn since(&self) -> u32 {
+        self.since.get()
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -229,6 +237,11 @@ impl Watched {
         self.may_rest.set(may);
     }
 
+    /// Says that while it is parked the connection is nothing but its socket.
+    pub(super) fn set_bare(&self) {
+        self.is_bare.set(true);
+    }
+
     /// Whether hyper has nothing left to do and may be taken down.
     pub(super) fn is_at_rest(&self) -> bool {
         self.phase.get() == Phase::Idle && self.may_rest.get()
@@ -248,6 +261,7 @@ impl Watched {
             Phase::New | Phase::Handshake | Phase::Head if age > limits.head => Verdict::Close,
             Phase::Idle | Phase::Parked if age > limits.idle => Verdict::Close,
             Phase::Idle if age >= limits.park && self.may_rest.get() => Verdict::Park,
+            Phase::Parked if age >= limits.park && self.is_bare.get() => Verdict::Park,
             Phase::Busy | Phase::Flushing if self.blocked.get() && age > limits.stall => Verdict::Close,
             Phase::Lingering if age > limits.linger => Verdict::Close,
             _ => Verdict::Go,

@@ -36,6 +36,8 @@ pub const FILLS: &str = "segue_origin_fills_in_flight";
 pub const REFUSED: &str = "segue_origin_refused_total";
 /// Open connections now.
 pub const CONNECTIONS: &str = "segue_origin_connections";
+/// Open connections that are nothing but a socket, between two requests.
+pub const CONNECTIONS_IDLE: &str = "segue_origin_connections_idle";
 /// Requests in flight now.
 pub const IN_FLIGHT: &str = "segue_origin_requests_in_flight";
 /// Body bytes in flight now.
@@ -114,6 +116,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, FILLS, "Versions being opened, or waiting for it."),
     (Kind::Counter, REFUSED, "Requests and connections refused, by reason."),
     (Kind::Gauge, CONNECTIONS, "Open connections."),
+    (Kind::Gauge, CONNECTIONS_IDLE, "Open connections between two requests, of which only the socket is left."),
     (Kind::Gauge, IN_FLIGHT, "Answers on their way."),
     (Kind::Gauge, IN_FLIGHT_BYTES, "Body bytes on their way."),
     (Kind::Counter, CONNECTIONS_OPENED, "Connections by the protocol their peer spoke: http1 or h2."),

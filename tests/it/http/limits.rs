@@ -190,6 +190,64 @@ fn an_idle_connection_is_parked_served_again_and_closed_in_the_end() {
     assert!(client.rest().is_empty(), "closed when idle for too long");
 }
 
+/// Waits until so many connections are idle.
+fn wait_for_idle(bench: &Bench, connections: u64) {
+    let idle = || bench.handle.as_ref().unwrap().idle_connections();
+    let seen = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(25));
+        idle() == connections
+    });
+    assert!(seen, "{} instead of {connections} connections are idle", idle());
+}
+
+#[test]
+fn of_an_idle_connection_only_the_socket_is_left_and_it_works_as_before() {
+    let limits = Limits { idle_timeout: Duration::from_secs(60), ..impatient() };
+    let bench = Bench::with(Setup { limits, cores: 2, ..Setup::default() });
+    let path = bench.a("aac/96/00001.mp4");
+    let mut clients: Vec<Client> = (0..300).map(|_| bench.connect()).collect();
+    for client in &mut clients {
+        client.request("GET", &path, "").expect(200);
+    }
+    wait_for_idle(&bench, 300);
+    for (number, client) in clients.iter_mut().enumerate() {
+        match number % 4 {
+            0 => drop(client.request("GET", &path, "").expect(200)),
+            1 => drop(client.request("HEAD", &path, "X: y\r\n").expect(200)), // hyper's
+            2 => drop(client.request("GET", &path, "Range: bytes=0-9\r\n").expect(206)),
+            _ => drop(client.send("no request\r\n\r\n").reply(false).unwrap().expect(400)),
+        }
+    }
+    wait_for_idle(&bench, 225);
+    clients.truncate(100); // they hang up
+    wait_for_idle(&bench, 75);
+}
+
+#[test]
+fn draining_ends_idle_connections_but_answers_what_they_have_asked() {
+    let mut bench = with_limits(Limits { idle_timeout: Duration::from_secs(60), ..impatient() });
+    let path = bench.a("aac/96/00001.mp4");
+    let mut clients = [bench.connect(), bench.connect()];
+    clients.iter_mut().for_each(|client| drop(client.request("GET", &path, "").expect(200)));
+    wait_for_idle(&bench, 2);
+    let [mut asking, mut quiet] = clients;
+    asking.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    bench.trigger.as_ref().unwrap().advance(Phase::Draining);
+    asking.reply(false).expect("an answer").expect(200);
+    assert!(asking.rest().is_empty() && quiet.rest().is_empty(), "and then the end");
+    bench.handle.take().unwrap().join().unwrap();
+}
+
+#[test]
+fn idle_connections_end_when_their_time_is_up() {
+    let bench = with_limits(impatient());
+    let mut client = bench.connect();
+    client.request("GET", &bench.a("aac/96/00001.mp4"), "").expect(200);
+    wait_for_idle(&bench, 1);
+    assert!(client.rest().is_empty());
+    wait_for_idle(&bench, 0);
+}
+
 #[test]
 fn a_client_that_never_reads_is_let_go_and_nobody_else_notices() {
     let bench = with_limits(impatient());
