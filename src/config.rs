@@ -19,6 +19,10 @@ use crate::cdn::cloudfront::KeyPair;
 use crate::cdn::rsa;
 use crate::origin::SecretHeader;
 
+mod work;
+
+pub use work::{Api, ApiKey, Callbacks, Database, Worker};
+
 /// Every setting. `docs/CONFIG.md` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +37,14 @@ pub struct Config {
     pub origin: Origin,
     /// What the transcoder accepts.
     pub transcode: Transcode,
+    /// The database.
+    pub database: Database,
+    /// The pool that transcodes.
+    pub worker: Worker,
+    /// The control API.
+    pub api: Api,
+    /// Signed callbacks about jobs.
+    pub callbacks: Callbacks,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -209,6 +221,10 @@ impl Default for Config {
             server: Server::default(),
             origin: Origin::default(),
             transcode: Transcode::default(),
+            database: Database::default(),
+            worker: Worker::default(),
+            api: Api::default(),
+            callbacks: Callbacks::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -298,6 +314,7 @@ impl Config {
             match name.strip_prefix("SEGUE_") {
                 Some(path) => overlay(&mut tree, path, &value),
                 None if name == "PORT" => overlay(&mut tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
+                None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(&mut tree, "DATABASE__URL", &value),
                 None => {}
             }
         }
@@ -363,6 +380,10 @@ impl Config {
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
         problems.extend(self.token_problems());
+        problems.extend(self.database.problems());
+        problems.extend(self.worker.problems());
+        problems.extend(self.api.problems());
+        problems.extend(self.callbacks.problems());
         problems
     }
 
@@ -473,6 +494,8 @@ impl Config {
         if let Some(url) = collector {
             *url = redact::text(url).into_owned(); // it may hold a password
         }
+        shown.database.mask();
+        shown.callbacks.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
     }
 

@@ -22,18 +22,27 @@ use crate::tracks::{self, Track};
 /// # Errors
 /// `Internal` when the package is not whole or the disk refuses; the track shows what it showed before.
 pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+    let track = place(store, staging, id, title, index)?;
+    tracks::write(store, &track)?;
+    Ok(track)
+}
+
+/// All of `to_store` but its last step: the version is whole, and the track does not show it yet. Returns the
+/// record that would make it.
+///
+/// # Errors
+/// As `to_store`.
+pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
     let version = store.publish(staging, id, index)?;
-    let track = Track {
+    Ok(Track {
         id,
         title: title.to_owned(),
         version,
         samples: index.source.samples,
         rate: index.source.rate,
         lossless: index.has(crate::hls::version::Family::Flac),
-    };
-    tracks::write(store, &track)?;
-    Ok(track)
+    })
 }
 
 /// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per

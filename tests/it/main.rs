@@ -6,6 +6,8 @@ mod clients;
 mod http;
 mod light;
 mod players;
+mod postgres;
+mod queue;
 mod support;
 mod tidy;
 mod transcode;
