@@ -368,7 +368,7 @@ fn progress_bar(file: &Path) -> ProgressBar {
     ProgressBar::new(0).with_style(style).with_message(name)
 }
 
-fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
+pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     let Some(path) = path else { return Ok(Ladder::default_audio()) };
     let name = path.display();
     let unreadable = |cause: std::io::Error| {
@@ -388,7 +388,7 @@ fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     })
 }
 
-fn title_of(file: &Path) -> String {
+pub(super) fn title_of(file: &Path) -> String {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     // File names may hold line breaks; titles stand in lists and pages.
     let title: String = stem.replace(char::is_control, " ").trim().chars().take(tracks::TITLE_CHARS_MAX).collect();

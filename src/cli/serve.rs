@@ -30,10 +30,16 @@ pub(super) struct ServeArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
-    /// Media, pages and aliases.
+    /// Everything in one process.
     All,
     /// Media only.
     Origin,
+    /// Pages, aliases and the control API, beside media; works on no job.
+    #[cfg(feature = "control")]
+    Api,
+    /// Works on jobs; no public listener.
+    #[cfg(feature = "control")]
+    Worker,
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
@@ -49,9 +55,18 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let demo = args.demo;
     #[cfg(not(feature = "transcode"))]
     let demo = false;
-    let roles = Roles { pages: matches!(args.role, Role::All), demo };
+    let roles = Roles { pages: !matches!(args.role, Role::Origin), demo, work: matches!(args.role, Role::All) };
     if demo && config.profile == Profile::Production {
         return Err(crate::base::Error::usage("--demo is for the dev profile; leave it away in production"));
+    }
+    #[cfg(feature = "control")]
+    if matches!(args.role, Role::Worker) {
+        if demo {
+            return Err(crate::base::Error::usage(
+                "--demo is a page, which --role worker does not serve; leave one away",
+            ));
+        }
+        return app::work(&config);
     }
     app::serve(&config, roles)
 }

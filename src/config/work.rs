@@ -156,7 +156,8 @@ impl Api {
         }
         for (n, key) in self.keys.iter().enumerate() {
             if self.keys[..n].iter().any(|other| other.sha256 == key.sha256) {
-                problems.push(format!("api.keys {:?} is listed twice: its owner would be in doubt; remove one", key.id));
+                problems
+                    .push(format!("api.keys {:?} is listed twice: its owner would be in doubt; remove one", key.id));
             }
         }
         for dir in self.source_dirs.iter().filter(|dir| !dir.is_absolute()) {
@@ -179,10 +180,15 @@ impl Callbacks {
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.secrets.iter().any(|secret| secret.trim().len() < 16) {
-            problems.push("callbacks.secrets has one of fewer than 16 characters: it could be guessed; use 32 random ones".to_owned());
+            problems.push(
+                "callbacks.secrets has one of fewer than 16 characters: it could be guessed; use 32 random ones"
+                    .to_owned(),
+            );
         }
         if self.secrets.len() > 2 {
-            problems.push("callbacks.secrets has more than two: one signs, one is on its way out; remove the others".to_owned());
+            problems.push(
+                "callbacks.secrets has more than two: one signs, one is on its way out; remove the others".to_owned(),
+            );
         }
         problems
     }

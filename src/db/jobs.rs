@@ -285,7 +285,8 @@ impl Db {
                 args![id.as_str(), now_us],
             )
             .await?;
-        let asked = if running > 0 { Asked::Told } else { state_of(&mut tx, id).await?.map_or(Asked::Unknown, Asked::Not) };
+        let asked =
+            if running > 0 { Asked::Told } else { state_of(&mut tx, id).await?.map_or(Asked::Unknown, Asked::Not) };
         tx.commit().await?;
         Ok(asked)
     }
@@ -338,7 +339,8 @@ impl Db {
             " from job where ($1 = '' or state = $1) and ($2 = '' or id < $2) and ($4 = '' or client = $4)
              order by id desc limit $3"
         );
-        let (state, before) = (filter.state.map_or("", State::as_str), filter.before.as_ref().map_or("", JobId::as_str));
+        let (state, before) =
+            (filter.state.map_or("", State::as_str), filter.before.as_ref().map_or("", JobId::as_str));
         let limit = i64::from(filter.limit.clamp(1, PAGE_MAX));
         let client = filter.client.as_deref().unwrap_or_default();
         tx.all(sql, args![state, before, limit, client]).await?.iter().map(job).collect()

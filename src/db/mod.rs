@@ -99,9 +99,7 @@ impl Db {
         match self {
             // IMMEDIATE: a transaction that reads first and then writes would fail when somebody wrote in between
             // (https://www.sqlite.org/lang_transaction.html).
-            Db::Sqlite(sqlite) => {
-                within(what, sqlite.writer.begin_with("begin immediate")).await.map(Tx::sqlite)
-            }
+            Db::Sqlite(sqlite) => within(what, sqlite.writer.begin_with("begin immediate")).await.map(Tx::sqlite),
             Db::Postgres(pool) => within(what, pool.begin()).await.map(Tx::postgres),
         }
     }

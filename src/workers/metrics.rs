@@ -1,5 +1,7 @@
 //! What the pool and the queue show to Prometheus.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -89,14 +91,18 @@ impl Default for Attempts {
     }
 }
 
-/// Samples the queue until the process drains. A queue that cannot be read shows -1, not its last value.
-pub async fn run(db: Db, clock: Clock, mut shutdown: Shutdown) {
+/// Samples the queue until the process drains, and says whether the database answers. A queue that cannot
+/// be read shows -1, not its last value.
+pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown: Shutdown) {
     let by = |name: &'static str| -> Vec<Gauge> {
         (0..=PRIORITY_MAX).map(|priority| gauge!(name, "priority" => priority.to_string())).collect()
     };
     let (queued, ages) = (by(telemetry::JOBS_QUEUED), by(telemetry::JOBS_OLDEST));
     let (running, dead) = (gauge!(telemetry::JOBS_RUNNING), gauge!(telemetry::JOBS_DEAD));
     let waiting = gauge!(telemetry::CALLBACKS_WAITING);
+    for outcome in ["delivered", "failed"] {
+        counter!(telemetry::CALLBACKS, "outcome" => outcome).increment(0); // shown although nobody wants callbacks
+    }
     let mut ticks = tokio::time::interval(SAMPLE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -106,6 +112,7 @@ pub async fn run(db: Db, clock: Clock, mut shutdown: Shutdown) {
         }
         let now_us = clock.unix_us();
         let standing = db.standing(now_us).await;
+        reachable.store(standing.is_ok(), Ordering::Relaxed);
         let known = if standing.is_ok() { 0.0 } else { -1.0 };
         queued.iter().chain(&ages).for_each(|gauge| gauge.set(known));
         let (total_running, total_dead, total_waiting) = match &standing {

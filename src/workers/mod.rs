@@ -1,5 +1,6 @@
 //! What runs beside requests: the transcoding pool, its janitors, the sampler of the queue.
 
+pub mod callbacks;
 pub mod janitor;
 pub mod metrics;
 #[cfg(feature = "transcode")]

@@ -4,6 +4,7 @@
 mod cli;
 mod clients;
 mod http;
+mod jobs;
 mod light;
 mod players;
 mod postgres;

@@ -24,7 +24,8 @@ fn as_nobody_special(program: &Path) -> Command {
 }
 
 fn binaries() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("the package postgresql is installed (.ci/setup test)");
+    let versions =
+        std::fs::read_dir("/usr/lib/postgresql").expect("the package postgresql is installed (.ci/setup test)");
     let mut found: Vec<_> = versions.map(|entry| entry.unwrap().path().join("bin")).collect();
     found.sort();
     found.pop().expect("a version of PostgreSQL")

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
-
 use segue::base::Kind;
 use segue::db::deliveries::{TRIES_MAX, Try};
 use segue::db::jobs::{Asked, Enqueued, Filter, enqueue, guard, record, settle};
@@ -117,7 +116,8 @@ async fn what_is_enqueued_in_a_transaction_comes_and_goes_with_it(db: Db) {
 }
 
 async fn the_same_key_is_the_same_job_and_never_another(db: Db) {
-    let keyed = |name: &str, client: &str| NewJob { idempotency_key: Some("k".into()), client: client.into(), ..wish(name) };
+    let keyed =
+        |name: &str, client: &str| NewJob { idempotency_key: Some("k".into()), client: client.into(), ..wish(name) };
     let id = put(&db, &keyed("a", "one"), NOW).await;
     assert_eq!(db.enqueue(&keyed("a", "one"), NOW + 1).await.unwrap(), Enqueued::Known(id.clone()));
     assert_eq!(db.enqueue(&keyed("b", "one"), NOW + 2).await.unwrap(), Enqueued::Conflict(id));
@@ -161,7 +161,8 @@ async fn the_highest_priority_goes_first_then_the_oldest(db: Db) {
 
 async fn what_does_not_fit_waits_and_at_last_holds_back_the_others(db: Db) {
     let large = put(&db, &NewJob { cost: Cost { cpu_milli: 4000, memory_bytes: 1 }, ..wish("large") }, NOW).await;
-    let greedy = put(&db, &NewJob { cost: Cost { cpu_milli: 1, memory_bytes: 1 << 39 }, ..wish("greedy") }, NOW + 1).await;
+    let greedy =
+        put(&db, &NewJob { cost: Cost { cpu_milli: 1, memory_bytes: 1 << 39 }, ..wish("greedy") }, NOW + 1).await;
     let small = put(&db, &wish("small"), NOW + 2).await;
     put(&db, &wish("small too"), NOW + 3).await;
     let room = Cost { cpu_milli: 2000, memory_bytes: 1 << 30 };
@@ -243,7 +244,10 @@ async fn failures_are_repeated_later_and_at_last_dead(db: Db) {
         let (lease, _) = take(&db, "w", now).await.unwrap();
         let settled = db.settle(&lease, &failed(), Backoff::default(), now).await.unwrap().unwrap();
         let job = db.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.failures, job.reason.as_deref(), job.error.as_deref()), (failures, Some("internal"), Some("it broke")));
+        assert_eq!(
+            (job.failures, job.reason.as_deref(), job.error.as_deref()),
+            (failures, Some("internal"), Some("it broke"))
+        );
         if failures < 3 {
             assert_eq!(settled, State::Queued);
             let whole = Backoff::default().first.as_micros() as i64 * (1 << (failures - 1));
@@ -325,7 +329,10 @@ async fn what_is_handed_back_is_not_a_failure(db: Db) {
     for attempt in 1..=5 {
         let (lease, job) = take(&db, "w", NOW).await.unwrap();
         assert_eq!((lease.attempt, job.failures), (attempt, 0));
-        assert_eq!(db.settle(&lease, &Outcome::HandedBack, Backoff::default(), NOW).await.unwrap(), Some(State::Queued));
+        assert_eq!(
+            db.settle(&lease, &Outcome::HandedBack, Backoff::default(), NOW).await.unwrap(),
+            Some(State::Queued)
+        );
     }
     assert_eq!(state(&db, &id).await, State::Queued);
 }
@@ -405,7 +412,8 @@ async fn callbacks_are_written_with_their_event_and_tried_until_dead(db: Db) {
     assert_eq!(names, ["transcode.dead", "transcode.started"], "each once, none of the other job");
     assert!(taken.iter().all(|one| one.number == 1 && one.job == id && one.url.ends_with("/hook")));
 
-    let tried = |error: Option<&str>| Try { at_us: NOW, took_us: 5, status: Some(500), error: error.map(str::to_owned) };
+    let tried =
+        |error: Option<&str>| Try { at_us: NOW, took_us: 5, status: Some(500), error: error.map(str::to_owned) };
     let (first, second) = (taken.remove(0), taken.remove(0));
     db.log_try(&first, &tried(None), Backoff::default(), NOW).await.unwrap();
     let mut failing = second.clone();
@@ -430,7 +438,11 @@ async fn callbacks_are_written_with_their_event_and_tried_until_dead(db: Db) {
 
     assert_eq!(db.redeliver(&id, false, now).await.unwrap(), 1);
     let again = db.take_deliveries(10, now, now + SECOND).await.unwrap();
-    assert_eq!((again.len(), &again[0].id, &again[0].body), (1, &second.id, &second.body), "the same bytes under the same id");
+    assert_eq!(
+        (again.len(), &again[0].id, &again[0].body),
+        (1, &second.id, &second.body),
+        "the same bytes under the same id"
+    );
     db.log_try(&again[0], &tried(None), Backoff::default(), now).await.unwrap();
     assert_eq!(db.redeliver(&id, false, now).await.unwrap(), 0);
     assert_eq!(db.redeliver(&id, true, now).await.unwrap(), 2);
@@ -458,7 +470,8 @@ async fn the_queue_says_how_it_stands(db: Db) {
     let standing = db.standing(NOW + 10).await.unwrap();
     assert_eq!((standing.queued, standing.running, standing.dead), (vec![(2, 3, NOW + 1)], 1, 0));
     let listed = db.jobs(&Filter { state: Some(State::Queued), limit: 2, ..Filter::default() }).await.unwrap();
-    let next = Filter { state: Some(State::Queued), before: Some(listed[1].id.clone()), limit: 10, ..Filter::default() };
+    let next =
+        Filter { state: Some(State::Queued), before: Some(listed[1].id.clone()), limit: 10, ..Filter::default() };
     assert_eq!((listed.len(), db.jobs(&next).await.unwrap().len()), (2, 2), "pages do not overlap");
 }
 
