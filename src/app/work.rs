@@ -43,13 +43,13 @@ pub(super) fn start(
         tasks.push(("pool", runtime.spawn(pool.run(shutdown.clone()))));
     }
     #[cfg(not(feature = "transcode"))]
-    let _ = (store, alone);
+    let _ = alone;
     let tidy = janitor::Options {
         every: Duration::from_secs(settings.lease_s) / 3,
         backoff,
         keep: Duration::from_secs(settings.keep_days * 86_400),
     };
-    let janitor = janitor::run(db.clone(), tidy, Clock::System, name.clone(), shutdown.clone());
+    let janitor = janitor::run((db.clone(), store.clone()), tidy, Clock::System, name.clone(), shutdown.clone());
     tasks.push(("janitor", runtime.spawn(janitor)));
     if !config.callbacks.secrets.is_empty() {
         let options = callbacks::Options {

@@ -162,7 +162,8 @@ impl Sender {
 
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
         let found = tokio::net::lookup_host((host, port)).await;
-        let addrs: Vec<SocketAddr> = found.map_err(|cause| unavailable("its host is not known").because(cause))?.collect();
+        let addrs: Vec<SocketAddr> =
+            found.map_err(|cause| unavailable("its host is not known").because(cause))?.collect();
         let named = format!("{host}:{port}");
         let may_be_private = self.options.private_hosts.iter().any(|known| *known == host || *known == named);
         if !may_be_private && let Some(addr) = addrs.iter().find(|addr| !is_public(addr.ip())) {
@@ -250,9 +251,30 @@ mod tests {
     fn only_addresses_that_everybody_reaches_are_public() {
         let check = |text: &str, public: bool| assert_eq!(is_public(text.parse().unwrap()), public, "{text}");
         for private in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "255.255.255.255", "198.18.0.1", "192.0.0.1", "203.0.113.1", "::1", "::", "fe80::1", "fc00::1", "fd00::1",
-            "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "2002:7f00:1::", "64:ff9b::7f00:1", "ff02::1", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "192.0.0.1",
+            "203.0.113.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "64:ff9b::7f00:1",
+            "ff02::1",
+            "2001::1",
         ] {
             check(private, false);
         }

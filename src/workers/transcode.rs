@@ -2,14 +2,15 @@
 //! and publishes what came of it if the lease is still ours.
 //!
 //! ```text
-//! lease ─▶ thread: stage ▶ child ▶ objects        heartbeat every third of the term ─▶ database
-//!   ▲         │ stopped by: cancel, drain, a lost lease, no progress
+//! lease ─▶ thread: stage ▶ child ▶ place the version, which nothing refers to yet
+//!   ▲         │   heartbeat every third of the term; stopped by cancel, drain, a lost lease, no progress
 //!   │         ▼
-//!   └─── place the version (invisible) ▶ one transaction: fence, events, settle, the track's record
+//!   └──── one transaction: fence, events, settle, the track's record
 //! ```
 //!
 //! Any step may run twice: a version is named by its content, so whoever places it second changes nothing.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -84,9 +85,9 @@ struct Live {
     total_us: AtomicI64,
 }
 
-/// What a thread made.
+/// What a thread made: a version that is whole, and the record that would make the track show it.
 struct Made {
-    staging: Staging,
+    track: Track,
     index: VersionIndex,
 }
 
@@ -101,24 +102,26 @@ impl Pool {
         let pool = Arc::new(self);
         let mut budget = Budget::new(pool.options.whole);
         let mut running = JoinSet::new();
+        let mut costs = HashMap::new();
         while shutdown.phase() == Phase::Running {
             while budget.has_room() && shutdown.phase() == Phase::Running {
                 let Some((lease, job, cost)) = pool.lease(budget.room()).await else { break };
                 budget.take(cost);
                 let span = tracing::info_span!("job", id = job.id.as_str(), attempt = lease.attempt);
                 let attempt = Arc::clone(&pool).attempt(lease, job, shutdown.clone()).instrument(span);
-                running.spawn(async move {
-                    attempt.await;
-                    cost
-                });
+                costs.insert(running.spawn(attempt).id(), cost);
             }
             tokio::select! {
-                ended = running.join_next(), if !running.is_empty() => match ended {
-                    Some(Ok(cost)) => budget.give_back(cost),
-                    // A panic in an attempt: its cost is not known any more, and nothing it holds is given back.
-                    Some(Err(cause)) => tracing::error!(%cause, "an attempt panicked; its lease will expire"),
-                    None => {}
-                },
+                Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(cause) => {
+                            tracing::error!(%cause, "an attempt panicked; its lease will expire");
+                            cause.id()
+                        }
+                    };
+                    budget.give_back(costs.remove(&id).unwrap_or_default());
+                }
                 () = tokio::time::sleep(pool.options.poll) => {}
                 () = shutdown.reached(Phase::Draining) => {}
             }
@@ -154,13 +157,13 @@ impl Pool {
             }
             (Ok(made), None | Some(Stop::Draining | Stop::Stalled)) => {
                 let media_s = made.index.duration_s();
-                match self.publish(&lease, &job, made).await {
-                    Ok(Some(track)) => {
+                match self.publish(&lease, &made).await {
+                    Ok(true) => {
                         self.attempts.succeeded(media_s, begun.elapsed());
-                        tracing::info!(track = track.id.as_str(), version = %track.version, "published");
+                        tracing::info!(track = made.track.id.as_str(), version = %made.track.version, "published");
                         return;
                     }
-                    Ok(None) => {
+                    Ok(false) => {
                         tracing::warn!("the lease is lost; the track shows what it showed before");
                         self.attempts.lost();
                         return;
@@ -250,23 +253,13 @@ impl Pool {
         self.db.heartbeat(lease, progress, now_us, now_us + self.term_us()).await
     }
 
-    /// Makes what was made the track's version, if the lease is still ours; `None` when it is not.
-    async fn publish(&self, lease: &Lease, job: &Job, made: Made) -> Result<Option<Track>> {
-        let wish = Wish::decode(&job.input)?;
-        let (store, partial) = (self.store.clone(), job.rungs.is_some());
-        let (track, index) = blocking(move || {
-            let Made { staging, index } = made;
-            let index = if partial { completed(&store, &wish, &staging, index)? } else { index };
-            let track = publish::place(&store, staging, wish.track, &wish.title, &index)?;
-            Ok((track, index))
-        })
-        .await?;
+    /// Makes what was made the track's version, if the lease is still ours; false when it is not.
+    async fn publish(&self, lease: &Lease, made: &Made) -> Result<bool> {
         // The media is made and safe; a database that is away for a moment must not cost it.
         let give_up = Instant::now() + self.options.term;
         loop {
-            match self.commit(lease, &track, &index).await {
-                Ok(true) => return Ok(Some(track)),
-                Ok(false) => return Ok(None),
+            match self.commit(lease, &made.track, &made.index).await {
+                Ok(ours) => return Ok(ours),
                 Err(error) if Instant::now() > give_up || !is_transient(&error) => return Err(error),
                 Err(error) => tracing::warn!(error = error.chain(), "cannot settle the attempt; trying again"),
             }
@@ -328,7 +321,7 @@ impl Pool {
     }
 }
 
-/// Transcodes into a new staging directory. Blocks.
+/// Transcodes, and places the version. Blocks.
 fn make(
     store: &LocalStore,
     wish: &Wish,
@@ -349,7 +342,12 @@ fn make(
     };
     let source = Path::new(&wish.source);
     let index = transcode::run(source, &ladder, staging.dir(), options, &mut on_progress, &live.stop)?;
-    Ok(Made { staging, index })
+    let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
+    if live.stop.load(Ordering::Relaxed) {
+        return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
+    }
+    let track = publish::place(store, staging, wish.track, &wish.title, &index)?;
+    Ok(Made { track, index })
 }
 
 /// Adds to some rungs made again the others of the version that the track shows now, so that the result is

@@ -21,7 +21,7 @@ struct Site {
 
 impl Site {
     fn embedded() -> Site {
-        let env = [("SEGUE_WORKER__POLL_MS", "50"), ("SEGUE_WORKER__LEASE_S", "3"), ("SEGUE_LOG__FILTER", "info")];
+        let env = [("SEGUE_WORKER__POLL_MS", "50"), ("SEGUE_WORKER__LEASE_S", "3"), ("SEGUE_WORKER__BACKOFF_S", "1")];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Site { directory: tempfile::tempdir().unwrap(), server: None, env }
     }
@@ -340,6 +340,39 @@ fn what_is_not_audio_is_refused_once_and_in_words() {
     assert!(worker.metrics().contains("segue_job_failures_total{reason=\"missing\"} 1"));
 }
 
+/// A child that is stopped moves no more: the pool notices, kills it and tries again.
+#[test]
+fn an_attempt_that_stands_still_is_stopped_and_repeated() {
+    let site = Site::embedded().with("SEGUE_WORKER__STALL_S", "2");
+    let wav = site.wav("long.wav", 60);
+    let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
+    let worker = site.worker();
+    let child = loop {
+        if let Some(child) = child_of(worker.child.id()) {
+            break child;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let stopped = Command::new("kill").args(["-STOP", &child.to_string()]).status().unwrap();
+    assert!(stopped.success());
+    let job = site.until(&id, |job| job["state"] == "succeeded");
+    let failure = job["events"].as_array().unwrap().iter().find(|event| event["event"] == "failed").expect("a failure");
+    assert_eq!(failure["data"]["reason"], "stalled", "{job:#}");
+    assert_eq!((&job["attempt"], site.versions(job["track"].as_str().unwrap())), (&json!(2), 1));
+    assert!(!Path::new(&format!("/proc/{child}")).exists(), "the child is gone");
+}
+
+/// The transcoding child of a process.
+fn child_of(parent: u32) -> Option<u32> {
+    let parent = format!("PPid:\t{parent}");
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(
+        |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.lines().any(|line| line == parent)
+        },
+    )
+}
+
 /// A request with a body, on a connection of its own.
 fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut stream = TcpStream::connect(addr).unwrap();
@@ -478,7 +511,8 @@ fn take_callback(receiver: &std::net::TcpListener, status: u16) -> (String, Vec<
 }
 
 fn field<'a>(head: &'a str, name: &str) -> &'a str {
-    let found = head.lines().find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)));
+    let found =
+        head.lines().find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)));
     found.unwrap_or_else(|| panic!("{name}: {head}")).1
 }
 

@@ -84,17 +84,69 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-
-    /// Where its sockets are.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-QUIT", &self.server.id().to_string()]).status();
         let _ = self.server.wait();
+    }
+}
+
+/// PgBouncer in transaction mode before a server: fewer sessions than clients, so that every transaction gets
+/// another one.
+pub(crate) struct PgBouncer {
+    bouncer: Child,
+    directory: tempfile::TempDir,
+}
+
+impl PgBouncer {
+    pub(crate) fn before(server: &Postgres) -> PgBouncer {
+        let directory = tempfile::Builder::new().prefix("segue-pgb-").tempdir().unwrap();
+        let path = directory.path().display();
+        let config = format!(
+            "[databases]\n* = host={} user=test\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = {path}\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\nlogfile = {path}/log\n",
+            server.directory.path().display()
+        );
+        let file = directory.path().join("pgbouncer.ini");
+        std::fs::write(&file, config).unwrap();
+        if rustix::process::getuid().is_root() {
+            let owned = Command::new("chown").args(["-R", "postgres"]).arg(directory.path()).status().unwrap();
+            assert!(owned.success());
+        }
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).exists());
+        let bouncer =
+            as_nobody_special(Path::new(program.expect("the package pgbouncer is installed (.ci/setup test)")))
+                .arg("-q")
+                .arg(&file)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+        let bouncer = PgBouncer { bouncer, directory };
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while !bouncer.directory.path().join(".s.PGSQL.6432").exists() {
+            assert!(
+                Instant::now() < give_up,
+                "PgBouncer does not start: {:?}",
+                std::fs::read_to_string(bouncer.directory.path().join("log"))
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bouncer
+    }
+
+    /// The URL of a database of the server behind it.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://test@localhost:6432/{database}?host={}", self.directory.path().display())
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.bouncer.kill();
+        let _ = self.bouncer.wait();
     }
 }
 

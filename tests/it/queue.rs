@@ -12,7 +12,7 @@ use segue::db::{Db, Place};
 use segue::jobs::backoff::Backoff;
 use segue::jobs::{Cost, Held, Job, JobId, Lease, NewJob, Outcome, Reason, State};
 
-use crate::postgres::{Postgres, at, ready};
+use crate::postgres::{PgBouncer, Postgres, at, ready};
 
 type Case = (&'static str, fn(Db) -> Pin<Box<dyn Future<Output = ()>>>);
 
@@ -64,6 +64,20 @@ fn the_queue_keeps_its_word_on_sqlite() {
 fn the_queue_keeps_its_word_on_postgresql() {
     let server = Postgres::start();
     run_all(|number| Place::Postgres(server.database(&format!("case{number}"))));
+}
+
+/// Sessions are shared by transactions: nothing may be kept in one, no lock, no prepared statement, no setting.
+#[test]
+fn the_queue_keeps_its_word_behind_pgbouncer() {
+    let server = Postgres::start();
+    server.database("case0"); // it answers
+    let bouncer = PgBouncer::before(&server);
+    run_all(|number| {
+        if number > 0 {
+            server.database(&format!("case{number}"));
+        }
+        Place::Postgres(bouncer.url(&format!("case{number}")))
+    });
 }
 
 /// A time; cases move it by hand.

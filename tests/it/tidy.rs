@@ -172,7 +172,9 @@ fn sql_is_only_in_db() {
         }
     }
     assert!(broken.is_empty(), "SQL outside src/db:\n{}", broken.join("\n"));
-    assert!(is_sql("tx.all(\"select id from job\")") && is_sql("\"UPDATE job SET x\"") && !is_sql("// select a from b"));
+    assert!(
+        is_sql("tx.all(\"select id from job\")") && is_sql("\"UPDATE job SET x\"") && !is_sql("// select a from b")
+    );
 }
 
 /// Whether `word` stands in `line` and is not the tail of a longer name.
