@@ -41,6 +41,9 @@ pub struct Queue {
     pub keys: Keys,
     /// Directories whose files may be named.
     pub source_dirs: Vec<PathBuf>,
+    /// Which URLs may be named.
+    #[cfg(feature = "transcode")]
+    pub transcode: crate::transcode::Options,
     /// Secrets that sign callbacks: without one there are no callbacks.
     pub callback_secrets: Vec<String>,
     /// Failed attempts that make a job dead.
@@ -83,7 +86,7 @@ type Answer = std::result::Result<Response, Problem>;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asks {
-    /// A file below one of `api.source_dirs`: absolute, or relative to the first.
+    /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
     source: String,
     title: Option<String>,
     track: Option<TrackId>,
@@ -351,17 +354,26 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     if let Some(url) = &asks.callback {
         check_callback(url, &queue.callback_secrets).map_err(wrong("callback", "The callback cannot be used"))?;
     }
-    let (dirs, source) = (queue.source_dirs.clone(), asks.source);
-    let source = tokio::task::spawn_blocking(move || resolve(&dirs, &source)).await;
-    let source = source.map_err(|cause| Error::internal("a task panicked").because(cause))?;
-    let source = source.map_err(wrong("source", "The source cannot be used"))?;
+    let source = source(queue, asks.source).await?.map_err(wrong("source", "The source cannot be used"))?;
     let title = asks.title.unwrap_or_else(|| {
-        let stem = FsPath::new(&source).file_stem().unwrap_or_default().to_string_lossy();
+        let path = source.split(['?', '#']).next().unwrap_or_default();
+        let stem = FsPath::new(path).file_stem().unwrap_or_default().to_string_lossy();
         stem.replace(char::is_control, " ").chars().take(tracks::TITLE_CHARS_MAX).collect()
     });
     tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
     let track = asks.track.unwrap_or_else(|| track_for(client, key));
     Ok((Wish { source, track, title, ladder: Ladder::default_audio(), callback: asks.callback }, priority))
+}
+
+/// What a worker will read, if it may.
+async fn source(queue: &Queue, source: String) -> Result<Result<String>> {
+    #[cfg(feature = "transcode")]
+    if source.contains("://") {
+        return Ok(crate::transcode::check_input(FsPath::new(&source), &queue.transcode).map(|()| source));
+    }
+    let dirs = queue.source_dirs.clone();
+    let resolved = tokio::task::spawn_blocking(move || resolve(&dirs, &source)).await;
+    resolved.map_err(|cause| Error::internal("a task panicked").because(cause))
 }
 
 /// The file that a source names, links followed, if it lies below one of `dirs`. Blocks.

@@ -66,6 +66,8 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         db: db.clone(),
         keys: Keys::new(api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str()))),
         source_dirs: api.source_dirs.clone(),
+        #[cfg(feature = "transcode")]
+        transcode: super::transcode_options(config),
         callback_secrets: config.callbacks.secrets.clone(),
         failures_max: config.worker.failures_max,
         clock: Clock::System,

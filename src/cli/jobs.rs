@@ -83,7 +83,7 @@ pub(super) enum JobsCommand {
 #[cfg(feature = "transcode")]
 #[derive(Args, Debug)]
 pub(super) struct EnqueueArgs {
-    /// Audio file, as the workers see it.
+    /// Audio file, where the workers see it too, or an http or https URL.
     file: PathBuf,
     /// What people call the track [default: the file's name].
     #[arg(long)]
@@ -268,11 +268,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
     }
     let ladder = super::encode::read_ladder(args.ladder.as_deref())?;
     transcode::check_input(&args.file, &app::transcode_options(&config))?;
-    let what = || format!("cannot resolve {}", args.file.display());
-    let source = std::fs::canonicalize(&args.file).context(what)?;
-    let source = source.into_os_string().into_string().map_err(|_| {
-        Error::usage(format!("{} is not a name in UTF-8, which jobs need; rename it", args.file.display()))
-    })?;
+    let source = source_of(&args.file)?;
     let wish = Wish {
         source,
         track: args.track.unwrap_or_else(|| track_of(args.idempotency_key.as_deref())),
@@ -302,6 +298,18 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         false => say(format!("{id} is in the queue, for track {}", wish.track)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The source as any worker finds it: a URL, or the whole path of a file.
+#[cfg(feature = "transcode")]
+fn source_of(file: &std::path::Path) -> Result<String> {
+    if let Some(url) = file.to_str().filter(|text| text.contains("://")) {
+        return Ok(url.to_owned());
+    }
+    let path = std::fs::canonicalize(file).context(|| format!("cannot resolve {}", file.display()))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| Error::usage(format!("{} is not a name in UTF-8, which jobs need; rename it", file.display())))
 }
 
 /// A new track; with an idempotency key the same one each time, because the track is part of the wish.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Event, Job, State};
 use crate::base::clock::rfc3339;
+use crate::base::redact;
 
 /// The job at `now_us` as JSON. Fields that are not known yet are null.
 pub fn job(job: &Job, now_us: i64) -> Value {
@@ -14,7 +15,8 @@ pub fn job(job: &Job, now_us: i64) -> Value {
         "kind": job.kind,
         "state": job.state,
         "priority": job.priority,
-        "source": input["source"],
+        // A presigned URL is a credential.
+        "source": input["source"].as_str().map(redact::text),
         "track": input["track"],
         "title": input["title"],
         "callback": input["callback"],

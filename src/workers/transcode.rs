@@ -75,6 +75,10 @@ enum Stop {
     Stalled,
 }
 
+/// How far transcodes stand behind everything else: with 10 they get a tenth of what a listener's thread gets
+/// while both want the same core (sched(7)).
+const NICE: i32 = 10;
+
 /// What an attempt and its thread share.
 #[derive(Debug, Default)]
 struct Live {
@@ -189,6 +193,8 @@ impl Pool {
         let span = tracing::Span::current();
         let work = move || {
             let _inside = span.entered();
+            // The nice value is a thread's, and its children inherit it (sched(7)): listeners go before transcodes.
+            let _ = rustix::process::setpriority_process(None, NICE);
             let _ = tell.send(make(&store, &wish, rungs.as_deref(), &options, &live)); // the attempt may be gone
         };
         // When no thread can be had, the closure and its sender are dropped, and the receiver says so.

@@ -340,6 +340,38 @@ fn what_is_not_audio_is_refused_once_and_in_words() {
     assert!(worker.metrics().contains("segue_job_failures_total{reason=\"missing\"} 1"));
 }
 
+/// The database goes away in mid-transcode and comes back: the attempt goes on, and nothing is done twice.
+#[test]
+fn a_database_that_is_away_for_a_moment_costs_no_attempt() {
+    let mut site = Site::on_postgresql().with("SEGUE_WORKER__LEASE_S", "60");
+    let wav = site.wav("long.wav", 60);
+    let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
+    let worker = site.worker();
+    site.until(&id, |job| job["state"] == "leased");
+    site.server.as_mut().unwrap().stop();
+    let readiness = || crate::support::request(worker.admin, "GET", "/readyz", &[]);
+    while readiness().status == 200 {
+        std::thread::sleep(Duration::from_millis(100)); // looked at every few seconds
+    }
+    assert!(readiness().text().contains("database_unreachable"), "{}", readiness().text());
+    let away = site.command(["jobs", "list"]).output().unwrap();
+    assert!(away.status.code() == Some(1) && said(&away).contains("cannot reach PostgreSQL"), "{}", said(&away));
+    site.server.as_mut().unwrap().start_again();
+    let job = loop {
+        // The command line gives up after some seconds; the server may still be starting.
+        let shown = site.command(["jobs", "show", &id, "--json"]).output().unwrap();
+        match serde_json::from_slice::<Value>(&shown.stdout) {
+            Ok(job) if job["state"] == "succeeded" => break job,
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    assert_eq!((&job["attempt"], &job["failures"]), (&json!(1), &json!(0)), "{job:#}");
+    assert_eq!(site.versions(job["track"].as_str().unwrap()), 1);
+    while readiness().status != 200 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// A child that is stopped moves no more: the pool notices, kills it and tries again.
 #[test]
 fn an_attempt_that_stands_still_is_stopped_and_repeated() {
@@ -353,6 +385,9 @@ fn an_attempt_that_stands_still_is_stopped_and_repeated() {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
+    let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+    let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(16); // field 19 (proc(5))
+    assert_eq!(nice, Some("10"), "listeners go before transcodes: {stat}");
     let stopped = Command::new("kill").args(["-STOP", &child.to_string()]).status().unwrap();
     assert!(stopped.success());
     let job = site.until(&id, |job| job["state"] == "succeeded");
