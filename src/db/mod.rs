@@ -17,7 +17,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -27,7 +27,7 @@ use conn::{Row, args, failed, within};
 pub use migrate::Schema;
 
 use crate::base::error::Context as _;
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 
 /// Where the database is, and what it may cost.
 #[derive(Clone, Debug)]
@@ -161,14 +161,25 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(BUSY_MAX)
             .pragma("trusted_schema", "off");
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_MAX)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .map_err(|cause| failed(&what(), cause))?;
+        // Several processes that open a new file at once all want to change it to WAL, and SQLite refuses all but
+        // one without waiting (https://www.sqlite.org/wal.html §8).
+        let give_up = Instant::now() + BUSY_MAX;
+        let writer = loop {
+            let opened = SqlitePoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(ACQUIRE_MAX)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_with(options.clone())
+                .await
+                .map_err(|cause| failed(&what(), cause));
+            match opened {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => break opened?,
+            }
+        };
         let readers = SqlitePoolOptions::new()
             .max_connections(readers_max.max(1))
             .acquire_timeout(ACQUIRE_MAX)

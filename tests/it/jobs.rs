@@ -340,6 +340,29 @@ fn what_is_not_audio_is_refused_once_and_in_words() {
     assert!(worker.metrics().contains("segue_job_failures_total{reason=\"missing\"} 1"));
 }
 
+/// A worker that was asleep for longer than its lease wakes up, finds that another did its work, and changes
+/// nothing.
+#[test]
+fn a_worker_that_slept_too_long_changes_nothing() {
+    let site = Site::on_postgresql();
+    let wav = site.wav("long.wav", 30);
+    let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
+    let zombie = site.worker();
+    site.until(&id, |job| job["state"] == "leased");
+    zombie.signal("STOP");
+    let heir = site.worker();
+    let job = site.until(&id, |job| job["state"] == "succeeded");
+    assert_eq!((&job["attempt"], &job["failures"]), (&json!(2), &json!(1)), "{job:#}");
+    zombie.signal("CONT");
+    while !zombie.metrics().contains("segue_job_attempts_total{outcome=\"lost\"} 1") {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let after = site.show(&id);
+    assert_eq!((&after["events"], &after["finished_at"]), (&job["events"], &job["finished_at"]));
+    assert_eq!(site.versions(job["track"].as_str().unwrap()), 1);
+    drop(heir);
+}
+
 /// The database goes away in mid-transcode and comes back: the attempt goes on, and nothing is done twice.
 #[test]
 fn a_database_that_is_away_for_a_moment_costs_no_attempt() {
@@ -615,4 +638,63 @@ fn callbacks_are_signed_repeated_and_sent_nowhere_private_by_chance() {
     assert_eq!(again, refused, "the same id, so that the receiver knows it");
     site.until(&id, |job| of(job, "state") == "delivered");
     drop(worker);
+}
+
+/// The receiver's certificate is checked, for its own name, against the machine's authorities.
+#[test]
+fn callbacks_go_over_tls() {
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let receiver = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let secret = "a new secret of ours";
+    let site = Site::embedded()
+        .with("SEGUE_CALLBACKS__SECRETS", &format!("[{secret:?}]"))
+        .with("SEGUE_CALLBACKS__PRIVATE_HOSTS", "[\"localhost\", \"127.0.0.1\"]");
+    let authorities = site.directory.path().join("authorities.pem");
+    fs::write(&authorities, made.cert.pem()).unwrap();
+    let site = site.with("SSL_CERT_FILE", authorities.to_str().unwrap());
+    let wav = site.wav("a.wav", 1);
+    let misnamed =
+        site.enqueue(&wav, &["--callback", &format!("https://127.0.0.1:{port}/")])["id"].as_str().unwrap().to_owned();
+    site.enqueue(&wav, &["--callback", &format!("https://localhost:{port}/hook")]);
+    let _worker = site.worker();
+
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (head, body) = runtime.block_on(async {
+        receiver.set_nonblocking(true).unwrap();
+        let receiver = tokio::net::TcpListener::from_std(receiver).unwrap();
+        loop {
+            let (stream, _) = receiver.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue }; // not for its name
+            let mut bytes = Vec::new();
+            let end = loop {
+                let read = stream.read_buf(&mut bytes).await.unwrap();
+                assert!(read > 0, "a whole request");
+                if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                    let head = String::from_utf8(bytes[..end + 4].to_vec()).unwrap();
+                    if bytes.len() >= end + 4 + field(&head, "content-length").parse::<usize>().unwrap() {
+                        break end + 4;
+                    }
+                }
+            };
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            return (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end..].to_vec());
+        }
+    });
+    assert!(head.starts_with("POST /hook HTTP/1.1\r\n") && verified(secret, &head, &body), "{head}");
+    let job = site.until(&misnamed, |job| job["callbacks"][0]["tries"][0].is_object());
+    let error = job["callbacks"][0]["tries"][0]["error"].as_str().unwrap();
+    assert!(error.contains("no TLS") && error.contains("127.0.0.1"), "{error}");
 }
