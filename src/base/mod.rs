@@ -4,6 +4,7 @@ pub mod clock;
 pub mod error;
 pub mod hex;
 pub mod id;
+pub mod memory;
 pub mod redact;
 pub mod secret;
 pub mod shutdown;

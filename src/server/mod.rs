@@ -268,7 +268,8 @@ pub fn start<S: Service>(
             let watch = Watch::new(deadlines(&limits));
             let (http1, http2, published) = (conn::protocol(), h2::protocol(&limits), Default::default());
             let scratch = plain::Scratch::new();
-            let core = Core { service, handover, limits, watch, idle, http1, http2, tls, tally, published, scratch, places };
+            let core =
+                Core { service, handover, limits, watch, idle, http1, http2, tls, tally, published, scratch, places };
             let _ = ready.send(Ok(()));
             drop(ready); // `start` waits until every core has dropped its end
             runtime.run(Rc::new(core).run(listeners, shutdown));
