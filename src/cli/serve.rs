@@ -22,7 +22,7 @@ pub(super) struct ServeArgs {
     /// What this process does.
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
-    /// Fill an empty data directory with a demo track and print the page that plays it.
+    /// Make a demo track, unless there is one, and print the page that plays it.
     #[cfg(feature = "transcode")]
     #[arg(long)]
     demo: bool,
@@ -52,6 +52,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let roles = Roles { pages: matches!(args.role, Role::All), demo };
     if demo && config.profile == Profile::Production {
         return Err(crate::base::Error::usage("--demo is for the dev profile; leave it away in production"));
+    }
+    if demo && !roles.pages {
+        return Err(crate::base::Error::usage("--demo is a page, which --role origin does not serve; leave one away"));
     }
     app::serve(&config, roles)
 }

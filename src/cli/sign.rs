@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{Settings, say};
+use super::{Settings, complain, say};
 use crate::app;
 use crate::base::clock::Clock;
 use crate::base::{Error, Result};
@@ -174,7 +174,9 @@ impl SignArgs {
         };
         let params = match cdn {
             Cdn::BunnySha256 => {
-                eprintln!("segue: note: Bunny is removing this scheme; zones that know HS256 should get --cdn bunny");
+                complain(format_args!(
+                    "note: Bunny is removing this scheme; zones that know HS256 should get --cdn bunny"
+                ));
                 keys.current().sign_params_sha256(&grant)
             }
             _ => keys.current().sign_params(&grant),

@@ -278,11 +278,25 @@ impl VersionIndex {
         self.source.samples as f64 / f64::from(self.source.rate)
     }
 
-    /// Whether a rung decodes to the source bit by bit. A source at a rate that segments cannot be cut at is
-    /// resampled, and 32-bit samples become 24-bit ones.
+    /// Whether a rung decodes to the source bit by bit.
     pub fn is_lossless(&self, rung: &Rung) -> bool {
+        self.loss(rung).is_none()
+    }
+
+    /// What a rung lost of the source, in words; `None` when it decodes to it bit by bit. A source at a rate that
+    /// segments cannot be cut at is resampled, and FLAC has 24 bits at most here: its encoder knows no more.
+    pub fn loss(&self, rung: &Rung) -> Option<String> {
         let Source { rate, channels, bits, .. } = self.source;
-        rung.family == Family::Flac && rung.rate == rate && rung.channels == channels && rung.bits >= bits
+        if rung.family != Family::Flac {
+            return Some("the codec is lossy".into());
+        }
+        if rung.rate != rate {
+            return Some(format!("resampled from {rate} Hz to {} Hz", rung.rate));
+        }
+        if rung.channels != channels {
+            return Some(format!("mixed from {channels} channels to {}", rung.channels));
+        }
+        (rung.bits < bits).then(|| format!("{bits}-bit samples became {}-bit ones", rung.bits))
     }
 
     /// Whether the version has rungs of this family.
@@ -417,6 +431,10 @@ pub(crate) mod tests {
         check(|source| source.bits = 8, true);
         check(|source| source.bits = 32, false);
         check(|source| source.rate = 22_050, false);
+        let mut index = sample();
+        index.source.bits = 32;
+        assert_eq!(index.loss(&index.rungs[2]).as_deref(), Some("32-bit samples became 16-bit ones"));
+        assert_eq!(index.loss(&index.rungs[0]).as_deref(), Some("the codec is lossy"));
     }
 
     #[test]
