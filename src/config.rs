@@ -349,7 +349,7 @@ impl Config {
             "data is empty: the store would lie in whatever directory this runs in; name a directory",
         );
         need(self.server.connections_max > 0, "server.connections_max is 0: nobody could connect; set it above 0");
-        let Server { listen, tls_listen, tls_cert, tls_key, .. } = &self.server;
+        let Server { tls_listen, tls_cert, tls_key, .. } = &self.server;
         need(
             tls_listen.is_none() || (tls_cert.is_some() && tls_key.is_some()),
             "server.tls_listen is set without server.tls_cert and server.tls_key: nobody could connect; \
@@ -361,10 +361,6 @@ impl Config {
              set server.tls_listen",
         );
         need(
-            tls_listen.is_none_or(|tls| tls != *listen || tls.port() == 0),
-            "server.tls_listen is server.listen: one port cannot be both; choose another port for one of them",
-        );
-        need(
             self.origin.requests_in_flight_max > 0 && self.origin.bytes_in_flight_max > 0,
             "origin.requests_in_flight_max or origin.bytes_in_flight_max is 0: every request would be refused",
         );
@@ -373,6 +369,22 @@ impl Config {
             "origin.files_open_max is below 16: a few versions would push each other out",
         );
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
+        need(
+            self.origin.token_ttl_s <= TTL_S_MAX,
+            "origin.token_ttl_s is over ten years: a URL would never expire; set it below 315360000",
+        );
+        need(
+            self.origin.cores <= CORES_MAX,
+            "origin.cores is over 1024: threads beyond the machine's processors only wait; set it to 0 for one each",
+        );
+        need(
+            self.transcode.duration_s_max > 0 && self.transcode.input_bytes_max > 0,
+            "transcode.duration_s_max or transcode.input_bytes_max is 0: every file would be refused",
+        );
+        need(
+            tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_ok(),
+            "log.filter cannot be read: nobody would know what is logged; write it like info or segue=debug,warn",
+        );
         let collector = self.telemetry.otlp_traces_endpoint.as_deref();
         need(
             collector.is_none_or(|url| url.strip_prefix("http://").is_some_and(|rest| rest.contains('/'))),
@@ -392,6 +404,7 @@ impl Config {
             self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
+        problems.extend(self.server.wait_problems());
         problems.extend(self.server.listener_problems());
         problems.extend(self.token_problems());
         problems
@@ -539,7 +552,31 @@ impl Config {
     }
 }
 
+/// Longest validity of a signed URL, in seconds: ten years.
+const TTL_S_MAX: u64 = 315_360_000;
+/// Most threads that serve media.
+const CORES_MAX: usize = 1024;
+/// The longest wait that is still one, in seconds: a day.
+const WAIT_S_MAX: u64 = 86_400;
+
 impl Server {
+    /// Which waits would end before they begin, or never.
+    fn wait_problems(&self) -> Vec<String> {
+        let waits = [
+            ("header_timeout_s", self.header_timeout_s, 1),
+            ("idle_timeout_s", self.idle_timeout_s, 1),
+            ("write_stall_timeout_s", self.write_stall_timeout_s, 1),
+            ("body_timeout_s", self.body_timeout_s, 1),
+            ("drain_s", self.drain_s, 0),
+        ];
+        let wrong = waits.into_iter().filter(|(_, wait_s, least)| !(*least..=WAIT_S_MAX).contains(wait_s));
+        let problem = |(name, wait_s, least): (&str, u64, u64)| match wait_s {
+            0 => format!("server.{name} is 0: every connection would be closed at once; set it to {least} or more"),
+            _ => format!("server.{name} is over a day: what hangs would stay for ever; set it to {WAIT_S_MAX} or less"),
+        };
+        wrong.map(problem).collect()
+    }
+
     /// Which listeners would take each other's address. Port 0 is another one each time.
     fn listener_problems(&self) -> Vec<String> {
         let listeners = [
@@ -767,6 +804,24 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_would_refuse_everything_or_nothing_are_problems() {
+        for (name, value) in [
+            ("SEGUE_SERVER__HEADER_TIMEOUT_S", "0"),
+            ("SEGUE_SERVER__IDLE_TIMEOUT_S", "86401"),
+            ("SEGUE_SERVER__DRAIN_S", "99999999999999"),
+            ("SEGUE_ORIGIN__CORES", "100000"),
+            ("SEGUE_ORIGIN__TOKEN_TTL_S", "999999999999"),
+            ("SEGUE_TRANSCODE__DURATION_S_MAX", "0"),
+            ("SEGUE_LOG__FILTER", "=="),
+        ] {
+            let problems = env(&[(name, value)]).unwrap().problems();
+            let key = name.trim_start_matches("SEGUE_").to_lowercase().replace("__", ".");
+            assert!(problems.len() == 1 && problems[0].contains(&key), "{name}={value}: {problems:?}");
+        }
+        assert!(env(&[("SEGUE_SERVER__DRAIN_S", "0")]).unwrap().problems().is_empty());
+    }
+
+    #[test]
     fn listeners_with_the_same_address_are_a_problem() {
         let check = |listen: &str, admin: &str, clash: bool| {
             let mut config = Config::default();
@@ -786,7 +841,7 @@ mod tests {
             let line = env(&[(name, value)]).unwrap_err().chain();
             assert!(line.contains(&format!("the variable {name}: {said}")), "{line}");
         };
-        check("PORT", "abc", "server.listen cannot be read: invalid socket address");
+        check("PORT", "abc", "server.listen must be an address and a port");
         check("SEGUE_SERVER__IDLE_TIMEOUT_S", "abc", "server.idle_timeout_s must be a whole number from 0");
         check("SEGUE_ORIGIN__REQUIRE_TOKENS", "false", "origin.require_tokens is no setting, did you mean");
         assert!(!env(&[("SEGUE_ORIGIN__KEYS__BUNNY", "hush")]).unwrap_err().chain().contains("hush"));

@@ -14,10 +14,10 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Settings,
     /// Public listener [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Metrics and health listener; keep it private [default: 127.0.0.1:9090].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// What this process does.
     #[arg(long, value_enum, default_value_t = Role::All)]
@@ -34,6 +34,11 @@ enum Role {
     All,
     /// Media only.
     Origin,
+}
+
+/// Names are not looked up: which of a name's addresses should be listened on?
+fn address(text: &str) -> std::result::Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "give an IP address and a port, 127.0.0.1:8080 or [::1]:8080")
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {

@@ -146,6 +146,7 @@ fn why(path: &[String], message: &str) -> String {
         Some((_, wanted)) if secret => format!("must be {}", in_words(wanted)),
         None if secret && !message.starts_with("missing field") => "cannot be read".to_owned(),
         Some((found, wanted)) => format!("must be {}, not {}", in_words(wanted), found_value(found)),
+        None if message.contains("socket address") => "must be an address and a port: \"127.0.0.1:8080\"".to_owned(),
         None => format!("cannot be read: {message}"),
     };
     format!("{}; correct it, {ALL}", wanted.replace('\n', " "))
@@ -216,7 +217,7 @@ mod tests {
     fn a_wrong_value_is_named_with_what_it_must_be() {
         check("[server]\n\nidle_timeout_s = \"x\"\n", &["segue.toml:3: server.idle_timeout_s must be a whole number"]);
         check("[server]\nidle_timeout_s = -1\n", &["server.idle_timeout_s must be a whole number from 0, not integer"]);
-        check("[server]\nlisten = \"nowhere\"\n", &["segue.toml:2: server.listen", "invalid socket address"]);
+        check("[server]\nlisten = \"nowhere\"\n", &["segue.toml:2: server.listen must be an address and a port"]);
         check(
             "[origin]\ncdn = \"akamai\"\n",
             &["origin.cdn must be `bunny`, `cloudfront`, `cloudflare`, not `akamai`"],

@@ -37,7 +37,7 @@ fn wrong_command_lines_are_one_line_and_exit_2() {
     refused(&["frobnicate"], 2, &["frobnicate", "--help"]);
     refused(&["publish"], 2, &["FILE", "--help"]);
     refused(&["transcode", "song.wav"], 2, &["--out", "--help"]);
-    refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "--listen"]);
+    refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "--listen", "127.0.0.1:8080"]);
     refused(&["serve", "--role", "dj"], 2, &["dj", "--role"]);
     refused(&["serve", "--config", "/nonexistent/segue.toml"], 2, &["/nonexistent/segue.toml"]);
     refused(&["publish", "a.wav", "b.wav", "--title", "x"], 2, &["--title"]);
@@ -735,6 +735,12 @@ fn what_cannot_be_signed_is_refused_in_one_line() {
     sign(&["/a/b", "--cookies"], "--cookies");
     sign(&["/a/b", "--cdn", "bunny-sha256", "--ip", "192.0.2.1"], "HS256");
     sign(&["/a/b", "--cdn", "akamai"], "akamai");
+    sign(&["/a/b", "--expires", "0"], "--expires");
+    sign(&["/a/b", "--expires", "-5"], "-5");
+    sign(&["/a/b", "--limit", "0"], "--limit");
+    sign(&["/a/b", "--countries", ""], "two capital letters");
+    sign(&["/a/b", "--countries", "ca"], "CA,US");
+    sign(&["/a/b", "--countries-blocked", "CA US"], "CA,US");
     let elsewhere = dir.path().join("elsewhere");
     let elsewhere = elsewhere.to_str().unwrap();
     refused(&["sign", "/a/b", "--cdn", "cloudfront", "--data", elsewhere], 2, &["origin.keys.cloudfront"]);
