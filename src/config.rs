@@ -694,10 +694,17 @@ fn generated_key(data: &Path) -> Result<Secret> {
     let path = generated_key_path(data);
     let dir = path.parent().expect("the key is in a directory");
     let what = || format!("cannot keep the generated signing key {}", path.display());
+    let data_is_new = !data.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(what)?;
     sweep_keys(dir);
-    if !path.exists() {
-        make_key(dir, &path).context(what)?;
+    if !path.exists()
+        && let Err(cause) = make_key(dir, &path)
+    {
+        // Only what is empty goes, and of the data directory only what was made here.
+        if std::fs::remove_dir(dir).is_ok() && data_is_new {
+            let _ = std::fs::remove_dir(data);
+        }
+        return Err(cause).context(what);
     }
     let key = text::read(&path, FILE_BYTES_MAX).context(what)?;
     match key.trim() {
