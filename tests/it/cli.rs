@@ -249,6 +249,11 @@ fn flac_of_a_resampled_source_is_not_called_lossless() {
     };
     assert_eq!(loss(&["-c:a", "pcm_s32le"]), "32-bit samples became 24-bit ones");
     assert_eq!(loss(&["-c:a", "pcm_s24le"]), serde_json::Value::Null);
+    let mp3 = tone(dir.path(), "song.mp3", &[]);
+    let output = run(["publish", "--json", &mp3, "--data", data.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let flac = report["rungs"].as_array().unwrap().last().unwrap();
+    assert!(report["lossless"] == false && flac["loss"].as_str().unwrap().contains("lossy already, MPEG"), "{flac}");
     // In words, and in the record that pages are made from.
     let wav = tone(dir.path(), "thirty-two.wav", &["-c:a", "pcm_s32le"]);
     let text = said(&run(["publish", &wav, "--data", data.to_str().unwrap()]));
