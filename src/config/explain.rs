@@ -19,12 +19,13 @@ const WRONGS_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct Wrong {
     path: Vec<String>,
-    why: String,
+    /// serde's own sentence; ours is made only for those that are shown.
+    message: String,
 }
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.path.join("."), self.why)
+        write!(f, "{} {}", self.path.join("."), why(&self.path, &self.message))
     }
 }
 
@@ -78,8 +79,7 @@ fn look(table: &Table, path: &mut Vec<String>, wrongs: &mut Vec<Wrong>) {
             Value::Table(inner) if is_section(path) => look(inner, path, wrongs),
             _ => {
                 if let Err(cause) = read_alone(path, value.clone()) {
-                    let why = why(path, cause.message());
-                    wrongs.push(Wrong { path: path.clone(), why });
+                    wrongs.push(Wrong { path: path.clone(), message: cause.message().to_owned() });
                 }
             }
         }

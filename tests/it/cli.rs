@@ -288,6 +288,13 @@ fn a_configuration_that_is_no_file_is_refused_and_not_waited_for() {
     // A key file is one too.
     fs::write(&good, format!("[origin.keys]\ncloudfront = [{{ id = \"K1\", key_file = {pipe:?} }}]\n")).unwrap();
     refused(&["serve", "--config", &good], 2, &["origin.keys.cloudfront", &pipe, "not a regular file"]);
+    let tls = format!("[server]\ntls_listen = \"127.0.0.1:0\"\ntls_cert = {good:?}\ntls_key = {pipe:?}\n");
+    fs::write(&good, tls).unwrap();
+    let data = path("data");
+    let loopback = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let serve = [&["serve", "--config", &good, "--data", &data][..], &loopback].concat();
+    refused(&serve, 2, &["server.tls_key", &pipe, "not a regular file"]);
+    assert!(!Path::new(&data).exists());
 }
 
 #[test]
