@@ -417,25 +417,22 @@ fn what_a_killed_transcode_left_is_swept_and_a_living_one_is_not() {
         let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".partial")).collect()
     };
-    let start = |out: &str, more_than: usize| {
+    // Waits until it has a directory of its own.
+    let start = |out: &str, known: &[String]| {
         let mut command = segue();
         command.args(["transcode", &long, "--out", &path(out)]).stderr(std::process::Stdio::null());
         let running = command.spawn().unwrap();
-        while partials().len() <= more_than {
+        while partials().iter().all(|name| known.contains(name)) {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         running
     };
-    let mut killed = start("killed", 0);
+    let mut killed = start("killed", &[]);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    let left = partials();
-    assert_eq!(left.len(), 1);
+    assert_eq!(partials().len(), 1);
     fs::create_dir(path(".segue-7.partial")).unwrap(); // as an earlier version named them
-    let mut living = start("living", 0);
-    while partials().iter().any(|name| left.contains(name)) {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let mut living = start("living", &partials());
     let of_the_living = partials();
     assert_eq!(of_the_living.len(), 1, "{of_the_living:?}");
     let done = run(["transcode", &short, "--out", &path("done")]);
