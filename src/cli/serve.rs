@@ -14,15 +14,15 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Settings,
     /// Public listener [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Metrics and health listener; keep it private [default: 127.0.0.1:9090].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// What this process does.
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
-    /// Fill an empty data directory with a demo track and print the page that plays it.
+    /// Make a demo track, unless there is one, and print the page that plays it.
     #[cfg(feature = "transcode")]
     #[arg(long)]
     demo: bool,
@@ -34,6 +34,11 @@ enum Role {
     All,
     /// Media only.
     Origin,
+}
+
+/// Names are not looked up: which of a name's addresses should be listened on?
+fn address(text: &str) -> std::result::Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "give an IP address and a port, 127.0.0.1:8080 or [::1]:8080")
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
@@ -52,6 +57,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let roles = Roles { pages: matches!(args.role, Role::All), demo };
     if demo && config.profile == Profile::Production {
         return Err(crate::base::Error::usage("--demo is for the dev profile; leave it away in production"));
+    }
+    if demo && !roles.pages {
+        return Err(crate::base::Error::usage("--demo is a page, which --role origin does not serve; leave one away"));
     }
     app::serve(&config, roles)
 }
