@@ -14,14 +14,18 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::Context as _;
 use crate::base::secret::Secret;
 use crate::base::telemetry::Access;
-use crate::base::{Error, Result, hex, redact};
+use crate::base::{Error, Result, held, hex, redact, text};
 use crate::cdn::cloudfront::KeyPair;
 use crate::cdn::rsa;
 use crate::origin::SecretHeader;
 
+mod explain;
 mod work;
 
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
+
+/// The largest configuration or key file we read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Every setting. `docs/CONFIG.md` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -300,7 +304,21 @@ impl Config {
     /// # Errors
     /// `Usage` naming the file and line, or the variable, that cannot be read.
     pub fn load(file: Option<&Path>) -> Result<Config> {
-        Config::layered(file, std::env::vars())
+        // Other people's variables may hold any bytes; ours would not be what they look like.
+        let ours = |name: &str| {
+            name.starts_with("SEGUE_") || name.starts_with("OTEL_") || ["PORT", "DATABASE_URL"].contains(&name)
+        };
+        let mut variables = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => variables.push((name, value)),
+                (Ok(name), Err(_)) if ours(&name) => {
+                    return Err(Error::usage(format!("the variable {name} is not text in UTF-8; set it again")));
+                }
+                _ => {}
+            }
+        }
+        Config::layered(file, variables.into_iter())
     }
 
     fn layered(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Config> {
@@ -311,15 +329,24 @@ impl Config {
         let variables: Vec<(String, String)> = variables.collect();
         overlay_otel(&mut tree, &variables);
         for (name, value) in variables {
-            match name.strip_prefix("SEGUE_") {
-                Some(path) => overlay(&mut tree, path, &value),
-                None if name == "PORT" => overlay(&mut tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
-                None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(&mut tree, "DATABASE__URL", &value),
-                None => {}
+            let mut alone = toml::Table::new();
+            for tree in [&mut tree, &mut alone] {
+                match name.strip_prefix("SEGUE_") {
+                    Some(path) => overlay(tree, path, &value),
+                    None if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
+                    None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
+                    None => {}
+                }
+            }
+            if let Some(wrong) = explain::wrongs(&alone).first() {
+                return Err(Error::usage(format!("the variable {name}: {wrong}")));
             }
         }
         tree.try_into().map_err(|cause: toml::de::Error| {
-            Error::usage(format!("the configuration cannot be read: {}", cause.message()))
+            Error::usage(format!(
+                "the configuration cannot be read: {}; docs/CONFIG.md lists all keys",
+                cause.message()
+            ))
         })
     }
 
@@ -335,8 +362,12 @@ impl Config {
             matches!(self.server.io.as_str(), "auto" | "uring" | "plain"),
             "server.io is not one of auto, uring, plain; set one of them",
         );
+        need(
+            !self.data.as_os_str().is_empty(),
+            "data is empty: the store would lie in whatever directory this runs in; name a directory",
+        );
         need(self.server.connections_max > 0, "server.connections_max is 0: nobody could connect; set it above 0");
-        let Server { listen, tls_listen, tls_cert, tls_key, .. } = &self.server;
+        let Server { tls_listen, tls_cert, tls_key, .. } = &self.server;
         need(
             tls_listen.is_none() || (tls_cert.is_some() && tls_key.is_some()),
             "server.tls_listen is set without server.tls_cert and server.tls_key: nobody could connect; \
@@ -348,10 +379,6 @@ impl Config {
              set server.tls_listen",
         );
         need(
-            tls_listen.is_none_or(|tls| tls != *listen || tls.port() == 0),
-            "server.tls_listen is server.listen: one port cannot be both; choose another port for one of them",
-        );
-        need(
             self.origin.requests_in_flight_max > 0 && self.origin.bytes_in_flight_max > 0,
             "origin.requests_in_flight_max or origin.bytes_in_flight_max is 0: every request would be refused",
         );
@@ -360,6 +387,22 @@ impl Config {
             "origin.files_open_max is below 16: a few versions would push each other out",
         );
         need(self.origin.token_ttl_s > 0, "origin.token_ttl_s is 0: every signed URL would be expired at once");
+        need(
+            self.origin.token_ttl_s <= TTL_S_MAX,
+            "origin.token_ttl_s is over ten years: a URL would never expire; set it below 315360000",
+        );
+        need(
+            self.origin.cores <= CORES_MAX,
+            "origin.cores is over 1024: threads beyond the machine's processors only wait; set it to 0 for one each",
+        );
+        need(
+            self.transcode.duration_s_max > 0 && self.transcode.input_bytes_max > 0,
+            "transcode.duration_s_max or transcode.input_bytes_max is 0: every file would be refused",
+        );
+        need(
+            tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_ok(),
+            "log.filter cannot be read: nobody would know what is logged; write it like info or segue=debug,warn",
+        );
         let collector = self.telemetry.otlp_traces_endpoint.as_deref();
         need(
             collector.is_none_or(|url| url.strip_prefix("http://").is_some_and(|rest| rest.contains('/'))),
@@ -379,6 +422,8 @@ impl Config {
             self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
+        problems.extend(self.server.wait_problems());
+        problems.extend(self.server.listener_problems());
         problems.extend(self.token_problems());
         problems.extend(self.database.problems());
         problems.extend(self.worker.problems());
@@ -531,6 +576,58 @@ impl Config {
     }
 }
 
+/// Longest validity of a signed URL, in seconds: ten years.
+const TTL_S_MAX: u64 = 315_360_000;
+/// Most threads that serve media.
+const CORES_MAX: usize = 1024;
+/// The longest wait that is still one, in seconds: a day.
+const WAIT_S_MAX: u64 = 86_400;
+
+impl Server {
+    /// Which waits would end before they begin, or never.
+    fn wait_problems(&self) -> Vec<String> {
+        let waits = [
+            ("header_timeout_s", self.header_timeout_s, 1),
+            ("idle_timeout_s", self.idle_timeout_s, 1),
+            ("write_stall_timeout_s", self.write_stall_timeout_s, 1),
+            ("body_timeout_s", self.body_timeout_s, 1),
+            ("drain_s", self.drain_s, 0),
+        ];
+        let wrong = waits.into_iter().filter(|(_, wait_s, least)| !(*least..=WAIT_S_MAX).contains(wait_s));
+        let problem = |(name, wait_s, least): (&str, u64, u64)| match wait_s {
+            0 => format!("server.{name} is 0: every connection would be closed at once; set it to {least} or more"),
+            _ => format!("server.{name} is over a day: what hangs would stay for ever; set it to {WAIT_S_MAX} or less"),
+        };
+        wrong.map(problem).collect()
+    }
+
+    /// Which listeners would take each other's address. Port 0 is another one each time.
+    fn listener_problems(&self) -> Vec<String> {
+        let listeners = [
+            ("server.listen", Some(self.listen)),
+            ("server.admin_listen", Some(self.admin_listen)),
+            ("server.tls_listen", self.tls_listen),
+        ];
+        let clash = |a: SocketAddr, b: SocketAddr| {
+            let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+            a.port() == b.port() && a.port() != 0 && (any || a.ip() == b.ip())
+        };
+        let mut problems = Vec::new();
+        for (n, (name, addr)) in listeners.iter().enumerate() {
+            for (other, taken) in &listeners[..n] {
+                if let (Some(addr), Some(taken)) = (addr, taken)
+                    && clash(*addr, *taken)
+                {
+                    problems.push(format!(
+                        "{other} ({taken}) and {name} ({addr}) are one port: only one could listen there; give one another"
+                    ));
+                }
+            }
+        }
+        problems
+    }
+}
+
 impl CloudFrontKey {
     fn read(&self) -> Result<KeyPair> {
         let id = &self.id;
@@ -539,7 +636,7 @@ impl CloudFrontKey {
         }
         let file = self.key_file.display();
         let what = || format!("the key {id} of origin.keys.cloudfront cannot be used: {file}");
-        let text = std::fs::read_to_string(&self.key_file).map_err(|cause| Error::usage(what()).because(cause))?;
+        let text = text::read(&self.key_file, FILE_BYTES_MAX).map_err(|cause| Error::usage(what()).because(cause))?;
         Ok(KeyPair { id: id.as_str().into(), key: rsa::Key::from_pem(&text).context(what)? })
     }
 }
@@ -553,15 +650,14 @@ fn is_plain_http_url(url: &str) -> bool {
 }
 
 fn read_file(path: &Path) -> Result<toml::Table> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| Error::usage(format!("cannot read the configuration {}", path.display())).because(cause))?;
-    // Once into the typed tree, only for its errors: they name line and column, a merged tree cannot.
-    let at = |cause: toml::de::Error| {
-        let line = 1 + cause.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
-        Error::usage(format!("{}:{line}: {}", path.display(), cause.message().replace('\n', " ")))
+    let name = path.display();
+    let unreadable = |cause| {
+        Error::usage(format!(
+            "cannot read the configuration {name}: {cause}; give a TOML file of at most {} KiB that this user may read",
+            FILE_BYTES_MAX >> 10
+        ))
     };
-    toml::from_str::<Config>(&text).map_err(at)?;
-    text.parse().map_err(at)
+    explain::decode(&text::read(path, FILE_BYTES_MAX).map_err(unreadable)?, &name.to_string())
 }
 
 /// The standard variables of OpenTelemetry that have a key here; the exporter reads the others itself
@@ -622,30 +718,59 @@ fn generated_key(data: &Path) -> Result<Secret> {
     let path = generated_key_path(data);
     let dir = path.parent().expect("the key is in a directory");
     let what = || format!("cannot keep the generated signing key {}", path.display());
+    let data_is_new = !data.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(what)?;
-    if !path.exists() {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).expect("the operating system gives random bytes");
-        let temporary = dir.join(format!("bunny.{}.tmp", std::process::id()));
-        let write = || {
-            let mut file =
-                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(hex::encode(&random).as_bytes())?;
-            file.sync_all()
-        };
-        write().context(what)?;
-        let linked = std::fs::hard_link(&temporary, &path);
-        std::fs::remove_file(&temporary).context(what)?;
-        if let Err(cause) = linked
-            && cause.kind() != std::io::ErrorKind::AlreadyExists
-        {
-            return Err(Error::internal(what()).because(cause));
+    sweep_keys(dir);
+    if !path.exists()
+        && let Err(cause) = make_key(dir, &path)
+    {
+        // Only what is empty goes, and of the data directory only what was made here.
+        if std::fs::remove_dir(dir).is_ok() && data_is_new {
+            let _ = std::fs::remove_dir(data);
         }
+        return Err(cause).context(what);
     }
-    let key = std::fs::read_to_string(&path).context(what)?;
+    let key = text::read(&path, FILE_BYTES_MAX).context(what)?;
     match key.trim() {
         "" => Err(Error::usage(format!("the signing key {} is empty; delete it to make a new one", path.display()))),
         key => Ok(Secret::new(key.as_bytes())),
+    }
+}
+
+/// Puts a new random key at `path`, unless one is there.
+fn make_key(dir: &Path, path: &Path) -> std::io::Result<()> {
+    let mut random = [0; 40];
+    getrandom::fill(&mut random).expect("the operating system gives random bytes");
+    let (key, name) = random.split_at(32);
+    let temporary = dir.join(format!("{KEY_PREFIX}{}{KEY_SUFFIX}", hex::encode(name)));
+    let _held = held::hold(&temporary, |path| {
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+    })?;
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).open(&temporary)?;
+        file.write_all(hex::encode(key).as_bytes())?;
+        file.sync_all()?;
+        match std::fs::hard_link(&temporary, path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    };
+    let written = write();
+    let removed = std::fs::remove_file(&temporary);
+    written.and(removed)
+}
+
+/// Names of keys that are being written.
+const KEY_PREFIX: &str = "bunny.";
+const KEY_SUFFIX: &str = ".tmp";
+
+/// Removes keys whose writer was killed; they were never used.
+fn sweep_keys(dir: &Path) {
+    for path in std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(KEY_PREFIX) && name.ends_with(KEY_SUFFIX) && held::take_left_over(&path).is_some() {
+            let _ = std::fs::remove_file(&path); // the next start tries again
+        }
     }
 }
 
@@ -707,6 +832,69 @@ mod tests {
         for word in ["origin.keys.bunny is unset", "connections_max", "public_base_url", "set server.tls_listen"] {
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn limits_that_would_refuse_everything_or_nothing_are_problems() {
+        for (name, value) in [
+            ("SEGUE_SERVER__HEADER_TIMEOUT_S", "0"),
+            ("SEGUE_SERVER__IDLE_TIMEOUT_S", "86401"),
+            ("SEGUE_SERVER__DRAIN_S", "99999999999999"),
+            ("SEGUE_ORIGIN__CORES", "100000"),
+            ("SEGUE_ORIGIN__TOKEN_TTL_S", "999999999999"),
+            ("SEGUE_TRANSCODE__DURATION_S_MAX", "0"),
+            ("SEGUE_LOG__FILTER", "=="),
+        ] {
+            let problems = env(&[(name, value)]).unwrap().problems();
+            let key = name.trim_start_matches("SEGUE_").to_lowercase().replace("__", ".");
+            assert!(problems.len() == 1 && problems[0].contains(&key), "{name}={value}: {problems:?}");
+        }
+        assert!(env(&[("SEGUE_SERVER__DRAIN_S", "0")]).unwrap().problems().is_empty());
+    }
+
+    #[test]
+    fn listeners_with_the_same_address_are_a_problem() {
+        let check = |listen: &str, admin: &str, clash: bool| {
+            let mut config = Config::default();
+            (config.server.listen, config.server.admin_listen) = (listen.parse().unwrap(), admin.parse().unwrap());
+            assert_eq!(config.problems().iter().any(|problem| problem.contains("only one")), clash, "{listen} {admin}");
+        };
+        check("127.0.0.1:1", "127.0.0.1:1", true);
+        check("0.0.0.0:1", "127.0.0.1:1", true);
+        check("127.0.0.1:1", "127.0.0.2:1", false);
+        check("127.0.0.1:0", "127.0.0.1:0", false);
+        check("127.0.0.1:1", "127.0.0.1:2", false);
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_used_is_named() {
+        let check = |name: &str, value: &str, said: &str| {
+            let line = env(&[(name, value)]).unwrap_err().chain();
+            assert!(line.contains(&format!("the variable {name}: {said}")), "{line}");
+        };
+        check("PORT", "abc", "server.listen must be an address and a port");
+        check("SEGUE_SERVER__IDLE_TIMEOUT_S", "abc", "server.idle_timeout_s must be a whole number from 0");
+        check("SEGUE_ORIGIN__REQUIRE_TOKENS", "false", "origin.require_tokens is no setting, did you mean");
+        assert!(!env(&[("SEGUE_ORIGIN__KEYS__BUNNY", "hush")]).unwrap_err().chain().contains("hush"));
+    }
+
+    #[test]
+    fn a_key_that_a_killed_start_left_half_written_is_removed_and_one_being_written_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data: dir.path().to_owned(), ..Config::default() };
+        let secrets = dir.path().join("secrets");
+        std::fs::create_dir(&secrets).unwrap();
+        let (dead, living, other) = ("bunny.1.tmp", "bunny.2.tmp", "mine.tmp");
+        std::fs::write(secrets.join(dead), "half").unwrap();
+        std::fs::write(secrets.join(other), "").unwrap();
+        let held = held::hold(&secrets.join(living), |path| std::fs::write(path, "")).unwrap();
+        config.bunny_keys().unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(&secrets).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [living, "bunny.key", other]);
+        drop(held);
+        config.bunny_keys().unwrap();
+        assert!(!secrets.join(living).exists());
     }
 
     #[test]

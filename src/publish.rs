@@ -12,7 +12,7 @@ use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
 use crate::hls::package;
 use crate::hls::playlist::{self, Scope};
-use crate::hls::version::{Rung, VersionIndex};
+use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
 use crate::store::{LocalStore, Staging};
 use crate::tracks::{self, Track};
@@ -41,7 +41,8 @@ pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, ind
         version,
         samples: index.source.samples,
         rate: index.source.rate,
-        lossless: index.has(crate::hls::version::Family::Flac),
+        flac: index.has(Family::Flac),
+        lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
     })
 }
 

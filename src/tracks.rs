@@ -24,6 +24,9 @@ pub struct Track {
     /// Sample rate of the source in Hz.
     pub rate: u32,
     /// Whether the version has a FLAC rung.
+    #[serde(default)]
+    pub flac: bool,
+    /// Whether that rung decodes to the source bit by bit.
     pub lossless: bool,
 }
 

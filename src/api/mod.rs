@@ -113,8 +113,9 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     };
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
-    let (aac, flac) = (master(Scope::Aac), track.lossless.then(|| master(Scope::Flac)));
-    let state = WatchState::Ready { aac_master: &aac, flac_master: flac.as_deref(), duration_s: track.duration_s() };
+    let (aac, flac) = (master(Scope::Aac), (track.flac || track.lossless).then(|| master(Scope::Flac)));
+    let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
+    let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };
     page(&app, StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
 }
 

@@ -1,5 +1,5 @@
-//! `segue serve --demo`: gives an empty data directory a track to play, made by the same path that
-//! every other track takes, while the server is already up.
+//! `segue serve --demo`: a track to play in any data directory, made by the same path that every other
+//! track takes, while the server is already up.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -34,16 +34,16 @@ pub(super) struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Looks whether the store needs a demo track: only when it holds nothing at all.
-pub(super) fn prepare(store: &LocalStore) -> Result<Option<Prepared>> {
+/// Looks whether the store needs a demo track: when it has none that is whole, whatever else it has. A server
+/// that was stopped before the track was ready makes it at its next start.
+pub(super) fn prepare(store: &LocalStore) -> Result<Prepared> {
     let track = TrackId::decode(TRACK).expect("a constant within the alphabet");
-    let have = tracks::read(store, track).is_ok();
-    if !have && store.tracks()?.next().is_some() {
-        say(format_args!("the data directory already has tracks: no demo track is added"));
-        return Ok(None);
-    }
+    let have = match tracks::read(store, track) {
+        Ok(record) => store.has_version(track, record.version)?,
+        Err(_) => false, // one that cannot be read is made anew
+    };
     let page = Arc::new(Demo { track, title: TITLE.into(), failed: AtomicBool::new(false) });
-    Ok(Some(Prepared { page, store: store.clone(), missing: !have }))
+    Ok(Prepared { page, store: store.clone(), missing: !have })
 }
 
 impl Prepared {
@@ -91,4 +91,37 @@ fn make(store: &LocalStore, track: TrackId, options: &Options, cancel: &AtomicBo
 
 fn encode(wav: &Path, dir: &Path, options: &Options, cancel: &AtomicBool) -> Result<crate::hls::version::VersionIndex> {
     transcode::run(wav, &Ladder::default_audio(), dir, options, &mut |_| {}, cancel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::VersionId;
+    use crate::tracks::Track;
+
+    #[test]
+    fn the_demo_is_made_when_it_is_missing_and_only_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let missing = || prepare(&store).unwrap().missing;
+        assert!(missing(), "nothing was published");
+        let version = VersionId::from_digest(&[7; 32]);
+        let record = |id: &str| Track {
+            id: id.parse().unwrap(),
+            title: "x".into(),
+            version,
+            samples: 1,
+            rate: 44_100,
+            flac: true,
+            lossless: true,
+        };
+        tracks::write(&store, &record("trk_other")).unwrap();
+        assert!(missing(), "only another track was published");
+        tracks::write(&store, &record(TRACK)).unwrap();
+        assert!(missing(), "a record without its version");
+        let dir = store.version_dir(TRACK.parse().unwrap(), version);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("version.json"), "{}").unwrap();
+        assert!(!missing());
+    }
 }

@@ -1,10 +1,12 @@
 //! Assembly: from settings to a running server, and back down in order.
 //!
-//! Start: keys, store, origin cores, control runtime, listeners. Stop: readiness off and no new
+//! Start: control runtime, addresses, keys, store, origin cores. Stop: readiness off and no new
 //! connections, started answers finish, then everything else. A second signal stops at once.
 
+use std::error::Error as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::base::error::Context as _;
 use crate::base::secret::Secret;
 use crate::base::shutdown::{self, Phase, Shutdown, Trigger};
 use crate::base::telemetry::{self, Metrics};
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::{Links, Signer};
 use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::{Cdn, Config, TokenForm};
@@ -149,22 +151,19 @@ pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
 pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
     let metrics = telemetry::start_metrics()?;
-    let verifier = verifier(config)?;
-    warn_of_legacy(config);
-    let store = LocalStore::open(&config.store_dir())?;
     let (trigger, shutdown) = shutdown::channel();
 
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context(|| "cannot start the control runtime")?;
+    let control = control_runtime()?;
     // Before anybody hears that we listen: a signal that comes right then shall drain, not kill.
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
-    let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
-    refuse_taken(config.server.listen, "--listen")?;
+    // Before anything is made: a server that cannot listen leaves no data directory behind.
+    let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
+    refuse_taken(config.server.listen, "--listen (server.listen)")?;
     let certificate = tls::load(&config.server)?;
+    let kept_there = |error| advised(error, &config.data, "--data");
+    let verifier = verifier(config).map_err(kept_there)?;
+    warn_of_legacy(config);
+    let store = LocalStore::open(&config.store_dir()).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
     let blocks = origin.blocks();
@@ -217,6 +216,12 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     joined
 }
 
+fn control_runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
+    runtime.context(|| "cannot start the control runtime")
+}
+
 /// Runs the pool alone: no public listener, health and metrics only, until it is asked to stop and has
 /// handed back what it had.
 ///
@@ -227,15 +232,10 @@ pub fn work(config: &Config) -> Result<()> {
     let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
     let metrics = telemetry::start_metrics()?;
     let (trigger, shutdown) = shutdown::channel();
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context(|| "cannot start the control runtime")?;
+    let control = control_runtime()?;
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
-    let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen"))?;
-    let store = LocalStore::open(&config.store_dir())?;
+    let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
+    let store = LocalStore::open(&config.store_dir()).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
     let (working, reachable) = work::start(config, (&db, &store), true, &shutdown, control.handle());
     say(format_args!(
@@ -354,19 +354,66 @@ fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> ser
     options
 }
 
-/// Gives up a port with a line that says which flag to change.
-async fn listen(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(addr)
-        .await
-        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with {flag}"))
+async fn listen(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|cause| not_listening(&cause, addr, setting))
 }
 
 /// The cores share their port (`SO_REUSEPORT`), so a second server of the same user would silently get
 /// half of the connections. A socket that does not share finds out.
 fn refuse_taken(addr: SocketAddr, setting: &str) -> Result<()> {
-    std::net::TcpListener::bind(addr)
-        .map(drop)
-        .context(|| format!("cannot listen on {addr}; stop what uses it or choose another address with {setting}"))
+    std::net::TcpListener::bind(addr).map(drop).map_err(|cause| not_listening(&cause, addr, setting))
+}
+
+/// Why nobody listens, and which setting to change.
+fn not_listening(cause: &std::io::Error, addr: SocketAddr, setting: &str) -> Error {
+    let advice = match cause.kind() {
+        ErrorKind::AddrInUse => "stop what uses it, or choose another address",
+        ErrorKind::AddrNotAvailable => "this machine has no such address, choose another",
+        ErrorKind::PermissionDenied => "ports below 1024 are for root, choose another",
+        _ => "choose another address",
+    };
+    Error::internal(format!("cannot listen on {addr}: {cause}; {advice} with {setting}"))
+}
+
+/// Adds what to do when the place to write to, and not the input, is why something failed. `flag` names
+/// the place on the command line.
+pub fn advised(error: Error, place: &Path, flag: &str) -> Error {
+    let place = place.display();
+    let advice = match io_kind(&error) {
+        Some(_) if error.kind() == Kind::Usage => return error,
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            format!("free space for {place}, or choose another place with {flag}")
+        }
+        Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            format!("let this user write to {place}, or choose another place with {flag}")
+        }
+        Some(
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::InvalidFilename,
+        ) => {
+            format!("choose another place with {flag}")
+        }
+        Some(ErrorKind::FileTooLarge) => "raise the limit on the size of files (ulimit -f)".to_owned(),
+        _ => return error,
+    };
+    Error::new(error.kind(), format!("{}; {advice}", error.chain()))
+}
+
+/// Whether nothing else could be written there either.
+pub fn is_of_the_place(error: &Error) -> bool {
+    use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(io_kind(error), Some(StorageFull | QuotaExceeded | PermissionDenied | ReadOnlyFilesystem))
+}
+
+/// What the operating system said, if it was the operating system.
+pub fn io_kind(error: &Error) -> Option<ErrorKind> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
+            return Some(cause.kind());
+        }
+        next = cause.source();
+    }
+    None
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {

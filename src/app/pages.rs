@@ -39,7 +39,7 @@ pub(super) fn start(
     addr: SocketAddr,
 ) -> Result<Running> {
     #[cfg(feature = "transcode")]
-    let demo = if roles.demo { demo::prepare(store)? } else { None };
+    let demo = if roles.demo { Some(demo::prepare(store)?) } else { None };
     #[cfg(feature = "transcode")]
     let demo_page = demo.as_ref().map(|demo| Arc::clone(&demo.page));
     #[cfg(not(feature = "transcode"))]

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::refuse_taken;
 use crate::base::clock::Clock;
-use crate::base::{Result, telemetry};
+use crate::base::{Error, Result, telemetry};
 use crate::config::Server;
 use crate::server::tls::{Certificate, Reload};
 
@@ -27,6 +27,13 @@ pub(super) fn load(settings: &Server) -> Result<Option<Arc<Certificate>>> {
         return Ok(None); // the configuration was checked: all three or none
     };
     refuse_taken(listen, "server.tls_listen")?;
+    for (name, path) in [("server.tls_cert", chain), ("server.tls_key", key)] {
+        // Opening a named pipe would wait for its other end.
+        if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+            let path = path.display();
+            return Err(Error::usage(format!("{name} cannot be used: {path} is not a regular file; give a PEM file")));
+        }
+    }
     let certificate = Certificate::load(chain, key)?;
     show(&certificate);
     Ok(Some(certificate))

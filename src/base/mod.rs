@@ -2,11 +2,14 @@
 
 pub mod clock;
 pub mod error;
+pub mod held;
 pub mod hex;
 pub mod id;
+pub mod memory;
 pub mod redact;
 pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
+pub mod text;
 
 pub use error::{Error, Kind, Result};

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Settings, say};
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 use crate::origin::blocks::{self, Entry, State};
 use crate::store::LocalStore;
 
@@ -71,7 +71,10 @@ pub(super) fn block(args: &BlockArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn unblock(args: &UnblockArgs) -> Result<ExitCode> {
-    let was = blocks::unblock(&open(&args.settings)?, args.track)?;
+    let was = blocks::unblock(&open(&args.settings)?, args.track).map_err(|error| match error.kind() {
+        Kind::NotFound => Error::new(Kind::NotFound, format!("{}; 'segue blocks' lists those that are", error.chain())),
+        _ => error,
+    })?;
     say(format!("{} was {} and is served again within a second", args.track, word(was.state)));
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Settings, say};
+use super::{Settings, complain, say};
 use crate::base::Result;
 
 #[derive(Debug, Subcommand)]
@@ -26,7 +26,7 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
         ConfigCommand::Check { settings } => {
             let problems = settings.load()?.problems();
             for problem in &problems {
-                eprintln!("segue: {problem}");
+                complain(format_args!("{problem}"));
             }
             if problems.is_empty() {
                 say("the configuration is fine");

@@ -1,7 +1,7 @@
 //! `segue publish`, `transcode`, `probe`, `pipelines`: from files to ladders, with a progress bar on a
 //! terminal and nothing left behind when it fails.
 
-use std::error::Error as _;
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,12 +12,13 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Settings, say};
-use crate::app;
+use super::{Settings, complain, say, tell};
+use crate::app::{self, advised};
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, held, hex, text};
+use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
 use crate::hls::playlist::Scope;
@@ -33,7 +34,8 @@ const LADDER_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Args, Debug)]
 pub(super) struct PublishArgs {
-    /// Audio files: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1.
+    /// Audio files: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1. Each is published or
+    /// refused by itself; when one is not published, the exit code is 1.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What people call the track, at most 512 characters [default: the file's name].
@@ -45,7 +47,7 @@ pub(super) struct PublishArgs {
     /// Encoding plan [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
     ladder: Option<PathBuf>,
-    /// Print one JSON object a file.
+    /// Print one JSON object a line for each published file.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -71,6 +73,9 @@ pub(super) struct TranscodeArgs {
 pub(super) struct ProbeArgs {
     /// Audio file.
     input: PathBuf,
+    /// Encoding plan to say the outcome of [default: the built-in pipelines/audio.toml].
+    #[arg(long, value_name = "FILE")]
+    ladder: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -98,9 +103,18 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     let config = args.settings.load()?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
     let options = app::transcode_options(&config);
-    // Before the store is opened: a wrong file name must not leave a data directory behind.
+    let mut batch = Batch { files: args.files.len(), published: 0 };
+    // Before the store is opened: a wrong file name must not leave a data directory behind. And before the
+    // first long transcode, so that whoever typed the names hears at once.
+    let mut files = Vec::new();
     for file in &args.files {
-        transcode::check_input(file, &options)?;
+        match transcode::check_input(file, &options) {
+            Ok(()) => files.push(file),
+            Err(error) => batch.failed(error, &config.store_dir(), &[])?,
+        }
+    }
+    if files.is_empty() {
+        return Ok(batch.exit_code());
     }
     // A key that cannot be read must not show after a long transcode. One that is not there yet is made then.
     if config.has_bunny_key() {
@@ -110,22 +124,64 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     let store_dir = config.store_dir();
     let mut made = MadeDirs::of(LocalStore::directories(&store_dir));
     let known = known_track(args, &config)?;
-    let mut failed = false;
-    for file in &args.files {
-        let published = publish_one(args, file, known.as_ref(), &store_dir, &ladder, &options, &cancel);
-        match published.map_err(|error| advised(error, &store_dir, "--data")) {
+    while let Some((file, rest)) = files.split_first() {
+        match publish_one(args, file, known.as_ref(), &store_dir, &ladder, &options, &cancel) {
             Ok((track, index)) => {
                 made.keep();
-                report(args, &config, &track, &index)?;
+                let reported = app::links(&config).and_then(|links| report(args, &links, file, &track, &index));
+                reported.map_err(|error| batch.unreported(&error, file, &track, rest))?;
+                batch.published += 1;
             }
-            Err(error) if args.files.len() > 1 && error.kind() == Kind::Invalid => {
-                eprintln!("segue: {}", error.chain());
-                failed = true;
-            }
-            Err(error) => return Err(error),
+            Err(error) => batch.failed(error, &store_dir, rest)?,
+        }
+        files = rest.to_vec();
+    }
+    Ok(batch.exit_code())
+}
+
+/// What became of the files so far.
+struct Batch {
+    files: usize,
+    published: usize,
+}
+
+impl Batch {
+    /// A file was not published. Says so, and lets the others have their turn, unless they would fail too
+    /// or nobody wants them any more. `rest` are those that have not begun.
+    fn failed(&self, error: Error, store_dir: &Path, rest: &[&PathBuf]) -> Result<()> {
+        let in_vain = error.kind() == Kind::Cancelled || app::is_of_the_place(&error);
+        let error = advised(error, store_dir, "--data");
+        if self.files == 1 {
+            return Err(error);
+        }
+        if in_vain {
+            return Err(Error::new(error.kind(), format!("{}{}", error.chain(), self.left(rest))));
+        }
+        complain(format_args!("{}", error.chain()));
+        Ok(())
+    }
+
+    /// A file was published, but nobody was told under which name.
+    fn unreported(&self, error: &Error, file: &Path, track: &Track, rest: &[&PathBuf]) -> Error {
+        let (file, id, version, why) = (file.display(), track.id, track.version, error.chain());
+        let left = self.left(rest);
+        Error::internal(format!(
+            "{file} was published as track {id}, version {version}, but {why}; it plays at \
+             /tracks/{id}/master.m3u8{left}"
+        ))
+    }
+
+    fn left(&self, rest: &[&PathBuf]) -> String {
+        match rest {
+            [] => String::new(),
+            [next] => format!("; not begun: {}", next.display()),
+            [next, others @ ..] => format!("; not begun: {} and {} more", next.display(), others.len()),
         }
     }
-    Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+
+    fn exit_code(&self) -> ExitCode {
+        if self.published == self.files { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
 }
 
 /// The track that `--track` names.
@@ -169,22 +225,26 @@ fn publish_one(
     Ok((track, index))
 }
 
-fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionIndex) -> Result<()> {
-    let links = app::links(config)?;
+fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: &VersionIndex) -> Result<()> {
     let now_s = Clock::System.unix_s();
     let master = |scope| links.master(track.id, track.version, scope, now_s);
+    let aac = index.has(Family::Aac).then(|| master(Scope::Aac));
+    let flac = index.rungs.iter().find(|rung| rung.family == Family::Flac);
     if !args.json {
         // A title is somebody's text: nothing of it may steer the terminal.
         let title = track.title.replace(char::is_control, " ");
-        say(format!("{} \"{title}\" {:.1} s", track.id, track.duration_s()));
-        say(format!("  stable    /tracks/{}/master.m3u8   page /watch/{}", track.id, track.id));
-        say(format!("  AAC       {}", master(Scope::Aac)));
-        if let Some(flac) = index.rungs.iter().find(|rung| rung.family == Family::Flac) {
+        let mut lines = vec![
+            format!("{} \"{title}\" {:.1} s", track.id, track.duration_s()),
+            format!("  stable    /tracks/{}/master.m3u8   page /watch/{}", track.id, track.id),
+        ];
+        lines.extend(aac.map(|url| format!("  AAC       {url}")));
+        if let Some(flac) = flac {
             let name = if index.is_lossless(flac) { "lossless" } else { "FLAC" };
-            say(format!("  {name:<9} {}", master(Scope::Flac)));
-            say(format!("  all       {}", master(Scope::All)));
+            lines.push(format!("  {name:<9} {}", master(Scope::Flac)));
+            lines.push(format!("  all       {}", master(Scope::All)));
+            lines.extend(index.loss(flac).map(|why| format!("  FLAC is not lossless here: {why}")));
         }
-        return Ok(());
+        return tell(lines.join("\n"));
     }
     let rungs: Vec<_> = index
         .rungs
@@ -195,26 +255,28 @@ fn report(args: &PublishArgs, config: &Config, track: &Track, index: &VersionInd
                 "bits": rung.bits, "nominal_bps": rung.nominal_bps, "bandwidth": rung.peak_bps,
                 "average_bandwidth": rung.average_bps, "priming": rung.priming, "padding": rung.padding,
                 "samples": rung.samples, "segments": rung.segments.len(), "lossless": index.is_lossless(rung),
+                "loss": index.loss(rung),
                 "resampled_from": (rung.rate != index.source.rate).then_some(index.source.rate),
             })
         })
         .collect();
     let has_preview = index.extras.iter().any(|extra| extra.role == Role::Preview);
-    say(json!({
+    tell(json!({
+        "file": file.to_string_lossy(),
         "track_id": track.id,
         "version": track.version,
         "title": track.title,
-        "master_url": master(Scope::Aac),
-        "lossless_master_url": track.lossless.then(|| master(Scope::Flac)),
+        "master_url": aac,
+        "lossless_master_url": flac.map(|_| master(Scope::Flac)),
         "all_master_url": master(Scope::All),
         "preview_url": has_preview.then(|| links.preview(track.id, track.version)),
         "duration_s": track.duration_s(),
         "samples": track.samples,
         "rate": track.rate,
+        "lossless": flac.is_some_and(|flac| index.is_lossless(flac)),
         "loudness": index.loudness,
         "rungs": rungs,
-    }));
-    Ok(())
+    }))
 }
 
 pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
@@ -227,7 +289,13 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let made = transcode_to(&args.input, &args.out, &ladder, &options, &cancel);
     let (version, index) = made.map_err(|error| advised(error, &args.out, "--out"))?;
     let (out, seconds) = (args.out.display(), index.duration_s());
-    say(format!("{out} version {version} {seconds:.1} s, {} rungs", index.rungs.len()));
+    let line = format!("{out} version {version} {seconds:.1} s, {} rungs", index.rungs.len());
+    match tell(line) {
+        Err(error) if app::io_kind(&error) != Some(std::io::ErrorKind::BrokenPipe) => {
+            Err(Error::internal(format!("{out} is whole, but {}; nothing has to be done again", error.chain())))?;
+        }
+        _ => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -244,9 +312,10 @@ fn transcode_to(
     let mut made = MadeDirs::of([parent.to_owned()]);
     let making = || format!("cannot make {}", out.display());
     std::fs::create_dir_all(parent).context(making)?;
-    let partial = Partial(parent.join(format!(".segue-{}.partial", std::process::id())));
-    let (objects, tree) = (partial.0.join("objects"), partial.0.join("tree"));
-    for dir in [&partial.0, &objects, &tree] {
+    sweep_partials(parent);
+    let partial = Partial::beside(parent).context(making)?;
+    let (objects, tree) = (partial.dir.join("objects"), partial.dir.join("tree"));
+    for dir in [&objects, &tree] {
         std::fs::create_dir(dir).context(making)?;
     }
     let index = run(input, ladder, &objects, options, cancel)?;
@@ -258,24 +327,31 @@ fn transcode_to(
 
 pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
+    let ladder = read_ladder(args.ladder.as_deref())?;
     let report = transcode::probe(&args.input, &app::transcode_options(&config))?;
+    let rungs = report.outline(&ladder);
     if args.json {
-        say(serde_json::to_string(&report).expect("plain data always serialises"));
-    } else {
-        let source = &report.source;
-        say(format!(
-            "{}: {}, {} Hz, {} channels, {} bits, {:.3} s ({} samples)",
-            args.input.display(),
-            source.codec,
-            source.rate,
-            source.channels,
-            source.bits,
-            report.duration_s,
-            source.samples
-        ));
-        if let Some(lufs) = report.loudness.integrated_lufs {
-            say(format!("  loudness {lufs:.2} LUFS, range {:.2} LU", report.loudness.range_lu));
-        }
+        let mut document = serde_json::to_value(&report).expect("plain data always serialises");
+        document["rungs"] = json!(rungs);
+        say(document);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let source = &report.source;
+    let name = args.input.display().to_string().replace(char::is_control, " ");
+    say(format!(
+        "{name}: {}, {} Hz, {} channels, {} bits, {:.3} s ({} samples)",
+        source.codec, source.rate, source.channels, source.bits, report.duration_s, source.samples
+    ));
+    if let Some(lufs) = report.loudness.integrated_lufs {
+        say(format!("  loudness {lufs:.2} LUFS, range {:.2} LU", report.loudness.range_lu));
+    }
+    for rung in rungs {
+        let kbps = match rung.nominal_bps {
+            0 => String::new(),
+            bps => format!(", {} kbit/s", bps / 1000),
+        };
+        let depth = if rung.nominal_bps == 0 { format!(", {} bits", rung.bits) } else { String::new() };
+        say(format!("  {:<8} {} Hz, {} channels{kbps}{depth}", rung.path, rung.rate, rung.channels));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -324,40 +400,6 @@ fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &Ato
     })
 }
 
-/// Adds what to do when the place to write to, and not the input, is why it failed.
-fn advised(error: Error, place: &Path, flag: &str) -> Error {
-    use std::io::ErrorKind;
-    let place = place.display();
-    let advice = match io_kind(&error) {
-        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-            format!("free space for {place}, or choose another place with {flag}")
-        }
-        Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-            format!("let this user write to {place}, or choose another place with {flag}")
-        }
-        Some(
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::InvalidFilename,
-        ) => {
-            format!("choose another place with {flag}")
-        }
-        Some(ErrorKind::FileTooLarge) => "raise the limit on the size of files (ulimit -f)".to_owned(),
-        _ => return error,
-    };
-    Error::new(error.kind(), format!("{}; {advice}", error.chain()))
-}
-
-/// What the operating system said, if it was the operating system.
-fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
-            return Some(cause.kind());
-        }
-        next = cause.source();
-    }
-    None
-}
-
 fn progress_bar(file: &Path) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
@@ -371,18 +413,12 @@ fn progress_bar(file: &Path) -> ProgressBar {
 pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     let Some(path) = path else { return Ok(Ladder::default_audio()) };
     let name = path.display();
-    let unreadable = |cause: std::io::Error| {
-        Error::usage(format!("cannot read the encoding plan {name}: {cause}; check the path and its permissions"))
-    };
-    let about = std::fs::metadata(path).map_err(unreadable)?;
-    if !about.is_file() || about.len() > LADDER_BYTES_MAX {
-        return Err(Error::usage(format!(
-            "{name} is not an encoding plan; give a TOML file like pipelines/audio.toml"
-        )));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::usage(format!("{name} is not text; give a TOML file like pipelines/audio.toml")))?;
+    let text = text::read(path, LADDER_BYTES_MAX).map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::InvalidInput => {
+            Error::usage(format!("{name} is not an encoding plan: {cause}; give a TOML file like pipelines/audio.toml"))
+        }
+        _ => Error::usage(format!("cannot read the encoding plan {name}: {cause}; check the path and its permissions")),
+    })?;
     Ladder::decode(&text, &name.to_string()).map_err(|wrong| {
         Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
     })
@@ -460,12 +496,42 @@ fn refuse_used_directory(out: &Path) -> Result<()> {
     }
 }
 
-/// A hidden directory beside the target, removed when dropped.
-struct Partial(PathBuf);
+/// A hidden directory beside the target, removed when dropped. A killed process leaves it behind unheld.
+struct Partial {
+    dir: PathBuf,
+    _held: File,
+}
+
+const PARTIAL_PREFIX: &str = ".segue-";
+const PARTIAL_SUFFIX: &str = ".partial";
+
+impl Partial {
+    fn beside(parent: &Path) -> std::io::Result<Partial> {
+        // Not the process id: in a container that is the same each time.
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the operating system gives random bytes");
+        let dir = parent.join(format!("{PARTIAL_PREFIX}{}{PARTIAL_SUFFIX}", hex::encode(&random)));
+        let held = held::hold(&dir, |dir| std::fs::create_dir(dir))?;
+        Ok(Partial { dir, _held: held })
+    }
+}
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Removes what killed transcodes left in a directory; what living ones hold stays.
+fn sweep_partials(parent: &Path) {
+    for path in std::fs::read_dir(parent).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(PARTIAL_PREFIX)
+            && name.ends_with(PARTIAL_SUFFIX)
+            && let Some(_held) = held::take_left_over(&path)
+        {
+            let _ = std::fs::remove_dir_all(&path); // the next transcode tries again
+        }
     }
 }
 

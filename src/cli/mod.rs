@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::base::error::Context as _;
 use crate::base::{Kind, Result};
 use crate::config::Config;
 
@@ -105,7 +106,7 @@ impl Settings {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return refused_usage(&error),
+        Err(error) => return refused_usage(&error, &command_of(std::env::args_os())),
     };
     match run(cli.command) {
         Ok(code) => code,
@@ -117,21 +118,41 @@ pub fn main() -> ExitCode {
 }
 
 /// Help and version go to standard output and succeed; a wrong command line is one line and exit 2.
-fn refused_usage(error: &clap::Error) -> ExitCode {
+fn refused_usage(error: &clap::Error, command: &str) -> ExitCode {
+    use std::io::Write as _;
     if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return match error.print().and_then(|()| std::io::stdout().flush()) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+                complain(format_args!("cannot write to standard output: {cause}"));
+                ExitCode::from(1)
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
     let text = error.render().to_string();
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.first().is_some_and(|line| line.starts_with("error:")) {
         let what = lines.iter().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
         let what = what.copied().collect::<Vec<_>>().join(" ");
-        complain(format_args!("{}; try 'segue --help'", what.trim_start_matches("error: ")));
+        // What was typed is somebody's text.
+        let what = what.trim_start_matches("error: ").replace(char::is_control, " ");
+        complain(format_args!("{what}; try '{command} --help'"));
     } else {
         let _ = error.print();
     }
     ExitCode::from(2)
+}
+
+/// The command that was meant: `segue config check`.
+fn command_of(args: impl Iterator<Item = std::ffi::OsString>) -> String {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut words = vec!["segue".to_owned()];
+    for arg in args.skip(1) {
+        let Some(inner) = command.find_subcommand(&arg).cloned() else { break };
+        words.push(inner.get_name().to_owned());
+        command = inner;
+    }
+    words.join(" ")
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -170,13 +191,19 @@ fn complain(what: std::fmt::Arguments<'_>) {
 /// Prints a line to standard output. A closed pipe is the reader's choice; a result that cannot be
 /// written for another reason is a failure, because a script would take it for success.
 fn say(line: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let mut out = std::io::stdout();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(format_args!("cannot write the result to standard output: {cause}"));
+    match tell(line) {
+        Err(error) if crate::app::io_kind(&error) != Some(std::io::ErrorKind::BrokenPipe) => {
+            complain(format_args!("{}", error.chain()));
             std::process::exit(1);
         }
         _ => {}
     }
+}
+
+/// As `say`, for results that must not get lost.
+fn tell(line: impl std::fmt::Display) -> Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    let told = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+    told.context(|| "cannot write the result to standard output")
 }

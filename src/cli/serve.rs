@@ -14,15 +14,15 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Settings,
     /// Public listener [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Metrics and health listener; keep it private [default: 127.0.0.1:9090].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// What this process does.
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
-    /// Fill an empty data directory with a demo track and print the page that plays it.
+    /// Make a demo track, unless there is one, and print the page that plays it.
     #[cfg(feature = "transcode")]
     #[arg(long)]
     demo: bool,
@@ -42,6 +42,11 @@ enum Role {
     Worker,
 }
 
+/// Names are not looked up: which of a name's addresses should be listened on?
+fn address(text: &str) -> std::result::Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "give an IP address and a port, 127.0.0.1:8080 or [::1]:8080")
+}
+
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let mut config = args.settings.load()?;
     if let Some(listen) = args.listen {
@@ -55,18 +60,26 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let demo = args.demo;
     #[cfg(not(feature = "transcode"))]
     let demo = false;
-    let roles = Roles { pages: !matches!(args.role, Role::Origin), demo, work: matches!(args.role, Role::All) };
+    let (pages, work) = match args.role {
+        Role::All => (true, true),
+        Role::Origin => (false, false),
+        #[cfg(feature = "control")]
+        Role::Api => (true, false),
+        #[cfg(feature = "control")]
+        Role::Worker => (false, true),
+    };
     if demo && config.profile == Profile::Production {
         return Err(crate::base::Error::usage("--demo is for the dev profile; leave it away in production"));
     }
+    if demo && !pages {
+        let role = if work { "worker" } else { "origin" };
+        return Err(crate::base::Error::usage(format!(
+            "--demo is a page, which --role {role} does not serve; leave one away"
+        )));
+    }
     #[cfg(feature = "control")]
     if matches!(args.role, Role::Worker) {
-        if demo {
-            return Err(crate::base::Error::usage(
-                "--demo is a page, which --role worker does not serve; leave one away",
-            ));
-        }
         return app::work(&config);
     }
-    app::serve(&config, roles)
+    app::serve(&config, Roles { pages, demo, work })
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{Settings, say};
+use super::{Settings, complain, say};
 use crate::app;
 use crate::base::clock::Clock;
 use crate::base::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) struct SignArgs {
     #[arg(long, value_enum)]
     cdn: Option<Cdn>,
     /// Seconds the URL stays valid [default: origin.token_ttl_s].
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     expires: Option<u64>,
     /// Open the whole directory of the URL, so that playlists and segments below it share the token.
     #[arg(long)]
@@ -35,13 +35,13 @@ pub(super) struct SignArgs {
     #[arg(long, value_name = "ADDR")]
     ip: Option<IpAddr>,
     /// Countries that may, enforced by Bunny's edge: CA,US.
-    #[arg(long, value_name = "CODES")]
+    #[arg(long, value_name = "CODES", value_parser = countries)]
     countries: Option<String>,
     /// Countries that may not, enforced by Bunny's edge.
-    #[arg(long, value_name = "CODES")]
+    #[arg(long, value_name = "CODES", value_parser = countries)]
     countries_blocked: Option<String>,
     /// Speed limit in kB/s, enforced by Bunny's edge.
-    #[arg(long, value_name = "KBPS")]
+    #[arg(long, value_name = "KBPS", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Let players add query parameters (Bunny): they are left out of the signature.
     #[arg(long, conflicts_with_all = ["countries", "countries_blocked", "limit"])]
@@ -84,6 +84,15 @@ enum Cdn {
     Cloudflare,
 }
 
+/// A list that Bunny does not understand would let nobody in, or everybody.
+fn countries(text: &str) -> std::result::Result<String, &'static str> {
+    let is_code = |code: &str| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+    match text.split(',').all(is_code) {
+        true => Ok(text.to_owned()),
+        false => Err("give codes of two capital letters (ISO 3166), with commas between: CA,US"),
+    }
+}
+
 pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
     let url = Url::decode(&args.url)?;
     let config = args.settings.load()?.checked()?;
@@ -105,7 +114,9 @@ pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
     });
     args.refuse_what_it_cannot_say(cdn)?;
     let ttl_s = args.expires.unwrap_or(config.origin.token_ttl_s);
-    let expires_s = now_s.checked_add(ttl_s).ok_or_else(|| Error::usage("--expires is beyond the end of time"))?;
+    let expires_s = now_s
+        .checked_add(ttl_s)
+        .ok_or_else(|| Error::usage("--expires is beyond the end of time; give fewer seconds"))?;
     let lines = match (cdn, &verifier) {
         (Cdn::Bunny | Cdn::BunnySha256, Verifier { bunny: Some(keys), .. }) => {
             let query = args.query || config.origin.token_form == TokenForm::Query;
@@ -174,7 +185,9 @@ impl SignArgs {
         };
         let params = match cdn {
             Cdn::BunnySha256 => {
-                eprintln!("segue: note: Bunny is removing this scheme; zones that know HS256 should get --cdn bunny");
+                complain(format_args!(
+                    "note: Bunny is removing this scheme; zones that know HS256 should get --cdn bunny"
+                ));
                 keys.current().sign_params_sha256(&grant)
             }
             _ => keys.current().sign_params(&grant),

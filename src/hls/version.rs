@@ -193,6 +193,19 @@ pub enum Role {
     PeaksSmall,
 }
 
+/// What the names of lossy codecs have in them, lowercase: demuxers and decoders name codecs freely, and one
+/// that is unknown is believed to be lossless.
+const LOSSY: [&str; 12] =
+    ["layer", "mp3", "mp2", "aac", "vorbis", "opus", "speex", "adpcm", "-law", "amr", "gsm", "musepack"];
+
+impl Source {
+    /// Whether its own codec had left something out before we saw it.
+    fn is_lossy(&self) -> bool {
+        let codec = self.codec.to_ascii_lowercase();
+        LOSSY.iter().any(|name| codec.contains(name))
+    }
+}
+
 impl VersionIndex {
     /// The document's bytes and the id they hash to.
     pub fn seal(&self) -> (Vec<u8>, VersionId) {
@@ -278,11 +291,28 @@ impl VersionIndex {
         self.source.samples as f64 / f64::from(self.source.rate)
     }
 
-    /// Whether a rung decodes to the source bit by bit. A source at a rate that segments cannot be cut at is
-    /// resampled, and 32-bit samples become 24-bit ones.
+    /// Whether a rung may be called lossless: it decodes to the source bit by bit, and the source had lost nothing.
     pub fn is_lossless(&self, rung: &Rung) -> bool {
+        self.loss(rung).is_none()
+    }
+
+    /// What was lost on the way to a rung, in words; `None` when nothing was. A source at a rate that segments
+    /// cannot be cut at is resampled, and FLAC has 24 bits at most here: its encoder knows no more.
+    pub fn loss(&self, rung: &Rung) -> Option<String> {
         let Source { rate, channels, bits, .. } = self.source;
-        rung.family == Family::Flac && rung.rate == rate && rung.channels == channels && rung.bits >= bits
+        if rung.family != Family::Flac {
+            return Some("the codec is lossy".into());
+        }
+        if self.source.is_lossy() {
+            return Some(format!("the source is lossy already, {}", self.source.codec));
+        }
+        if rung.rate != rate {
+            return Some(format!("resampled from {rate} Hz to {} Hz", rung.rate));
+        }
+        if rung.channels != channels {
+            return Some(format!("mixed from {channels} channels to {}", rung.channels));
+        }
+        (rung.bits < bits).then(|| format!("{bits}-bit samples became {}-bit ones", rung.bits))
     }
 
     /// Whether the version has rungs of this family.
@@ -417,6 +447,20 @@ pub(crate) mod tests {
         check(|source| source.bits = 8, true);
         check(|source| source.bits = 32, false);
         check(|source| source.rate = 22_050, false);
+        for codec in ["PCM 16-bit (WAV)", "Free Lossless Audio Codec (FLAC)", "ALAC", "Wavpack", "PCM 24-bit (AIFF)"] {
+            let source = Source { codec: codec.into(), ..sample().source };
+            assert!(!source.is_lossy(), "{codec}");
+        }
+        for codec in
+            ["MPEG-1 Layer 3 (MP3)", "AAC", "MPEG-4 AAC audio", "Vorbis", "Opus", "Mu-law audio", "ADPCM audio"]
+        {
+            let source = Source { codec: codec.into(), ..sample().source };
+            assert!(source.is_lossy(), "{codec}");
+        }
+        let mut index = sample();
+        index.source.bits = 32;
+        assert_eq!(index.loss(&index.rungs[2]).as_deref(), Some("32-bit samples became 16-bit ones"));
+        assert_eq!(index.loss(&index.rungs[0]).as_deref(), Some("the codec is lossy"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
 use super::{Limits, Service, conn};
 use crate::base::shutdown::{self, Shutdown};
-use crate::base::telemetry;
+use crate::base::{memory, telemetry};
 
 /// What a connection needs of its core.
 pub(super) struct Core<S> {
@@ -356,6 +356,9 @@ impl<S: Service> Core<S> {
 
     /// Looks at the connections four times a second and keeps the sampled gauges fresh.
     async fn look(self: Rc<Core<S>>) {
+        /// Looks between two trims. The last one comes when nothing has changed since the one before.
+        const TRIM_EVERY: u32 = 6;
+        let (mut looks, mut trims_due) = (0u32, 0u32);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -364,6 +367,15 @@ impl<S: Service> Core<S> {
             let idle = self.idle.look(watch::now_tick()) as u64;
             let before = self.tally.set_idle(idle);
             self.places.idle.increment(idle as f64 - before as f64);
+            // Their tasks have been freed: what was memory of listeners shall not stay ours.
+            if idle != before {
+                trims_due = 2;
+            }
+            looks = looks.wrapping_add(1);
+            if trims_due > 0 && looks.is_multiple_of(TRIM_EVERY) {
+                trims_due -= 1;
+                memory::trim(if trims_due == 0 { memory::Trim::All } else { memory::Trim::Old });
+            }
             self.scratch.borrow_mut().tell_date(SystemTime::now());
             self.publish_tally();
             self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);

@@ -91,6 +91,8 @@ impl Idle {
     /// # Errors
     /// What the kernel says about the second epoll instance; it never should.
     pub(super) async fn wait(&self, ready: &AsyncFd<OwnedFd>, woken: &mut Vec<Entry>) -> io::Result<()> {
+        const LEFT: epoll::EventFlags =
+            epoll::EventFlags::RDHUP.union(epoll::EventFlags::HUP).union(epoll::EventFlags::ERR);
         /// At a time; the core turns to others in between.
         const WOKEN_MAX: usize = 128;
         while woken.is_empty() {
@@ -104,7 +106,14 @@ impl Idle {
                 Ok(_) => {}
             }
             let mut kept = self.kept.borrow_mut();
-            woken.extend(events.iter().filter_map(|event| self.take(&mut kept, event.data.u64() as usize)));
+            for event in &events {
+                let Some(entry) = self.take(&mut kept, event.data.u64() as usize) else { continue };
+                // Who has only left needs no task to be told so.
+                let flags = event.flags;
+                if !flags.intersects(LEFT) || entry.has_unread() {
+                    woken.push(entry);
+                }
+            }
         }
         Ok(())
     }

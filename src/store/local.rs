@@ -1,7 +1,7 @@
 //! A store that is a directory. In: a staged version. Out: a version that is either whole or absent.
 //!
 //! ```text
-//! {root}/staging/{attempt}.lock   held (flock) by the process that fills {attempt}/
+//! {root}/staging/{attempt}.lock   held (flock) by the process that fills {attempt}/; names the track once there is one
 //! {root}/staging/{attempt}/…      objects being made, invisible
 //! {root}/v/{track}/{version}/…    objects and version.json, whole from the moment the name exists
 //! {root}/tracks/{track}.json      which version a track shows now
@@ -15,13 +15,14 @@
 //! Files below `v/` are never written again: the origin maps them, and a shrinking map is SIGBUS.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::error::Context as _;
-use crate::base::id::{TrackId, VersionId};
+use crate::base::held::same_file;
+use crate::base::id::{TRACK_ID_BYTES_MAX, TrackId, VersionId};
 use crate::base::{Error, Kind, Result, hex};
 use crate::hls::version::{DOCUMENT_BYTES_MAX, VersionIndex};
 
@@ -48,7 +49,9 @@ pub struct Staging {
     dir: PathBuf,
     lock_path: PathBuf,
     /// Held until the directory is renamed or removed, so that `sweep` leaves it alone.
-    _lock: File,
+    lock: File,
+    /// The directory of the track it is published to, which may be new and empty.
+    track_dir: Option<PathBuf>,
 }
 
 impl LocalStore {
@@ -136,7 +139,7 @@ impl LocalStore {
             // A sweeper may have taken the lock between the two calls above and removed the file.
             if same_file(&lock, &lock_path) {
                 fs::create_dir(&dir).context(|| format!("cannot make {}", dir.display()))?;
-                return Ok(Staging { dir, lock_path, _lock: lock });
+                return Ok(Staging { dir, lock_path, lock, track_dir: None });
             }
         }
     }
@@ -147,7 +150,7 @@ impl LocalStore {
     /// # Errors
     /// `Internal` when an object is missing or has another length than the index says, or the disk
     /// refuses; nothing is visible then.
-    pub fn publish(&self, staging: Staging, track: TrackId, index: &VersionIndex) -> Result<VersionId> {
+    pub fn publish(&self, mut staging: Staging, track: TrackId, index: &VersionIndex) -> Result<VersionId> {
         for object in index.objects() {
             sync_object(&staging.dir.join(&object.name), object.bytes)?;
         }
@@ -156,10 +159,21 @@ impl LocalStore {
         sync_dir(&staging.dir)?;
 
         let parent = self.track_dir(track);
-        fs::create_dir_all(&parent).context(|| format!("cannot make {}", parent.display()))?;
-        sync_dir(&self.root.join("v"))?;
+        // First the note, then the directory: whoever removes this attempt removes that too if it is empty.
+        let noted = staging.lock.write_all(track.as_str().as_bytes());
+        noted.context(|| format!("cannot write {}", staging.lock_path.display()))?;
+        staging.track_dir = Some(parent.clone());
         let target = parent.join(version.to_string());
-        match fs::rename(&staging.dir, &target) {
+        let moved = loop {
+            fs::create_dir_all(&parent).context(|| format!("cannot make {}", parent.display()))?;
+            sync_dir(&self.root.join("v"))?;
+            match fs::rename(&staging.dir, &target) {
+                // Another attempt for this track ended in between, and the directory was still empty.
+                Err(cause) if cause.kind() == ErrorKind::NotFound && staging.dir.exists() && !parent.exists() => {}
+                moved => break moved,
+            }
+        };
+        match moved {
             Ok(()) => {}
             // The id is the hash of the content: what is there already is what we would put there.
             Err(cause) if matches!(cause.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
@@ -282,7 +296,8 @@ impl LocalStore {
                 Err(cause) => cause.kind() == ErrorKind::NotFound && dir.exists(),
                 Ok(lock) => lock.try_lock().is_ok() && same_file(lock, &lock_path),
             };
-            if abandoned && remove_attempt(&dir, &lock_path) {
+            let track_dir = lock.as_ref().ok().and_then(noted).map(|track| self.track_dir(track));
+            if abandoned && remove_attempt(&dir, track_dir.as_deref(), &lock_path) {
                 removed += 1;
             }
         }
@@ -316,21 +331,27 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // After a publish the directory is gone and only the lock file is left.
-        remove_attempt(&self.dir, &self.lock_path);
+        remove_attempt(&self.dir, self.track_dir.as_deref(), &self.lock_path);
     }
 }
 
-/// Removes an attempt, directory first; true when both are gone.
-fn remove_attempt(dir: &Path, lock_path: &Path) -> bool {
+/// Removes an attempt, directory first, and the track's directory if it is empty; true when the attempt is gone.
+fn remove_attempt(dir: &Path, track_dir: Option<&Path>, lock_path: &Path) -> bool {
     let gone = |result: std::io::Result<()>| result.is_ok() || result.is_err_and(|e| e.kind() == ErrorKind::NotFound);
-    gone(fs::remove_dir_all(dir)) && gone(fs::remove_file(lock_path))
+    if !gone(fs::remove_dir_all(dir)) {
+        return false;
+    }
+    if let Some(track_dir) = track_dir {
+        let _ = fs::remove_dir(track_dir); // one that holds versions stays
+    }
+    gone(fs::remove_file(lock_path))
 }
 
-fn same_file(open: &File, path: &Path) -> bool {
-    match (open.metadata(), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
+/// The track that an attempt was about to be published to.
+fn noted(lock: &File) -> Option<TrackId> {
+    let mut note = String::new();
+    lock.take(TRACK_ID_BYTES_MAX as u64 + 1).read_to_string(&mut note).ok()?;
+    TrackId::decode(&note)
 }
 
 /// Checks the length of a finished object and brings its bytes to the disk.
@@ -447,6 +468,26 @@ mod tests {
         assert_eq!(names(&staging).len(), 2, "{:?}", names(&staging));
         assert!(living.dir().join("aac-64.mp4").exists());
         assert_eq!(store.sweep().unwrap(), 0);
+    }
+
+    /// What a kill leaves between making the track's directory and the rename into it.
+    #[test]
+    fn the_empty_directory_of_a_track_goes_with_the_attempt_that_made_it() {
+        let (root, store, track) = store();
+        let leave = |attempt: &str, track: &str| {
+            fs::create_dir(root.path().join("staging").join(attempt)).unwrap();
+            fs::write(root.path().join("staging").join(format!("{attempt}.lock")), track).unwrap();
+        };
+        let index = sample();
+        store.publish(filled(&store, &index), track, &index).unwrap();
+        fs::create_dir(root.path().join("v/trk_new")).unwrap();
+        fs::create_dir(root.path().join("v/trk_other")).unwrap(); // another process is at it
+        leave("a", "trk_new");
+        leave("b", track.as_str());
+        leave("c", "../tracks");
+        assert_eq!(store.sweep().unwrap(), 3);
+        assert_eq!(names(&root.path().join("v")), [track.as_str(), "trk_other"]);
+        assert!(root.path().join("tracks").exists() && store.versions(track).unwrap().next().is_some());
     }
 
     #[test]

@@ -202,7 +202,9 @@ fn free_box(bytes: u64) -> Vec<u8> {
 }
 
 /// Peak and average segment bit rate. The peak is the highest of any run of segments that lasts between
-/// half and one and a half target durations (RFC 8216bis §4.4.6.2); of the whole when no run does.
+/// half and one and a half target durations (RFC 8216 §4.3.4.2, RFC 8216bis §4.4.6.2); of the whole when no run
+/// does. A track shorter than the shortest run that counts is measured as if it lasted that long: its boxes
+/// divided by its few samples would be a rate that nobody needs (docs/decisions/0023).
 pub(super) fn bandwidths(segments: &[Segment], rate: u32) -> (u64, u64) {
     let bps = |bytes: u64, ticks: u64| {
         let bits = u128::from(bytes) * 8 * u128::from(rate);
@@ -225,7 +227,8 @@ pub(super) fn bandwidths(segments: &[Segment], rate: u32) -> (u64, u64) {
             }
         }
     }
-    let average = bps(segments.iter().map(|s| s.bytes).sum(), segments.iter().map(|s| s.ticks).sum());
+    let ticks: u64 = segments.iter().map(|s| s.ticks).sum();
+    let average = bps(segments.iter().map(|s| s.bytes).sum(), ticks.max(least));
     (if peak == 0 { average } else { peak }, average)
 }
 
@@ -362,8 +365,11 @@ mod tests {
         check(&[(6000, 6000), (9000, 6000), (3000, 6000)], (12_000, 8_000));
         // The last second is dense, but alone it is shorter than half a target duration.
         check(&[(6000, 6000), (6000, 6000), (3000, 1000)], (10_286, 9_231));
-        check(&[(100, 300)], (2_667, 2_667));
-        check(&[(1, 1), (0, 0)], (8_000, 8_000));
+        check(&[(100, 500)], (1_600, 1_600));
+        // Shorter than half a target duration of one second: measured as half a second.
+        check(&[(100, 300)], (1_600, 1_600));
+        check(&[(1_000, 1)], (16_000, 16_000));
+        check(&[(1_000, 0)], (16_000, 16_000));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum WatchState<'a> {
         aac_master: &'a str,
         /// URL path of the FLAC playlist, for those who may hear it.
         flac_master: Option<&'a str>,
+        /// Whether the FLAC playlist may be called lossless.
+        lossless: bool,
         /// Exact length, in seconds: samples divided by rate.
         duration_s: f64,
     },
@@ -61,11 +63,11 @@ pub fn csp(media_host: Option<&str>) -> String {
 
 /// The page that plays a track, or waits for it.
 pub fn watch_page(page: &WatchPage<'_>) -> String {
-    let (state, aac, flac, duration_s) = match page.state {
-        WatchState::Ready { aac_master, flac_master, duration_s } => {
-            ("ready", aac_master, flac_master.unwrap_or_default(), duration_s)
+    let (state, aac, flac, lossless, duration_s) = match page.state {
+        WatchState::Ready { aac_master, flac_master, lossless, duration_s } => {
+            ("ready", aac_master, flac_master.unwrap_or_default(), lossless, duration_s)
         }
-        WatchState::Preparing => ("preparing", "", "", 0.0),
+        WatchState::Preparing => ("preparing", "", "", false, 0.0),
     };
     let body = match page.state {
         WatchState::Ready { .. } => {
@@ -80,6 +82,7 @@ pub fn watch_page(page: &WatchPage<'_>) -> String {
         state = state,
         aac = escape(aac),
         flac = escape(flac),
+        lossless = lossless,
         duration = duration_s,
         body = body,
         css = FILES[CSS].path,
@@ -182,6 +185,7 @@ mod tests {
     const READY: WatchState<'_> = WatchState::Ready {
         aac_master: "/bcdn_token=HS256-x&expires=9/a/trk/0a/aac/master.m3u8",
         flac_master: Some("/a/trk/0a/flac/master.m3u8"),
+        lossless: false,
         duration_s: 2_835_631.0 / 44_100.0,
     };
 
@@ -211,7 +215,7 @@ mod tests {
         let html = page("Song", READY);
         assert!(html.contains("data-state=\"ready\""));
         assert!(html.contains("data-aac=\"/bcdn_token=HS256-x&amp;expires=9/a/trk/0a/aac/master.m3u8\""));
-        assert!(html.contains("data-flac=\"/a/trk/0a/flac/master.m3u8\""));
+        assert!(html.contains("data-flac=\"/a/trk/0a/flac/master.m3u8\" data-lossless=\"false\""));
         assert!(html.contains(&format!("data-duration=\"{}\"", 2_835_631.0 / 44_100.0)));
         assert!(html.contains(">1:04<"));
     }

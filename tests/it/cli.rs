@@ -37,7 +37,7 @@ fn wrong_command_lines_are_one_line_and_exit_2() {
     refused(&["frobnicate"], 2, &["frobnicate", "--help"]);
     refused(&["publish"], 2, &["FILE", "--help"]);
     refused(&["transcode", "song.wav"], 2, &["--out", "--help"]);
-    refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "--listen"]);
+    refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "--listen", "127.0.0.1:8080"]);
     refused(&["serve", "--role", "dj"], 2, &["dj", "--role"]);
     refused(&["serve", "--config", "/nonexistent/segue.toml"], 2, &["/nonexistent/segue.toml"]);
     refused(&["publish", "a.wav", "b.wav", "--title", "x"], 2, &["--title"]);
@@ -141,7 +141,7 @@ fn an_encoding_plan_that_is_none_is_refused_in_words() {
         (missing, ["missing.toml", "check the path"]),
         (dir.path().to_str().unwrap().to_owned(), ["is not an encoding plan", "give a TOML file"]),
         (pipe, ["pipe is not an encoding plan", "give a TOML file"]),
-        (file("noise.toml", b"\xff\xfe\0\x01"), ["noise.toml is not text", "give a TOML file"]),
+        (file("noise.toml", b"\xff\xfe\0\x01"), ["it is not text", "give a TOML file"]),
         (file("notes.toml", b"dear diary\n"), ["notes.toml:1:", "pipelines/README.md"]),
         (file("empty.toml", b""), ["empty.toml:1:", "pipelines/README.md"]),
     ] {
@@ -217,7 +217,8 @@ fn flac_of_a_resampled_source_is_not_called_lossless() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let report = |rate: &str, more: &[&str]| -> serde_json::Value {
-        let wav = tone(dir.path(), &format!("{rate}.wav"), &[&["-ar", rate], more].concat());
+        let name = format!("{rate}{}-{}.wav", more.concat(), fs::read_dir(dir.path()).unwrap().count());
+        let wav = tone(dir.path(), &name, &[&["-ar", rate], more].concat());
         let output = run(["publish", "--json", &wav, "--data", data.to_str().unwrap()]);
         assert!(output.status.success(), "{}", said(&output));
         serde_json::from_slice(&output.stdout).unwrap()
@@ -238,6 +239,277 @@ fn flac_of_a_resampled_source_is_not_called_lossless() {
     check(report("22050", &[]), false, 22_050.into());
     check(report("64000", &[]), false, 64_000.into());
     check(report("48000", &["-c:a", "pcm_f32le"]), false, serde_json::Value::Null);
+    check(report("48000", &["-c:a", "pcm_s24le"]), true, serde_json::Value::Null);
+    check(report("44100", &["-c:a", "pcm_s32le"]), false, serde_json::Value::Null);
+    let loss = |more: &[&str]| {
+        let report = report("48000", more);
+        let loss = report["rungs"].as_array().unwrap().last().unwrap()["loss"].clone();
+        assert_eq!(report["lossless"], loss.is_null());
+        loss
+    };
+    assert_eq!(loss(&["-c:a", "pcm_s32le"]), "32-bit samples became 24-bit ones");
+    assert_eq!(loss(&["-c:a", "pcm_s24le"]), serde_json::Value::Null);
+    let mp3 = tone(dir.path(), "song.mp3", &[]);
+    let output = run(["publish", "--json", &mp3, "--data", data.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let flac = report["rungs"].as_array().unwrap().last().unwrap();
+    assert!(report["lossless"] == false && flac["loss"].as_str().unwrap().contains("lossy already, MPEG"), "{flac}");
+    // In words, and in the record that pages are made from.
+    let wav = tone(dir.path(), "thirty-two.wav", &["-c:a", "pcm_s32le"]);
+    let text = said(&run(["publish", &wav, "--data", data.to_str().unwrap()]));
+    assert!(text.contains("\n  FLAC      /") && text.contains("FLAC is not lossless here: 32-bit samples"), "{text}");
+    let record = data.join("store/tracks").join(text.split(' ').next().unwrap()).with_extension("json");
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!((&record["flac"], &record["lossless"]), (&true.into(), &false.into()));
+}
+
+#[test]
+fn a_configuration_that_is_no_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (pipe, large, noise, good) = (path("pipe"), path("large.toml"), path("noise.toml"), path("good.toml"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::write(&large, vec![b'#'; (1 << 20) + 1]).unwrap();
+    fs::write(&noise, b"\xff\xfe\0").unwrap();
+    fs::write(&good, vec![b'#'; 1 << 20]).unwrap();
+    let not_a_file = ["not a regular file", "give a TOML file"];
+    for (file, words) in [
+        (pipe.as_str(), not_a_file),
+        ("/dev/zero", not_a_file),
+        (dir.path().to_str().unwrap(), not_a_file),
+        (&large, ["more than 1048576 bytes", "at most 1024 KiB"]),
+        (&noise, ["noise.toml: it is not text", "give a TOML file"]),
+    ] {
+        for command in [&["config", "check"][..], &["serve"], &["publish", "x.wav"], &["sign", "/a/b"], &["blocks"]] {
+            refused(&[command, &["--config", file]].concat(), 2, &[words[0], words[1], file]);
+        }
+    }
+    assert!(run(["config", "check", "--config", &good]).status.success());
+    // A key file is one too.
+    fs::write(&good, format!("[origin.keys]\ncloudfront = [{{ id = \"K1\", key_file = {pipe:?} }}]\n")).unwrap();
+    refused(&["serve", "--config", &good], 2, &["origin.keys.cloudfront", &pipe, "not a regular file"]);
+    let tls = format!("[server]\ntls_listen = \"127.0.0.1:0\"\ntls_cert = {good:?}\ntls_key = {pipe:?}\n");
+    fs::write(&good, tls).unwrap();
+    let data = path("data");
+    let loopback = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let serve = [&["serve", "--config", &good, "--data", &data][..], &loopback].concat();
+    refused(&serve, 2, &["server.tls_key", &pipe, "not a regular file"]);
+    assert!(!Path::new(&data).exists());
+}
+
+#[test]
+fn a_wrong_key_is_named_with_its_place_and_what_it_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("segue.toml");
+    let file = file.to_str().unwrap();
+    let check = |text: &str, words: &[&str]| {
+        fs::write(file, text).unwrap();
+        refused(&["config", "show", "--config", file], 2, words);
+    };
+    check("[server]\nlissen = 1\n", &["segue.toml:2: server.lissen", "did you mean server.listen?", "docs/CONFIG.md"]);
+    check("[server]\nidle_timeout_s = \"x\"\n", &["segue.toml:2: server.idle_timeout_s", "a whole number"]);
+    check("[server]\nlisten = \n", &["segue.toml:2: ", "the format is TOML"]);
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_when_it_is_ours_and_ignored_when_it_is_not() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let noise = std::ffi::OsStr::from_bytes(b"\xff");
+    let output = segue().args(["config", "check"]).env("ELSEWHERE", noise).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let output = segue().args(["config", "check"]).env("SEGUE_DATA", noise).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("the variable SEGUE_DATA is not text"), "{}", said(&output));
+    let output = segue().args(["config", "check"]).env("SEGUE_DATA", "").output().unwrap();
+    assert!(output.status.code() == Some(2) && said(&output).contains("data is empty"), "{}", said(&output));
+}
+
+#[test]
+fn help_is_offered_for_the_command_that_was_meant() {
+    refused(&["publish"], 2, &["try 'segue publish --help'"]);
+    refused(&["config", "check", "--frob"], 2, &["--frob", "try 'segue config check --help'"]);
+    refused(&["serve", "--listen", "two\nlines"], 2, &["try 'segue serve --help'"]);
+    refused(&["frobnicate"], 2, &["try 'segue --help'"]);
+    refused(&["serve", "--demo", "--role", "origin"], 2, &["--demo", "--role origin"]);
+}
+
+/// Some files are good, some are not: every good one is published, and nobody has to guess which.
+#[test]
+fn each_file_is_published_or_refused_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (tone(dir.path(), "one.wav", &[]), tone(dir.path(), "two.wav", &["-ac", "2"]));
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (notes, missing, damaged) = (path("notes.txt"), path("missing.wav"), path("damaged.flac"));
+    fs::write(&notes, "dear diary").unwrap();
+    // Whole by its header; only decoding shows the hole.
+    let made = ["-nostdin", "-v", "error", "-i", &one, &damaged];
+    assert!(std::process::Command::new("ffmpeg").args(made).status().unwrap().success());
+    let mut bytes = fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes.truncate(middle);
+    fs::write(&damaged, &bytes).unwrap();
+    let before = files_below(dir.path());
+    let data = path("data");
+    let bad = run(["publish", &notes, &missing, "--data", &data]);
+    assert_eq!(bad.status.code(), Some(1), "{}", said(&bad));
+    assert_eq!(said(&bad).lines().count(), 2, "{}", said(&bad));
+    assert_eq!(files_below(dir.path()), before, "nothing was published, nothing was made");
+
+    let output = run(["publish", &one, &notes, &damaged, &missing, &two, "--json", "--data", &data]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let published: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(published.iter().map(|line| line["file"].as_str().unwrap()).collect::<Vec<_>>(), [&one, &two]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    for (file, why) in [(&notes, "a text file"), (&missing, "no such file"), (&damaged, "truncated")] {
+        assert!(stderr.lines().any(|line| line.contains(file) && line.contains(why)), "{file}: {stderr}");
+    }
+    for line in &published {
+        for key in ["track_id", "version", "master_url", "lossless_master_url", "all_master_url", "preview_url"] {
+            assert!(line[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {line}");
+        }
+        assert!(line["duration_s"].as_f64().unwrap() > 0.0 && line["rungs"].as_array().unwrap().len() == 5);
+        let track = line["track_id"].as_str().unwrap();
+        assert!(dir.path().join("data/store/tracks").join(track).with_extension("json").exists());
+    }
+    assert_eq!(fs::read_dir(dir.path().join("data/store/tracks")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_names_the_track_that_was_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = tone(dir.path(), "tone.wav", &[]);
+    let data = dir.path().join("data");
+    for form in [&[][..], &["--json"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = segue();
+        command.args(["publish", &wav, &wav, "--data", data.to_str().unwrap()]).args(form).stdout(full);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(said(&output).lines().count(), 1, "{}", said(&output));
+        let tracks: Vec<_> = files_below(&data.join("store/tracks"));
+        let named = tracks.iter().any(|name| said(&output).contains(name.trim_end_matches(".json")));
+        assert!(named && said(&output).contains("not begun: "), "{tracks:?}: {}", said(&output));
+    }
+    let out = dir.path().join("hls");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = segue().args(["transcode", &wav, "--out", out.to_str().unwrap()]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("hls is whole, but") && out.join("version.json").exists(), "{}", said(&output));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(segue().arg("--help").stdout(full).output().unwrap().status.code(), Some(1));
+    // Nowhere to complain: the exit code still says it.
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let wrong = segue().args(["config", "check"]).env("SEGUE_SERVER__IO", "magic").stderr(full).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+/// A killed process cannot clean up; the next one does, and never touches what a living one still makes.
+#[test]
+fn what_a_killed_transcode_left_is_swept_and_a_living_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (long, short) = (path("long.wav"), tone(dir.path(), "short.wav", &[]));
+    let sine = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &long];
+    assert!(std::process::Command::new("ffmpeg").args(sine).status().unwrap().success());
+    let partials = || -> Vec<String> {
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".partial")).collect()
+    };
+    // Waits until it has a directory of its own.
+    let start = |out: &str, known: &[String]| {
+        let mut command = segue();
+        command.args(["transcode", &long, "--out", &path(out)]).stderr(std::process::Stdio::null());
+        let running = command.spawn().unwrap();
+        while partials().iter().all(|name| known.contains(name)) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        running
+    };
+    let mut killed = start("killed", &[]);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(partials().len(), 1);
+    fs::create_dir(path(".segue-7.partial")).unwrap(); // as an earlier version named them
+    let mut living = start("living", &partials());
+    let of_the_living = partials();
+    assert_eq!(of_the_living.len(), 1, "{of_the_living:?}");
+    let done = run(["transcode", &short, "--out", &path("done")]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(partials(), of_the_living);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(living.id() as i32).unwrap(),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert_eq!(living.wait().unwrap().code(), Some(1));
+    assert_eq!(partials(), [""; 0]);
+}
+
+#[test]
+fn a_server_that_cannot_listen_says_where_and_leaves_no_data_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let data = dir.path().join("data").to_str().unwrap().to_owned();
+    let any = "127.0.0.1:0";
+    let (key, chain) = (dir.path().join("key.pem"), dir.path().join("chain.pem"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    fs::write(&chain, made.cert.pem()).unwrap();
+    let config = dir.path().join("segue.toml").to_str().unwrap().to_owned();
+    let tls = format!("[server]\ntls_listen = {taken:?}\ntls_cert = {chain:?}\ntls_key = {key:?}\n");
+    fs::write(&config, tls).unwrap();
+    let before = files_below(dir.path());
+    let check = |listen: &str, admin: &str, more: &[&str], words: &[&str]| {
+        let args = ["serve", "--data", &data, "--listen", listen, "--admin-listen", admin];
+        refused(&[&args[..], more].concat(), 1, words);
+        assert_eq!(files_below(dir.path()), before);
+    };
+    check(&taken, any, &[], &[&taken, "stop what uses it", "with --listen (server.listen)"]);
+    check(any, &taken, &[], &[&taken, "with --admin-listen (server.admin_listen)"]);
+    check(any, any, &["--config", &config], &[&taken, "with server.tls_listen"]);
+    check("192.0.2.7:0", any, &[], &["192.0.2.7", "no such address", "--listen"]);
+    let args = ["serve", "--data", &data, "--listen", &taken, "--admin-listen", &taken];
+    refused(&args, 2, &["server.listen", "server.admin_listen", "one port"]);
+    assert_eq!(files_below(dir.path()), before);
+}
+
+/// A few samples in boxes of some hundred bytes: divided by their own duration that would be megabits.
+#[test]
+fn a_very_short_track_has_a_bandwidth_that_a_player_can_believe() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for samples in ["1", "441", "2205"] {
+        let wav = tone(dir.path(), &format!("{samples}.wav"), &["-af", &format!("atrim=end_sample={samples}")]);
+        let output = run(["publish", "--json", &wav, "--data", data.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", said(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["samples"].to_string(), samples);
+        for rung in report["rungs"].as_array().unwrap() {
+            let (peak, average) = (rung["bandwidth"].as_u64().unwrap(), rung["average_bandwidth"].as_u64().unwrap());
+            // What it takes to get all of it within half a second, the shortest run that HLS measures.
+            let version = data.join("store/v").join(report["track_id"].as_str().unwrap());
+            let version = version.join(report["version"].as_str().unwrap());
+            let name = rung["path"].as_str().unwrap().replace('/', "-");
+            let bytes = fs::metadata(version.join(format!("{name}.mp4"))).unwrap().len();
+            assert!(peak == average && peak < bytes * 16, "{rung} of {bytes} bytes");
+            assert!(peak < 256_000 && peak > 1_000, "{rung}");
+        }
+    }
+}
+
+#[test]
+fn probe_says_what_the_ladder_would_make() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = tone(dir.path(), "tone.wav", &["-ar", "96000", "-c:a", "pcm_s24le"]);
+    let text = said(&run(["probe", &wav]));
+    assert!(text.contains("aac/64") && text.contains("64 kbit/s") && text.contains("flac     96000 Hz"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&run(["probe", "--json", &wav]).stdout).unwrap();
+    let paths: Vec<_> = report["rungs"].as_array().unwrap().iter().map(|rung| rung["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["aac/64", "aac/96", "aac/160", "aac/256", "flac"]);
+    assert_eq!(report["rungs"][4]["bits"], 24);
 }
 
 #[test]
@@ -472,6 +744,12 @@ fn what_cannot_be_signed_is_refused_in_one_line() {
     sign(&["/a/b", "--cookies"], "--cookies");
     sign(&["/a/b", "--cdn", "bunny-sha256", "--ip", "192.0.2.1"], "HS256");
     sign(&["/a/b", "--cdn", "akamai"], "akamai");
+    sign(&["/a/b", "--expires", "0"], "--expires");
+    sign(&["/a/b", "--expires", "-5"], "-5");
+    sign(&["/a/b", "--limit", "0"], "--limit");
+    sign(&["/a/b", "--countries", ""], "two capital letters");
+    sign(&["/a/b", "--countries", "ca"], "CA,US");
+    sign(&["/a/b", "--countries-blocked", "CA US"], "CA,US");
     let elsewhere = dir.path().join("elsewhere");
     let elsewhere = elsewhere.to_str().unwrap();
     refused(&["sign", "/a/b", "--cdn", "cloudfront", "--data", elsewhere], 2, &["origin.keys.cloudfront"]);

@@ -354,6 +354,24 @@ fn publishing_again_under_the_same_track_shows_the_new_version_and_keeps_the_old
     }
 }
 
+/// A server that was stopped before the demo was ready, and then something else was published.
+#[test]
+fn the_demo_is_made_beside_other_tracks() {
+    let dir = tempfile::tempdir().unwrap();
+    let tracks = dir.path().join("store/tracks");
+    fs::create_dir_all(&tracks).unwrap();
+    let other = r#"{"id":"trk_other","title":"x","version":"00112233445566778899aabbccddeeff00112233","samples":1,"rate":44100,"lossless":false}"#;
+    fs::write(tracks.join("trk_other.json"), other).unwrap();
+    let server = Server::start(dir.path(), &["--demo"], &[]);
+    let page = server.get("/watch/trk_demo");
+    assert!(page.status == 200 && page.text().contains("data-state=\"preparing\""), "{}", page.head);
+    // Stopped in the middle: the next start begins again.
+    drop(server);
+    let server = Server::start(dir.path(), &["--demo"], &[]);
+    assert_eq!(server.get("/watch/trk_demo").status, 200);
+    server.signal("TERM");
+}
+
 /// Kills `publish` at ever later moments until one run survives: after each kill nothing is visible
 /// that is not whole, and the next start sweeps what was left.
 #[test]
@@ -389,6 +407,11 @@ fn a_publish_killed_at_any_moment_leaves_nothing_half_made() {
     let staging = data.join("store/staging");
     for _ in 0..100 {
         if fs::read_dir(&staging).unwrap().next().is_none() {
+            for track in fs::read_dir(data.join("store/v")).unwrap().map(|entry| entry.unwrap().path()) {
+                assert!(fs::read_dir(&track).unwrap().next().is_some(), "{} is empty", track.display());
+            }
+            let keys: Vec<_> = fs::read_dir(data.join("secrets")).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(keys, ["bunny.key"]);
             return;
         }
         // The sweep runs beside the start; a server that was killed may not have come so far.

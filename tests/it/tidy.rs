@@ -115,7 +115,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["gst_app", "gst_audio", "gst_base", "gstreamer"], &["transcode/gst"]),
     (
         &["unsafe ", "unsafe{"],
-        &["store/mapped.rs", "server/socket.rs", "transcode/sandbox.rs", "transcode/gst/libav.rs"],
+        &["base/memory.rs", "store/mapped.rs", "server/socket.rs", "transcode/sandbox.rs", "transcode/gst/libav.rs"],
     ),
     (&["env::var", "env::vars", "env::set_var"], &["config.rs"]),
     (&["sqlx", "rusqlite"], &["db/"]),

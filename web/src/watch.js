@@ -45,6 +45,8 @@ function start() {
   const seek = at("seek");
   const volume = at("volume");
   const masters = { aac: root.dataset.aac, flac: root.dataset.flac };
+  // FLAC of a source that had to be resampled, or had more bits, is FLAC and not lossless.
+  const flacWord = root.dataset.lossless === "true" ? "Lossless" : "FLAC";
   const map = new RungMap(at("map"));
 
   let engine = null;
@@ -208,7 +210,7 @@ function start() {
 
   function showRung(rung) {
     lastRung = rung;
-    at("rung").textContent = rungLabel(rung);
+    at("rung").textContent = rungLabel(rung, flacWord);
     at("measured").textContent = rung.measured_bps ? bitrate(rung.measured_bps) : "–";
     root.dataset.rung = rung.id;
     note("rung", { rung: rung.id });
@@ -222,7 +224,7 @@ function start() {
     drawChoices.aac = aac;
     const offers = [{ value: "auto", text: "Auto" }];
     for (const rung of aac) offers.push({ value: String(rung.kbps), text: `${rung.kbps}`, rung: rung.id });
-    if (masters.flac && flacSupported(audio)) offers.push({ value: "flac", text: "Lossless", rung: "flac" });
+    if (masters.flac && flacSupported(audio)) offers.push({ value: "flac", text: flacWord, rung: "flac" });
     const shown = offers.map((offer) => offer.value).join();
     const list = at("choices");
     if (list.dataset.shown === shown) return syncChoices();
@@ -236,7 +238,7 @@ function start() {
     const input = Object.assign(document.createElement("input"), { type: "radio", name: "quality", value });
     const face = Object.assign(document.createElement("span"), { textContent: text });
     if (/^\d+$/.test(value)) input.setAttribute("aria-label", `${value} kilobits per second`);
-    if (value === "flac") input.setAttribute("aria-label", "Lossless (FLAC)");
+    if (value === "flac") input.setAttribute("aria-label", flacWord === "FLAC" ? "FLAC" : "Lossless (FLAC)");
     if (rung) label.dataset.rung = rung;
     input.addEventListener("change", () => choose(value));
     label.append(input, face);

@@ -17,6 +17,6 @@ export function spoken(seconds) {
   return m ? `${count(m, "minute")} ${count(whole % 60, "second")}` : count(whole, "second");
 }
 
-export function rungLabel({ codec, kbps }) {
-  return codec === "FLAC" ? "FLAC, lossless" : `${codec} ${kbps} kbit/s`;
+export function rungLabel({ codec, kbps }, flacWord) {
+  return codec === "FLAC" ? (flacWord === "Lossless" ? "FLAC, lossless" : "FLAC") : `${codec} ${kbps} kbit/s`;
 }

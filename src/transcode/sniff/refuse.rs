@@ -32,6 +32,17 @@ const NOT_READ: [(&[u8], &str); 6] = [
     (b"TTA1", "a True Audio (TTA) file"),
 ];
 
+/// What audio files begin with, how long their first header is, and what they are.
+const HEADERS: [(&[u8], usize, &str); 7] = [
+    (b"RIFF", 12, "WAV"),
+    (b"RF64", 12, "RF64"),
+    (b"FORM", 12, "AIFF"),
+    (b"fLaC", 42, "FLAC"),
+    (b"OggS", 27, "Ogg"),
+    (b"wvpk", 32, "WavPack"),
+    (b"ID3", 10, "MP3"),
+];
+
 /// Documents that name media elsewhere. A decoder that follows them fetches whatever they say.
 const PLAYLISTS: [(&str, &str); 10] = [
     ("#extm3u", "an m3u8 playlist"),
@@ -56,6 +67,12 @@ pub(super) fn by_first_bytes(head: &[u8]) -> Result<()> {
     }
     if let Some((_, what)) = NOT_READ.iter().find(|(mark, _)| head.starts_with(mark)) {
         return Err(Error::invalid(format!("it is {what}, which is not read; export it as WAV, RF64 or FLAC")));
+    }
+    let ends_in = HEADERS.iter().find(|(mark, bytes, _)| head.starts_with(mark) && head.len() < *bytes);
+    if let Some((_, _, what)) = ends_in {
+        return Err(Error::invalid(format!(
+            "it is a truncated {what} file, which ends within its header; upload the whole file"
+        )));
     }
     let Some(text) = as_text(head) else { return Ok(()) };
     let text = text.as_str().trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();

@@ -117,6 +117,15 @@ fn what_is_not_audio_is_refused_in_words() {
     };
     check(b"", "it is empty");
     check(b"dear diary", "a text file");
+    check(b"RIFF", "a truncated WAV file");
+    check(b"RIFF\x24\0\0\0", "a truncated WAV file");
+    check(b"FORM", "a truncated AIFF file");
+    check(b"fLaC", "a truncated FLAC file");
+    check(b"OggS", "a truncated Ogg file");
+    check(b"OggS\0\x02\0\0", "a truncated Ogg file");
+    check(b"wvpk", "a truncated WavPack file");
+    check(b"ID3", "a truncated MP3 file");
+    check(b"RIFF raff, a word game", "a text file");
     check(b"#EXTM3U\n#EXTINF:6,\nhttp://example.org/0.ts\n", "an m3u8 playlist");
     check(b"\xef\xbb\xbf #EXTM3U\r\n", "an m3u8 playlist");
     let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
