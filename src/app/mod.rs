@@ -208,8 +208,12 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     #[cfg(feature = "control")]
     drop(pages); // stops and waits for a transcode that is still running
     #[cfg(feature = "control")]
-    control.block_on(stop_working(working, db, Duration::from_secs(config.server.drain_s)));
+    control.block_on(handed_back(working, &shutdown, config));
     let joined = server.join(); // the cores end when their connections have, or at the deadline
+    #[cfg(feature = "control")]
+    if let Some(db) = db {
+        control.block_on(close(db)); // nobody asks it any more
+    }
     trigger.advance(Phase::Now);
     control.shutdown_timeout(Duration::from_secs(2));
     tracing::info!("stopped");
@@ -257,11 +261,8 @@ pub fn work(config: &Config) -> Result<()> {
     let trigger = Arc::new(trigger);
     control.spawn(stop_on_second_signal(Arc::clone(&trigger)));
     control.block_on(async {
-        let mut now = shutdown.clone();
-        tokio::select! {
-            () = stop_working(Some(working), Some(db), Duration::from_secs(config.server.drain_s)) => {}
-            () = now.reached(Phase::Now) => {}
-        }
+        handed_back(Some(working), &shutdown, config).await;
+        close(db).await;
     });
     trigger.advance(Phase::Now);
     control.shutdown_timeout(Duration::from_secs(2));
@@ -269,16 +270,21 @@ pub fn work(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Waits until leases are handed back, and closes the database.
+/// Waits until leases are handed back, for as long as answers may take, or until somebody wants it to stop at once.
 #[cfg(feature = "control")]
-async fn stop_working(working: Option<work::Working>, db: Option<crate::db::Db>, most: Duration) {
-    if let Some(working) = working {
-        working.ended(most).await;
+async fn handed_back(working: Option<work::Working>, shutdown: &Shutdown, config: &Config) {
+    let Some(working) = working else { return };
+    let mut now = shutdown.clone();
+    tokio::select! {
+        () = working.ended(Duration::from_secs(config.server.drain_s)) => {}
+        () = now.reached(Phase::Now) => {}
     }
-    if let Some(db) = db {
-        // Routes that still answer get an error from here on; what they began is undone.
-        let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
-    }
+}
+
+/// Closes the database; one that does not answer is left behind.
+#[cfg(feature = "control")]
+async fn close(db: crate::db::Db) {
+    let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
 }
 
 fn telemetry_options(config: &Config) -> telemetry::Options {

@@ -53,16 +53,19 @@ impl Attempts {
         }
     }
 
-    pub(super) fn succeeded(&self, media_s: f64, took: Duration) {
+    /// Counts an attempt that published media of this length.
+    pub fn succeeded(&self, media_s: f64, took: Duration) {
         self.succeeded.increment(1);
         self.factor.record((media_s / took.as_secs_f64().max(0.001) * 1000.0) as u64);
     }
 
-    pub(super) fn lost(&self) {
+    /// Counts an attempt whose lease went to somebody else.
+    pub fn lost(&self) {
         self.lost.increment(1);
     }
 
-    pub(super) fn ended(&self, outcome: &Outcome) {
+    /// Counts an attempt that was settled.
+    pub fn ended(&self, outcome: &Outcome) {
         match outcome {
             Outcome::Succeeded(_) => self.succeeded.increment(1),
             Outcome::Failed(reason, _) => {

@@ -255,8 +255,8 @@ fn errors_of_the_queue_say_what_to_do() {
 #[test]
 fn a_worker_that_is_killed_loses_nothing() {
     let site = Site::on_postgresql();
-    let wav = site.wav("long.wav", 40);
-    for (round, wait_ms) in [0, 300, 900].into_iter().enumerate() {
+    let wav = site.wav("long.wav", 20);
+    for (round, wait_ms) in [0, 200, 600].into_iter().enumerate() {
         let queued = site.enqueue(&wav, &["--title", &format!("round {round}")]);
         let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
         let mut victim = site.worker();
@@ -345,7 +345,7 @@ fn what_is_not_audio_is_refused_once_and_in_words() {
 #[test]
 fn a_worker_that_slept_too_long_changes_nothing() {
     let site = Site::on_postgresql();
-    let wav = site.wav("long.wav", 30);
+    let wav = site.wav("long.wav", 12);
     let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
     let zombie = site.worker();
     site.until(&id, |job| job["state"] == "leased");
@@ -547,6 +547,53 @@ fn the_api_takes_a_job_and_tells_how_it_goes() {
     let retried =
         send(server.addr, "POST", &format!("{path}/retry"), &[("Authorization", &bearer)], r#"{"rungs":["flac"]}"#);
     assert_eq!((retried.status, &json_of(&retried)["rungs"]), (202, &json!(["flac"])), "{}", retried.text());
+}
+
+/// One database, one store, three processes: the API takes a job and works on none, the worker has no public
+/// listener, the origin needs no database.
+#[test]
+fn the_roles_run_apart() {
+    let site = Site::on_postgresql();
+    let made = site.ok_without_data(["key", "create", "--id", "ci"]);
+    let sha256 = made.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap().to_owned();
+    let wav = site.wav("song.wav", 3);
+    let site = site
+        .with("SEGUE_API__KEYS", &format!("[{{id=\"ci\",sha256={sha256}}}]"))
+        .with("SEGUE_API__SOURCE_DIRS", &format!("[{:?}]", site_dir(&wav)))
+        .with("SEGUE_ORIGIN__REQUIRE_TOKEN", "false");
+    let env: Vec<_> = site.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let api = Server::start(&site.data(), &["--role", "api"], &env);
+    let no_database: Vec<_> = env.iter().copied().filter(|(name, _)| *name != "DATABASE_URL").collect();
+    let origin = Server::start(&site.data(), &["--role", "origin"], &no_database);
+    assert!(!site.data().join("segue.db").exists(), "an origin keeps no database");
+
+    let bearer = format!("Bearer {}", made.lines().next().unwrap());
+    let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", "1")];
+    let job = json_of(&send(api.addr, "POST", "/api/v1/transcodes", &headers, r#"{"source":"song.wav"}"#));
+    let id = job["id"].as_str().unwrap();
+
+    // Events arrive when they happen, not when the answer is whole.
+    let mut stream = TcpStream::connect(api.addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "GET /api/v1/transcodes/{id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\n\r\n")
+        .unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    lines.find(|line| line == "event: queued").expect("the first event");
+    assert_eq!(site.show(id)["state"], "queued", "the API works on nothing");
+    let _worker = site.worker();
+    lines.find(|line| line == "event: succeeded").expect("the last event");
+
+    let done = site.show(id);
+    let (track, version) = (done["output"]["track"].as_str().unwrap(), done["output"]["version"].as_str().unwrap());
+    assert_eq!(origin.get(&format!("/a/{track}/{version}/aac/master.m3u8")).status, 200);
+    assert_eq!(origin.get(&format!("/tracks/{track}/master.m3u8")).status, 404, "aliases are the API's");
+    assert_eq!(api.get(&format!("/tracks/{track}/master.m3u8")).status, 302);
+    let demo = site.command(["serve", "--role", "worker", "--demo"]).output().unwrap();
+    assert!(demo.status.code() == Some(2) && said(&demo).contains("--role worker"), "{}", said(&demo));
+}
+
+fn site_dir(file: &Path) -> &str {
+    file.parent().unwrap().to_str().unwrap()
 }
 
 /// Takes one callback and answers with this status.
