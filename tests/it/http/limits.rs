@@ -212,10 +212,10 @@ fn of_an_idle_connection_only_the_socket_is_left_and_it_works_as_before() {
     wait_for_idle(&bench, 300);
     for (number, client) in clients.iter_mut().enumerate() {
         match number % 4 {
-            0 => drop(client.request("GET", &path, "").expect(200)),
-            1 => drop(client.request("HEAD", &path, "X: y\r\n").expect(200)), // hyper's
-            2 => drop(client.request("GET", &path, "Range: bytes=0-9\r\n").expect(206)),
-            _ => drop(client.send("no request\r\n\r\n").reply(false).unwrap().expect(400)),
+            0 => _ = client.request("GET", &path, "").expect(200),
+            1 => _ = client.request("HEAD", &path, "X: y\r\n").expect(200), // hyper's
+            2 => _ = client.request("GET", &path, "Range: bytes=0-9\r\n").expect(206),
+            _ => _ = client.send("no request\r\n\r\n").reply(false).unwrap().expect(400),
         }
     }
     wait_for_idle(&bench, 225);
@@ -228,7 +228,7 @@ fn draining_ends_idle_connections_but_answers_what_they_have_asked() {
     let mut bench = with_limits(Limits { idle_timeout: Duration::from_secs(60), ..impatient() });
     let path = bench.a("aac/96/00001.mp4");
     let mut clients = [bench.connect(), bench.connect()];
-    clients.iter_mut().for_each(|client| drop(client.request("GET", &path, "").expect(200)));
+    clients.iter_mut().for_each(|client| _ = client.request("GET", &path, "").expect(200));
     wait_for_idle(&bench, 2);
     let [mut asking, mut quiet] = clients;
     asking.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
