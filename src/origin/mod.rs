@@ -7,7 +7,6 @@
 //! `target` `blocks` `server::gate` `authorize` `cache` `version` `encoding` `conditional` `range`
 //! `respond`: always in this order. A hit copies no media byte, reads no file and waits for nothing.
 
-mod address;
 mod authorize;
 pub mod blocks;
 mod cache;
@@ -147,7 +146,7 @@ impl Origin {
         peer: SocketAddr,
         target: Option<Target<'_>>,
     ) -> Response<Body> {
-        if request.headers().contains_key(TRANSFER_ENCODING) || !address::is_sound(request) {
+        if request.headers().contains_key(TRANSFER_ENCODING) {
             // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
             return respond::bad_request();
         }

@@ -8,6 +8,7 @@
 //! On the plaintext listener an HTTP/2 preface turns `conn` into `h2`.
 //! Every wait has a bound, in `Limits`.
 
+mod address;
 pub mod body;
 mod conn;
 mod core;
@@ -16,6 +17,7 @@ mod frames;
 pub mod gate;
 mod h2;
 pub mod handover;
+mod heads;
 mod idle;
 mod plain;
 pub mod reply;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::unix::AsyncFd;
@@ -25,6 +26,7 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::frames::Frames;
+use super::heads::Heads;
 use super::idle;
 use super::reply;
 use super::watch::{Phase, Watched};
@@ -121,8 +123,14 @@ pub(super) struct Socket {
     stream: TcpStream,
     watched: Rc<Watched>,
     tally: Arc<Tally>,
-    /// Bytes that a former hyper connection had read too far; they come first.
+    /// Bytes that have been read and put back; they come first.
     rewound: Bytes,
+    /// Whether `heads` has not seen them.
+    rewound_is_new: bool,
+    /// Follows the heads that hyper reads; none while nothing of a request is under way.
+    heads: Option<Box<Heads>>,
+    /// How hyper refused a head; it believes that this was sent.
+    refusal: Option<StatusCode>,
     /// The peer has hung up.
     at_end: bool,
     /// We have sent our last byte; how much we have thrown away since.
@@ -146,15 +154,30 @@ pub(super) fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// How HTTP/2 begins (RFC 9113 §3.4). No other request begins so: the method is reserved.
-const PREFACE: &[u8] = b"PRI ";
+/// How HTTP/2 begins (RFC 9113 §3.4); nothing less is HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Socket {
     /// A connection whose first bytes tell its protocol.
     pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
         let rewound = Bytes::new();
         let (at_end, drained, sniffing, frames, corked, cut) = (false, None, true, None, false, false);
-        Socket { stream, watched, tally, rewound, at_end, drained, sniffing, frames, corked, cut }
+        let (rewound_is_new, heads, refusal) = (true, None, None);
+        Socket {
+            stream,
+            watched,
+            tally,
+            rewound,
+            rewound_is_new,
+            heads,
+            refusal,
+            at_end,
+            drained,
+            sniffing,
+            frames,
+            corked,
+            cut,
+        }
     }
 
     /// A connection whose protocol is known, or whose bytes are not ours to look at.
@@ -214,6 +237,7 @@ impl Socket {
     pub(super) fn hand_over(&mut self, bytes: &[u8]) {
         if !self.sniffing || matches!(self.sniff(bytes), Sniffed::Pass) {
             self.rewind(Bytes::copy_from_slice(bytes));
+            self.rewound_is_new = true;
         }
     }
 
@@ -293,7 +317,12 @@ impl Wire for Socket {
     fn rewind(&mut self, bytes: Bytes) {
         debug_assert!(self.rewound.is_empty(), "a connection is taken down only after it read everything");
         self.rewound = bytes;
+        self.rewound_is_new = false;
         self.watched.on_read();
+    }
+
+    fn take_refusal(&mut self) -> Option<StatusCode> {
+        self.refusal.take()
     }
 
     fn reset_on_close(&self) {
@@ -328,6 +357,8 @@ impl Read for Socket {
                 let passed = socket.rewound.split_to(n);
                 if let Some(frames) = &mut socket.frames {
                     frames.on_bytes(&passed, &socket.watched);
+                } else if socket.rewound_is_new {
+                    follow(&mut socket.heads, &passed, &socket.watched);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -341,8 +372,10 @@ impl Read for Socket {
                     // The connection's task takes hyper down as soon as this poll has ended.
                     Sniffed::Preface => return Poll::Pending,
                 }
-            } else if let Some(frames) = &mut socket.frames {
-                frames.on_bytes(buffer.filled(), &socket.watched);
+            }
+            match &mut socket.frames {
+                Some(frames) => frames.on_bytes(buffer.filled(), &socket.watched),
+                None => follow(&mut socket.heads, buffer.filled(), &socket.watched),
             }
             let n = buffer.filled().len();
             // SAFETY: `buffer` has just filled the first `n` bytes of the cursor.
@@ -367,9 +400,13 @@ impl Write for Socket {
             return socket.poll_write_frame(cx, slices);
         }
         // Not while an answer is under way: what hyper writes then, between two requests or before the first, is
-        // its own refusal.
-        if !matches!(socket.watched.phase(), Phase::Busy | Phase::Flushing) {
-            return socket.poll_refuse(cx, slices);
+        // its own refusal. It can be read by no script of another site and may be stored; `take_refusal` lets the
+        // connection's task put ours in its place.
+        if !matches!(socket.watched.phase(), Phase::Busy | Phase::Flushing)
+            && let Some(status) = slices.first().and_then(|slice| reply::unreadable(slice))
+        {
+            socket.refusal = Some(status);
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         socket.poll_written(cx, |fd, tally| send(fd, slices, tally))
     }
@@ -388,6 +425,9 @@ impl Write for Socket {
     /// would reset the connection and could take our last answer with it (RFC 9112 §9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
+        if socket.refusal.is_some() {
+            return Poll::Ready(Ok(())); // hyper is done; the connection's task says what there is to say
+        }
         if socket.drained.is_none() {
             socket.drained = Some(0);
             socket.watched.enter(Phase::Lingering);
@@ -420,17 +460,14 @@ impl Socket {
         self.cut = !matches!(written, Poll::Ready(Ok(n)) if n == whole);
         written
     }
+}
 
-    /// hyper writes although no request has reached us: it refuses a head that it could not read. Its own
-    /// answer can be read by no script of another site and may be stored; ours is put in its place.
-    fn poll_refuse(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let first = slices.first().map_or(&[][..], |slice| slice);
-        let Some(answer) = reply::unreadable(first) else {
-            return self.poll_written(cx, |fd, tally| send(fd, slices, tally));
-        };
-        // One write: nothing is queued before a refusal, so a hundred bytes fit, or the peer is gone.
-        ready!(self.poll_written(cx, |fd, _| send_plain(fd, &[IoSlice::new(answer)], false)))?;
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+/// Shows `heads` what hyper gets next, and lets it go when no request is under way.
+pub(super) fn follow(heads: &mut Option<Box<Heads>>, bytes: &[u8], watched: &Watched) {
+    let known = heads.get_or_insert_with(|| Box::new(Heads::new()));
+    known.follow(bytes, watched);
+    if known.is_between() {
+        *heads = None;
     }
 }
 

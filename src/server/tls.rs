@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
@@ -25,7 +26,9 @@ use rustls::{CipherSuite, Error as TlsError, HandshakeKind, ServerConfig, Server
 use tokio::io::ReadBuf;
 
 use super::frames::Frames;
-use super::socket::Socket;
+use super::heads::Heads;
+use super::reply;
+use super::socket::{Socket, follow};
 use super::watch::{Phase, Verdict};
 use super::wire::Wire;
 use crate::base::{Error, Result};
@@ -191,8 +194,8 @@ pub(super) async fn accept(socket: Socket, config: Arc<ServerConfig>) -> Result<
     let mut session = ServerConnection::new(config).map_err(|_| Failed::Broken)?;
     session.set_buffer_limit(Some(2 * WAITING_BYTES_MAX));
     socket.watched().enter(Phase::Handshake);
-    let mut tls =
-        Tls { socket, session, rest: Vec::new(), waiting: 0, rewound: Bytes::new(), frames: None, cut: false };
+    let (rest, rewound, frames, heads, refusal) = (Vec::new(), Bytes::new(), None, None, None);
+    let mut tls = Tls { socket, session, rest, waiting: 0, rewound, frames, heads, refusal, cut: false };
     poll_fn(|cx| match tls.socket.watched().verdict(cx) {
         Verdict::Close => Poll::Ready(Err(Failed::Timeout)),
         Verdict::Drain => Poll::Ready(Err(Failed::Closed)),
@@ -217,6 +220,10 @@ pub(super) struct Tls {
     rewound: Bytes,
     /// Follows what an HTTP/2 peer sends.
     frames: Option<Box<Frames>>,
+    /// Follows the heads that hyper reads; none while nothing of a request is under way.
+    heads: Option<Box<Heads>>,
+    /// How hyper refused a head; it believes that this was sent.
+    refusal: Option<StatusCode>,
     /// The last write was taken in part, or not at all.
     cut: bool,
 }
@@ -397,24 +404,21 @@ impl io::Write for Now<'_, '_> {
 impl Read for Tls {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let tls = self.get_mut();
-        let mut pass = |bytes: &[u8], frames: &mut Option<Box<Frames>>, socket: &Socket| {
-            let n = bytes.len().min(into.remaining());
-            into.put_slice(&bytes[..n]);
-            if let Some(frames) = frames {
-                frames.on_bytes(&bytes[..n], socket.watched());
-            }
-            n
-        };
         if !tls.rewound.is_empty() {
-            let n = pass(&tls.rewound, &mut tls.frames, &tls.socket);
-            let _ = tls.rewound.split_to(n);
+            let n = tls.rewound.len().min(into.remaining());
+            into.put_slice(&tls.rewound.split_to(n)); // hyper has had them before: they were followed then
             return Poll::Ready(Ok(()));
         }
         loop {
             let mut reader = tls.session.reader();
             match reader.fill_buf() {
                 Ok(plain) => {
-                    let n = pass(plain, &mut tls.frames, &tls.socket);
+                    let n = plain.len().min(into.remaining());
+                    into.put_slice(&plain[..n]);
+                    match &mut tls.frames {
+                        Some(frames) => frames.on_bytes(&plain[..n], tls.socket.watched()),
+                        None => follow(&mut tls.heads, &plain[..n], tls.socket.watched()),
+                    }
                     reader.consume(n);
                     return Poll::Ready(Ok(()));
                 }
@@ -449,6 +453,14 @@ impl Write for Tls {
         if offered == 0 {
             return Poll::Ready(Ok(0));
         }
+        // As in `Socket`.
+        if tls.frames.is_none()
+            && !matches!(tls.socket.watched().phase(), Phase::Busy | Phase::Flushing)
+            && let Some(status) = reply::unreadable(&slices[0])
+        {
+            tls.refusal = Some(status);
+            return Poll::Ready(Ok(offered));
+        }
         tls.cut = true;
         loop {
             if tls.waiting >= WAITING_BYTES_MAX {
@@ -479,6 +491,9 @@ impl Write for Tls {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tls = self.get_mut();
+        if tls.refusal.is_some() {
+            return Poll::Ready(Ok(()));
+        }
         tls.encrypt_rest()?;
         tls.session.send_close_notify(); // once, however often it is asked for
         ready!(tls.poll_out(cx))?;
@@ -496,6 +511,10 @@ impl Wire for Tls {
     fn rewind(&mut self, bytes: Bytes) {
         self.rewound = bytes;
         self.socket.watched().on_read();
+    }
+
+    fn take_refusal(&mut self) -> Option<StatusCode> {
+        self.refusal.take()
     }
 
     fn reset_on_close(&self) {

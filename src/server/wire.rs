@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::socket::Socket;
@@ -27,6 +28,10 @@ pub(super) trait Wire: Read + Write + Unpin + 'static {
 
     /// Puts bytes that a former hyper connection had read too far back in front.
     fn rewind(&mut self, bytes: Bytes);
+
+    /// By which status hyper has just refused a head that it could not read: nothing of it was sent, and the
+    /// wire was not shut down.
+    fn take_refusal(&mut self) -> Option<StatusCode>;
 
     /// Makes the coming close a reset: a peer that does not read shall not leave its bytes to the
     /// kernel, which would try to deliver them for minutes.

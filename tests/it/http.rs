@@ -7,6 +7,7 @@ mod compression;
 mod conditions;
 mod gate;
 mod h2;
+mod heads;
 mod limits;
 mod plain;
 mod seeing;
