@@ -82,6 +82,11 @@ pub struct Server {
     pub idle_timeout_s: u64,
     /// Seconds a client may take none of the bytes waiting for it.
     pub write_stall_timeout_s: u64,
+    /// Bytes a second that a client must take of what the kernel still holds for it when its connection has
+    /// ended. 0: as slowly as it likes.
+    pub send_bytes_per_s_min: u64,
+    /// Seconds over which that is measured.
+    pub send_window_s: u64,
     /// Seconds a client may take to send 16 KiB of a request body, or its end.
     pub body_timeout_s: u64,
     /// Seconds that started answers may take after SIGTERM.
@@ -235,6 +240,8 @@ impl Default for Server {
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,
+            send_bytes_per_s_min: 1_024,
+            send_window_s: 60,
             body_timeout_s: 30,
             drain_s: 10,
         }

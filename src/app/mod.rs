@@ -273,6 +273,8 @@ fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> ser
     limits.head_timeout = Duration::from_secs(settings.header_timeout_s);
     limits.idle_timeout = Duration::from_secs(settings.idle_timeout_s);
     limits.write_stall = Duration::from_secs(settings.write_stall_timeout_s);
+    limits.send_bytes_per_s_min = settings.send_bytes_per_s_min;
+    limits.send_window = Duration::from_secs(settings.send_window_s);
     limits.body_stall = Duration::from_secs(settings.body_timeout_s);
     limits.drain = Duration::from_secs(settings.drain_s);
     options

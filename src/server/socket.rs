@@ -10,7 +10,8 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,12 +26,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::core::Place as ConnectionPlace;
 use super::frames::Frames;
 use super::heads::Heads;
-use super::idle;
-use super::reply;
 use super::watch::{Phase, Watched};
 use super::wire::Wire;
+use super::{idle, leaving, reply};
 use crate::base::telemetry;
 use crate::store::mapped::{self, Place};
 
@@ -120,7 +121,7 @@ impl Tally {
 /// A connection's socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Parting,
     watched: Rc<Watched>,
     tally: Arc<Tally>,
     /// Bytes that have been read and put back; they come first.
@@ -159,12 +160,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Socket {
     /// A connection whose first bytes tell its protocol.
-    pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
+    pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>, place: ConnectionPlace) -> Socket {
         let rewound = Bytes::new();
         let (at_end, drained, sniffing, frames, corked, cut) = (false, None, true, None, false, false);
         let (rewound_is_new, heads, refusal) = (true, None, None);
         Socket {
-            stream,
+            stream: Parting { stream: Some(stream), place: Some(place) },
             watched,
             tally,
             rewound,
@@ -181,14 +182,15 @@ impl Socket {
     }
 
     /// A connection whose protocol is known, or whose bytes are not ours to look at.
-    pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
-        Socket { sniffing: false, ..Socket::new(stream, watched, tally) }
+    pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>, place: ConnectionPlace) -> Socket {
+        Socket { sniffing: false, ..Socket::new(stream, watched, tally, place) }
     }
 
-    /// The bare socket; nothing that was read may be left in it.
-    pub(super) fn into_std(self) -> io::Result<std::net::TcpStream> {
-        debug_assert!(self.rewound.is_empty(), "what was read would be lost");
-        self.stream.into_std()
+    /// The bare socket and its place among the connections; nothing that was read may be left in it.
+    pub(super) fn into_std(mut self) -> io::Result<(std::net::TcpStream, Option<ConnectionPlace>)> {
+        debug_assert!(self.rewound.is_empty() && self.heads.is_none(), "what was read would be lost");
+        let stream = self.stream.stream.take().expect(TAKEN);
+        Ok((stream.into_std()?, self.stream.place.take()))
     }
 
     pub(super) fn watched(&self) -> &Watched {
@@ -206,7 +208,7 @@ impl Socket {
     /// Reads into `buffer`; nothing read is the end.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 => self.at_end = true,
             _ if self.frames.is_none() => self.watched.on_read(),
@@ -222,7 +224,7 @@ impl Socket {
 
     /// Whether the peer has sent what nobody has read.
     pub(super) fn has_unread(&self) -> bool {
-        idle::has_unread(&self.stream)
+        idle::has_unread(&*self.stream)
     }
 
     /// Counts a request that is answered without hyper; it was HTTP/1's.
@@ -294,6 +296,46 @@ impl Socket {
     }
 }
 
+/// A stream and what it takes among the connections, until its peer has everything.
+#[derive(Debug)]
+struct Parting {
+    stream: Option<TcpStream>,
+    place: Option<ConnectionPlace>,
+}
+
+const TAKEN: &str = "a stream is taken only together with its socket";
+
+impl Deref for Parting {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        self.stream.as_ref().expect(TAKEN)
+    }
+}
+
+impl DerefMut for Parting {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        self.stream.as_mut().expect(TAKEN)
+    }
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            leaving::see_off(stream.as_fd(), &mut self.place);
+        }
+    }
+}
+
+/// Bytes that were written to a socket and that its peer has not acknowledged.
+pub(super) fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes one int (tcp(7), SIOCOUTQ,
+    // which has the number of TIOCOUTQ).
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 enum Sniffed {
     /// What was read may be passed on.
     Pass,
@@ -326,7 +368,7 @@ impl Wire for Socket {
     }
 
     fn reset_on_close(&self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(&*self.stream).set_linger(Some(std::time::Duration::ZERO));
     }
 
     fn last_word(&mut self, bytes: &[u8]) {
@@ -341,7 +383,7 @@ impl Wire for Socket {
 
     fn poll_settle(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.corked) {
-            let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, false);
+            let _ = rustix::net::sockopt::set_tcp_cork(&*self.stream, false);
         }
         Poll::Ready(Ok(()))
     }
@@ -432,12 +474,12 @@ impl Write for Socket {
             socket.drained = Some(0);
             socket.watched.enter(Phase::Lingering);
             // A peer that is already gone cannot be told; that is fine.
-            let _ = rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write);
+            let _ = rustix::net::shutdown(&*socket.stream, rustix::net::Shutdown::Write);
         }
         let mut scratch = [0; 4096];
         while !socket.at_end && socket.drained < Some(LINGER_BYTES_MAX) {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match ready!(Pin::new(&mut socket.stream).poll_read(cx, &mut buffer)) {
+            match ready!(Pin::new(&mut *socket.stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     socket.drained = socket.drained.map(|sum| sum + buffer.filled().len());
                 }
@@ -453,7 +495,7 @@ impl Socket {
     fn poll_write_frame(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         const FULL: usize = 8 << 10;
         if !self.corked && slices.last().is_some_and(|payload| payload.len() >= FULL) {
-            self.corked = rustix::net::sockopt::set_tcp_cork(&self.stream, true).is_ok();
+            self.corked = rustix::net::sockopt::set_tcp_cork(&*self.stream, true).is_ok();
         }
         let whole: usize = slices.iter().map(|slice| slice.len()).sum();
         let written = self.poll_written(cx, |fd, tally| send(fd, slices, tally));
