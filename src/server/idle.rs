@@ -126,6 +126,8 @@ impl Idle {
         kept.retain(|_, entry| {
             let stays = now.wrapping_sub(entry.since) <= self.ticks_max;
             if !stays {
+                // Before it may live on under another descriptor: closing this one would not end the watch then.
+                let _ = epoll::delete(&self.epoll, &entry.stream);
                 leaving::see_off(entry.stream.as_fd(), &mut entry.place);
             }
             stays
