@@ -25,7 +25,7 @@ use super::plain::Next;
 use super::upload::Upload;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire;
-use super::{Service, address, door, h2, plain, reply};
+use super::{Service, address, door, h2, reply};
 use crate::base::telemetry::{self, request_id};
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
@@ -55,7 +55,7 @@ pub(super) async fn serve<S: Service, W: Wire>(
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
     loop {
-        match rest(&mut wire, &watched, peer, &core).await {
+        match wire.rest(&watched, peer, &core).await {
             Next::Hyper => {}
             Next::Idle => return Some(wire),
             Next::Over => return None,
@@ -94,7 +94,7 @@ pub(super) async fn serve<S: Service, W: Wire>(
             End::Broken(error) => {
                 let parts = Pin::into_inner(connection).into_parts();
                 (wire, service) = (parts.io, parts.service);
-                let Some(status) = wire.take_refusal() else { return None };
+                let status = wire.take_refusal()?;
                 match refused(status, &error, &parts.read_buf, &watched) {
                     Refused::Again(head) => wire.rewind(head),
                     Refused::With(status) => {
@@ -139,24 +139,6 @@ enum End {
     Park,
     TimeUp,
     Http2,
-}
-
-/// Waits for a request with nothing in memory but the wire. A plaintext one answers plain requests meanwhile.
-async fn rest<S: Service, W: Wire>(wire: &mut W, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next {
-    if let Some(socket) = wire.plaintext() {
-        return plain::serve(socket, watched, peer, core).await;
-    }
-    if watched.phase() == Phase::Idle {
-        watched.enter(Phase::Parked);
-    }
-    poll_fn(|cx| match watched.verdict(cx) {
-        Verdict::Close | Verdict::Drain => Poll::Ready(Next::Over),
-        Verdict::Go | Verdict::Park => wire.poll_readable(cx).map(|ready| match ready {
-            Ok(()) => Next::Hyper,
-            Err(_) => Next::Over,
-        }),
-    })
-    .await
 }
 
 /// Answers one request.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -26,12 +27,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::core::Place as ConnectionPlace;
+use super::core::{Core, Place as ConnectionPlace};
 use super::frames::Frames;
 use super::heads::Heads;
+use super::plain::Next;
 use super::watch::{Phase, Watched};
 use super::wire::Wire;
-use super::{idle, leaving, reply};
+use super::{Service, idle, leaving, plain, reply};
 use crate::base::telemetry;
 use crate::store::mapped::{self, Place};
 
@@ -348,12 +350,9 @@ enum Sniffed {
 impl Wire for Socket {
     const PLAINTEXT: bool = true;
 
-    fn plaintext(&mut self) -> Option<&mut Socket> {
-        Some(self)
-    }
-
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rewound.is_empty() || self.sniffing { self.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    /// Answers plain requests meanwhile.
+    async fn rest<S: Service>(&mut self, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next {
+        plain::serve(self, watched, peer, core).await
     }
 
     fn rewind(&mut self, bytes: Bytes) {

@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -25,11 +26,14 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, Error as TlsError, HandshakeKind, ServerConfig, ServerConnection};
 use tokio::io::ReadBuf;
 
+use super::Service;
+use super::core::Core;
 use super::frames::Frames;
 use super::heads::Heads;
+use super::plain::Next;
 use super::reply;
 use super::socket::{Socket, follow};
-use super::watch::{Phase, Verdict};
+use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire;
 use crate::base::{Error, Result};
 
@@ -315,6 +319,13 @@ impl Tls {
         Ok(())
     }
 
+    /// Resolves when there is something to read, be it the end.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let nothing_read = || io::ErrorKind::WouldBlock;
+        let waits = self.session.reader().fill_buf().is_err_and(|error| error.kind() == nothing_read());
+        if waits && self.rewound.is_empty() { self.socket.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.encrypt_rest()?;
         self.poll_out(cx)
@@ -502,10 +513,18 @@ impl Write for Tls {
 }
 
 impl Wire for Tls {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let nothing_read = || io::ErrorKind::WouldBlock;
-        let waits = self.session.reader().fill_buf().is_err_and(|error| error.kind() == nothing_read());
-        if waits && self.rewound.is_empty() { self.socket.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    async fn rest<S: Service>(&mut self, watched: &Watched, _: SocketAddr, _: &Core<S>) -> Next {
+        if watched.phase() == Phase::Idle {
+            watched.enter(Phase::Parked);
+        }
+        poll_fn(|cx| match watched.verdict(cx) {
+            Verdict::Close | Verdict::Drain => Poll::Ready(Next::Over),
+            Verdict::Go | Verdict::Park => self.poll_readable(cx).map(|ready| match ready {
+                Ok(()) => Next::Hyper,
+                Err(_) => Next::Over,
+            }),
+        })
+        .await
     }
 
     fn rewind(&mut self, bytes: Bytes) {
