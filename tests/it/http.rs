@@ -1,6 +1,6 @@
 //! The origin over real sockets: what goes in and what comes out, byte for byte.
 
-mod bench;
+pub(crate) mod bench;
 mod busy;
 mod cold;
 mod compression;
