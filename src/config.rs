@@ -16,7 +16,7 @@ use crate::base::secret::Secret;
 use crate::base::telemetry::Access;
 use crate::base::{Error, Result, held, hex, redact, text};
 use crate::cdn::cloudfront::KeyPair;
-use crate::cdn::rsa;
+use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 
 mod explain;
@@ -93,6 +93,11 @@ pub struct Server {
     pub idle_timeout_s: u64,
     /// Seconds a client may take none of the bytes waiting for it.
     pub write_stall_timeout_s: u64,
+    /// Bytes a second that a client must take of what the kernel still holds for it when its connection has
+    /// ended. 0: as slowly as it likes.
+    pub send_bytes_per_s_min: u64,
+    /// Seconds over which that is measured.
+    pub send_window_s: u64,
     /// Seconds a client may take to send 16 KiB of a request body, or its end.
     pub body_timeout_s: u64,
     /// Seconds that started answers may take after SIGTERM.
@@ -250,6 +255,8 @@ impl Default for Server {
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,
+            send_bytes_per_s_min: 1_024,
+            send_window_s: 60,
             body_timeout_s: 30,
             drain_s: 10,
         }
@@ -452,6 +459,9 @@ impl Config {
                 format!("{name} holds more than two keys: one signs, one is on its way out; remove the others"),
             );
         }
+        for weakness in self.key_weaknesses() {
+            need(self.profile != Profile::Production, weakness);
+        }
         need(
             keys.bunny_legacy.iter().all(|scheme| matches!(scheme.as_str(), "sha256" | "md5")),
             "origin.keys.bunny_legacy knows sha256 and md5: nothing else could be verified; remove the others".into(),
@@ -515,6 +525,14 @@ impl Config {
             ),
         );
         problems
+    }
+
+    /// What makes signing keys weak: refused in production, warned about at start elsewhere.
+    pub fn key_weaknesses(&self) -> Vec<String> {
+        let keys = &self.origin.keys;
+        let mut found = cdn::weaknesses("origin.keys.bunny", &keys.bunny);
+        found.extend(cdn::weaknesses("origin.keys.cloudflare", &keys.cloudflare));
+        found
     }
 
     /// Refuses settings that have problems, listing all of them.
@@ -590,6 +608,7 @@ impl Server {
             ("header_timeout_s", self.header_timeout_s, 1),
             ("idle_timeout_s", self.idle_timeout_s, 1),
             ("write_stall_timeout_s", self.write_stall_timeout_s, 1),
+            ("send_window_s", self.send_window_s, 1),
             ("body_timeout_s", self.body_timeout_s, 1),
             ("drain_s", self.drain_s, 0),
         ];
@@ -895,6 +914,30 @@ mod tests {
         drop(held);
         config.bunny_keys().unwrap();
         assert!(!secrets.join(living).exists());
+    }
+
+    #[test]
+    fn weak_keys_are_refused_in_production_and_said_elsewhere() {
+        let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
+            let mut config = Config { profile, ..Config::default() };
+            config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
+            config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
+            (config.key_weaknesses(), config.problems())
+        };
+        let (good, other) = ("0123456789abcdef", "fedcba9876543210");
+        assert_eq!(weak(Profile::Production, &[good, other], &[good]), (vec![], vec![]));
+        for (bunny, cloudflare, says) in [
+            (&["0123456789abcde"][..], &[][..], "origin.keys.bunny holds a key shorter than 16 bytes"),
+            (&[good, "k"], &[], "origin.keys.bunny holds a key shorter"),
+            (&[good, good], &[], "origin.keys.bunny holds the same key twice"),
+            (&[good], &["k"], "origin.keys.cloudflare holds a key shorter"),
+            (&[good], &[other, other], "origin.keys.cloudflare holds the same key twice"),
+        ] {
+            let (warned, refused) = weak(Profile::Production, bunny, cloudflare);
+            assert!(warned.len() == 1 && warned[0].contains(says), "{warned:?}");
+            assert_eq!(refused, warned);
+            assert_eq!(weak(Profile::Dev, bunny, cloudflare), (warned, vec![]));
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let certificate = tls::load(&config.server)?;
     let kept_there = |error| advised(error, &config.data, "--data");
     let verifier = verifier(config).map_err(kept_there)?;
-    warn_of_legacy(config);
+    warn_of_weakness(config);
     let store = LocalStore::open(&config.store_dir()).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
@@ -306,8 +306,11 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
     }
 }
 
-/// Says at start what a weak scheme means; it works, but nobody should rely on it for long.
-fn warn_of_legacy(config: &Config) {
+/// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
+fn warn_of_weakness(config: &Config) {
+    for weakness in config.key_weaknesses() {
+        tracing::warn!("{weakness}");
+    }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(
             scheme,
@@ -355,6 +358,8 @@ fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> ser
     limits.head_timeout = Duration::from_secs(settings.header_timeout_s);
     limits.idle_timeout = Duration::from_secs(settings.idle_timeout_s);
     limits.write_stall = Duration::from_secs(settings.write_stall_timeout_s);
+    limits.send_bytes_per_s_min = settings.send_bytes_per_s_min;
+    limits.send_window = Duration::from_secs(settings.send_window_s);
     limits.body_stall = Duration::from_secs(settings.body_timeout_s);
     limits.drain = Duration::from_secs(settings.drain_s);
     options
