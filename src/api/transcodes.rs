@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http_body_util::channel::{Channel, Sender};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -76,11 +78,38 @@ pub fn routes(queue: Arc<Queue>) -> Router {
         .route("/api/v1/transcodes/{id}/events", get(events))
         .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
         .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
+        .route("/api/{*rest}", any(no_such_route))
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(queue)
 }
 
 type Answer = std::result::Result<Response, Problem>;
+
+/// A request's body, or why there is none.
+type Sent = std::result::Result<Bytes, BytesRejection>;
+
+fn wrong_query(cause: &QueryRejection) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", cause.body_text())
+}
+
+async fn no_such_route() -> Problem {
+    Problem::not_found()
+}
+
+async fn wrong_method() -> Problem {
+    let title = "There is no such method here";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
+}
+
+/// Reads a JSON body.
+fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
+    let body = body
+        .map_err(|cause| Problem::new(cause.status(), "body-invalid", "The body cannot be read", cause.body_text()))?;
+    serde_json::from_slice(&body).map_err(|cause| {
+        Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", cause.to_string())
+    })
+}
 
 /// What somebody asks for.
 #[derive(Debug, Deserialize)]
@@ -97,12 +126,10 @@ struct Asks {
 }
 
 /// `POST /api/v1/transcodes`.
-async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent) -> Answer {
     let client = client(&queue, &headers)?.to_owned();
     let key = idempotency_key(&headers)?;
-    let asks: Asks = serde_json::from_slice(&body).map_err(|cause| {
-        Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", cause.to_string())
-    })?;
+    let asks: Asks = read(body)?;
     let wish = wish(&queue, &client, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
@@ -125,8 +152,13 @@ async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Bytes
 }
 
 /// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
-async fn list(State(queue): State<Arc<Queue>>, headers: HeaderMap, Query(page): Query<Page>) -> Answer {
+async fn list(
+    State(queue): State<Arc<Queue>>,
+    headers: HeaderMap,
+    page: std::result::Result<Query<Page>, QueryRejection>,
+) -> Answer {
     let client = client(&queue, &headers)?.to_owned();
+    let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
     let before = page.before.as_deref().map(|id| JobId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
     let filter = Filter { before, limit, client: Some(client), ..Filter::default() };
@@ -156,17 +188,15 @@ async fn cancel(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): P
 }
 
 /// `POST /api/v1/transcodes/{id}/retry` with `{}` or `{"rungs":["aac/96"]}`.
-async fn retry(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>, body: Bytes) -> Answer {
+async fn retry(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>, body: Sent) -> Answer {
     #[derive(Deserialize, Default)]
     #[serde(deny_unknown_fields)]
     struct Retry {
         rungs: Option<Vec<String>>,
     }
     let job = find(&queue, client(&queue, &headers)?, &id).await?;
-    let wanted = if body.is_empty() { Ok(Retry::default()) } else { serde_json::from_slice::<Retry>(&body) };
-    let Retry { rungs } = wanted.map_err(|cause| {
-        Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", cause.to_string())
-    })?;
+    let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
+    let Retry { rungs } = if nothing { Retry::default() } else { read(body)? };
     Wish::decode(&job.input)?
         .ladder_of(rungs.as_deref())
         .map_err(|error| Problem::unprocessable("rung-unknown", "There is no such rung", error.chain()))?;
@@ -214,9 +244,10 @@ async fn events(
     State(queue): State<Arc<Queue>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Query(from): Query<From_>,
+    from: std::result::Result<Query<Since>, QueryRejection>,
 ) -> Answer {
     let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let Query(from) = from.map_err(|cause| wrong_query(&cause))?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let after: i64 = last.or(from.after).unwrap_or(0);
     // 204 tells a browser not to come back (HTML, "Server-sent events", §9.2.3).
@@ -239,7 +270,7 @@ async fn events(
 }
 
 #[derive(Debug, Deserialize)]
-struct From_ {
+struct Since {
     after: Option<i64>,
 }
 

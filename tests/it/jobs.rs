@@ -508,6 +508,11 @@ fn the_api_takes_a_job_and_tells_how_it_goes() {
     );
     problem(&post(&bearer, "1", "{"), 400, "body-invalid");
     problem(&post(&bearer, "1", r#"{"source":"song.wav","titel":"x"}"#), 400, "body-invalid");
+    problem(&post(&bearer, "1", &format!("{{\"source\":\"{}\"}}", "x".repeat(70_000))), 413, "body-invalid");
+    let auth = [("Authorization", bearer.as_str())];
+    problem(&send(server.addr, "GET", "/api/v1/transcodes?limit=many", &auth, ""), 400, "query-invalid");
+    problem(&send(server.addr, "PUT", "/api/v1/transcodes", &auth, ""), 405, "method");
+    problem(&send(server.addr, "GET", "/api/v1/nothing", &auth, ""), 404, "not-found");
     for outside in ["../secret.txt", "link.wav", "/etc/hostname", "absent.wav", ".", ""] {
         problem(&post(&bearer, "1", &json!({ "source": outside }).to_string()), 422, "source");
     }
