@@ -24,7 +24,13 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
     match command {
         ConfigCommand::Check { settings } => {
-            let problems = settings.load()?.problems();
+            let config = settings.load()?;
+            let mut problems = config.problems();
+            #[cfg(feature = "transcode")]
+            match crate::transcode::look_at_sandbox(&crate::app::transcode_options(&config)) {
+                Ok(report) => report.lines().iter().for_each(|line| say(format!("sandbox: {line}"))),
+                Err(error) => problems.push(error.chain()),
+            }
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

@@ -5,3 +5,4 @@ mod bench;
 mod faults;
 mod formats;
 mod output;
+mod sandbox;
