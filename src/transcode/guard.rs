@@ -71,13 +71,14 @@ impl Url {
         if text.len() > URL_BYTES_MAX {
             return refuse("the URL is longer than 8 KiB; give a shorter one");
         }
-        let Ok(uri) = text.parse::<hyper::Uri>() else {
-            return refuse("it is not a URL; percent-encode what is no letter, digit or one of -._~");
-        };
-        let tls = match uri.scheme_str() {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let tls = match scheme.as_deref() {
             Some("https") => true,
             Some("http") => false,
             _ => return refuse("sources are read by http:// and https:// only; give such a URL, or a file"),
+        };
+        let Ok(uri) = text.parse::<hyper::Uri>() else {
+            return refuse("it is not a URL; percent-encode what is no letter, digit or one of -._~");
         };
         let Some(authority) = uri.authority() else { return refuse("the URL has no host; give a whole URL") };
         if authority.as_str().contains('@') {

@@ -133,9 +133,9 @@ struct Arrived {
 /// Blocks are 256 KiB: one takes milliseconds to come, and ten hours of CD audio have 24,000.
 pub(super) const BLOCK_BYTES: u64 = 256 << 10;
 
-/// How far ahead of where the download is a reader waits for its turn: 8 MiB come sooner than a new
-/// connection begins to be fast.
-const NEAR_BLOCKS: usize = 32;
+/// How far ahead of where the download is a reader waits for its turn: 1 MiB comes about as soon as the first
+/// byte of a new connection.
+const NEAR_BLOCKS: usize = 4;
 
 /// What to download next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,7 +372,7 @@ mod tests {
         let (_directory, spool) = spool(100 * B);
         spool.want(90 * B + 5);
         assert!(
-            spool.is_wanted_elsewhere(0) && !spool.is_wanted_elsewhere(80 * B) && spool.is_wanted_elsewhere(95 * B)
+            spool.is_wanted_elsewhere(0) && !spool.is_wanted_elsewhere(87 * B) && spool.is_wanted_elsewhere(95 * B)
         );
         assert_eq!(spool.next_gap(), Some(Gap { start: 90 * B, end: 100 * B }));
         spool.put(90 * B, 90 * B, &vec![0; 10 * B as usize]).unwrap();
