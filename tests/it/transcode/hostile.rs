@@ -79,14 +79,14 @@ fn survived(bench: &Bench, inputs: Vec<(String, Vec<u8>)>) -> BTreeMap<End, usiz
         let path = bench.file(&name, bytes);
         let end = try_input(&path);
         if end == End::Crashed {
-            println!("crashed: {name}");
+            eprintln!("crashed: {name}");
         }
         *ends.entry(end).or_default() += 1;
         std::fs::remove_file(path).unwrap();
     }
     let good = bench.music(44_100, 2, 4_410);
     assert_eq!(try_input(&good), End::Decoded);
-    println!("{ends:?}, largest child {} MiB", largest_child_bytes() >> 20);
+    eprintln!("{ends:?}, largest child {} MiB", largest_child_bytes() >> 20);
     // What a poll of the parent may miss of a child that grows fast.
     assert!(largest_child_bytes() < RESIDENT_MAX * 4, "a child had {} MiB", largest_child_bytes() >> 20);
     ends
@@ -95,8 +95,9 @@ fn survived(bench: &Bench, inputs: Vec<(String, Vec<u8>)>) -> BTreeMap<End, usiz
 /// The most memory that any child of this process had resident, in bytes.
 #[allow(unsafe_code)]
 fn largest_child_bytes() -> u64 {
+    // SAFETY: a struct of numbers, for which zeros are a value; the next call fills it.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: a struct of numbers, filled by the call.
+    // SAFETY: the pointer is to a live struct of the type that the call fills.
     assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) }, 0);
     usage.ru_maxrss as u64 * 1024
 }

@@ -122,3 +122,16 @@ fn each_bound_ends_the_child_in_its_own_words() {
     check(Trial::Sleep, hurry, Kind::Invalid, "gave up after 0 s, the most that an input of its size may take; export");
     check(Trial::Crash, limits(), Kind::Internal, "the decoder crashed on it, ended by SIGSEGV");
 }
+
+#[test]
+fn config_check_prints_every_fence() {
+    let output = crate::support::run(["config", "check"]);
+    let said = crate::support::said(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("sandbox: ")).count(), 6, "{said}");
+    assert!(
+        said.contains("sandbox: seccomp: in force: it can only make the system calls that decoding needs"),
+        "{said}"
+    );
+    assert!(said.ends_with("the configuration is fine\n"), "{said}");
+}
