@@ -230,17 +230,14 @@ fn drop_capabilities() -> State {
 
 /// A ruleset without a rule: everything it knows of is denied. States of its file and its network part.
 fn landlock() -> (State, State) {
-    // It binds the calling thread and those it starts; others would stay free.
-    if threads() != Some(1) {
-        let late = || State::Refused("a plugin has started threads".to_owned());
-        return (late(), late());
-    }
+    let alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     let restrict = || {
         Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V6))?
             .handle_access(AccessNet::from_all(ABI::V6))?
             .scope(Scope::from_all(ABI::V6))?
             .create()?
+            .all_threads(true)? // where the kernel can (Linux 7.0)
             .restrict_self()
     };
     let refused = |cause: String| (State::Refused(cause.clone()), State::Refused(cause));
@@ -248,16 +245,14 @@ fn landlock() -> (State, State) {
         Err(cause) => refused(cause.to_string()),
         Ok(status) => match (status.ruleset, status.landlock) {
             (RulesetStatus::NotEnforced, _) => (State::Lacking, State::Lacking),
+            // It binds the calling thread and those it starts; others would stay free.
+            _ if !status.all_threads && !alone => refused("a plugin has started threads".to_owned()),
             (_, LandlockStatus::Available { effective_abi, .. }) if effective_abi < ABI::V4 => {
                 (State::InForce, State::Lacking)
             }
             _ => (State::InForce, State::InForce),
         },
     }
-}
-
-fn threads() -> Option<usize> {
-    Some(fs::read_dir("/proc/self/task").ok()?.count())
 }
 
 fn limit(resource: Resource, most: u64) -> Result<()> {
