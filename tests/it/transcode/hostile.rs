@@ -1,7 +1,7 @@
 //! Files that want to hurt: each is refused in words or survived, whatever it claims. The child opens
 //! nothing, its memory and time stay bounded, and whoever asked goes on.
 //!
-//! `make hostile` runs the mutations longer: HOSTILE_INPUTS of them (default 120 here), from HOSTILE_SEED.
+//! `make hostile` runs the mutations longer: HOSTILE_INPUTS of them (default 70 here), from HOSTILE_SEED.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -538,7 +538,7 @@ fn mutate(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
 #[test]
 fn damaged_files_of_every_format_are_refused_or_survived() {
     let number = |name: &str, default| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
-    let (count, seed) = (number("HOSTILE_INPUTS", 112), number("HOSTILE_SEED", 1));
+    let (count, seed) = (number("HOSTILE_INPUTS", 70), number("HOSTILE_SEED", 1));
     let bench = Bench::new();
     let whole: Vec<_> = FORMATS.iter().map(|(name, _)| (name, std::fs::read(small(&bench, name)).unwrap())).collect();
     for (_, bytes) in &whole {
