@@ -25,12 +25,16 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
     match command {
         ConfigCommand::Check { settings } => {
             let config = settings.load()?;
-            let mut problems = config.problems();
+            let problems = config.problems();
             #[cfg(feature = "transcode")]
-            match crate::transcode::look_at_sandbox(&crate::app::transcode_options(&config)) {
-                Ok(report) => report.lines().iter().for_each(|line| say(format!("sandbox: {line}"))),
-                Err(error) => problems.push(error.chain()),
-            }
+            let problems = {
+                let mut problems = problems;
+                match crate::transcode::look_at_sandbox(&crate::app::transcode_options(&config)) {
+                    Ok(report) => report.lines().iter().for_each(|line| say(format!("sandbox: {line}"))),
+                    Err(error) => problems.push(error.chain()),
+                }
+                problems
+            };
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

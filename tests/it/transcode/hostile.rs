@@ -17,7 +17,7 @@ use crate::support;
 /// Bounds so small that whatever runs away meets one of them soon.
 fn limits() -> Limits {
     Limits {
-        duration_s_max: 360,
+        duration_s_max: 60,
         first_sample_s: 4,
         wall_s_min: 30,
         no_progress_s: 10,
@@ -192,12 +192,12 @@ fn hours_of_silence_in_kilobytes_are_bounded() {
     let bomb = bench.convert(&second, "-af volume=0,apad=whole_dur=3600 -c:a flac -compression_level 12", "bomb.flac");
     let bytes = std::fs::read(&bomb).unwrap();
     assert!(bytes.len() < 1 << 20, "{} bytes are no bomb", bytes.len());
-    refused(&bench, "long.flac", &bytes, "it is longer than 0.1 hours, the most that is accepted; split it");
+    refused(&bench, "long.flac", &bytes, "it is longer than");
     // Nor does it help to hide the length.
     let mut hidden = bytes;
     hidden[21] &= 0xf0;
     hidden[22..26].fill(0);
-    refused(&bench, "hidden.flac", &hidden, "it is longer than 0.1 hours, the most that is accepted; split it");
+    refused(&bench, "hidden.flac", &hidden, "it is longer than");
     let opus = bench.convert(&second, "-af volume=0,apad=whole_dur=3600 -c:a libopus -b:a 6k", "bomb.opus");
     refused(&bench, "long.opus", std::fs::read(opus).unwrap(), "it is longer than");
 }
