@@ -41,6 +41,8 @@ pub struct Config {
     pub origin: Origin,
     /// What the transcoder accepts.
     pub transcode: Transcode,
+    /// Where sources given by URL may be read from.
+    pub sources: Sources,
     /// The database.
     pub database: Database,
     /// The pool that transcodes.
@@ -192,6 +194,33 @@ pub struct Transcode {
     pub duration_s_max: u64,
     /// Largest source in bytes.
     pub input_bytes_max: u64,
+    /// What to do where this machine lacks a part of the sandbox: `best-effort` or `require`. Unset: `require`
+    /// in production, else `best-effort`.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// Where sources given by URL may be read from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sources {
+    /// Hosts: `name`, `*.name`, either with `:port` or `:*`. Empty: any in dev, none in production.
+    pub allow_hosts: Vec<String>,
+    /// Networks that are reached although they are private: `10.0.0.0/8`, `127.0.0.1`.
+    pub allow_private: Vec<String>,
+    /// Certificates, PEM, trusted beside the machine's own.
+    pub ca_file: Option<PathBuf>,
+    /// Seconds without a byte after which a download is tried again.
+    pub idle_timeout_s: u64,
+}
+
+/// What to do where this machine lacks a part of the transcoder's sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// Transcode all the same and warn.
+    BestEffort,
+    /// Transcode nothing.
+    Require,
 }
 
 /// The log.
@@ -230,6 +259,7 @@ impl Default for Config {
             server: Server::default(),
             origin: Origin::default(),
             transcode: Transcode::default(),
+            sources: Sources::default(),
             database: Database::default(),
             worker: Worker::default(),
             api: Api::default(),
@@ -284,7 +314,13 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30 }
+        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30, sandbox: None }
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        Sources { allow_hosts: vec![], allow_private: vec![], ca_file: None, idle_timeout_s: 30 }
     }
 }
 
@@ -429,14 +465,27 @@ impl Config {
             self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
+        need(self.sources.idle_timeout_s > 0, "sources.idle_timeout_s is 0: no download could work; set it above 0");
         problems.extend(self.server.wait_problems());
         problems.extend(self.server.listener_problems());
+        #[cfg(feature = "transcode")]
+        problems.extend(self.source_problems());
         problems.extend(self.token_problems());
         problems.extend(self.database.problems());
         problems.extend(self.worker.problems());
         problems.extend(self.api.problems());
         problems.extend(self.callbacks.problems());
         problems
+    }
+
+    /// What is wrong with the settings about sources.
+    #[cfg(feature = "transcode")]
+    fn source_problems(&self) -> Vec<String> {
+        use crate::transcode::{HostRule, Network};
+        let hosts = self.sources.allow_hosts.iter().filter_map(|text| text.parse::<HostRule>().err());
+        let networks = self.sources.allow_private.iter().filter_map(|text| text.parse::<Network>().err());
+        let hosts = hosts.map(|wrong| format!("sources.allow_hosts: {}", wrong.chain()));
+        hosts.chain(networks.map(|wrong| format!("sources.allow_private: {}", wrong.chain()))).collect()
     }
 
     /// What is wrong with the settings about tokens.

@@ -23,6 +23,8 @@ use crate::base::telemetry::{self, Metrics};
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::{Links, Signer};
 use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
+#[cfg(feature = "transcode")]
+use crate::config::{self, Profile};
 use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
 use crate::server::tls::Certificate;
@@ -108,6 +110,19 @@ pub fn transcode_options(config: &Config) -> crate::transcode::Options {
     let mut options = crate::transcode::Options::default();
     options.limits.duration_s_max = config.transcode.duration_s_max;
     options.limits.input_bytes_max = config.transcode.input_bytes_max;
+    options.sandbox = match (config.transcode.sandbox, config.profile) {
+        (Some(config::Sandbox::Require), _) | (None, Profile::Production) => crate::transcode::Sandbox::Require,
+        (Some(config::Sandbox::BestEffort), _) | (None, Profile::Dev) => crate::transcode::Sandbox::BestEffort,
+    };
+    let sources = &config.sources;
+    // What cannot be read allows nothing; `problems` names it.
+    options.fetching.allowed = crate::transcode::Allowed {
+        hosts: sources.allow_hosts.iter().filter_map(|rule| rule.parse().ok()).collect(),
+        any_host: sources.allow_hosts.is_empty() && config.profile == Profile::Dev,
+        private: sources.allow_private.iter().filter_map(|network| network.parse().ok()).collect(),
+    };
+    options.fetching.ca_file.clone_from(&sources.ca_file);
+    options.fetching.idle_s = sources.idle_timeout_s;
     options
 }
 

@@ -4,4 +4,7 @@
 mod bench;
 mod faults;
 mod formats;
+mod hostile;
 mod output;
+mod sandbox;
+mod sources;

@@ -29,7 +29,12 @@ pub(super) fn init() -> Result<()> {
 
 /// Decodes `file` to its end into every rung of the plan. The events before the last go out here.
 pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
-    let input = source::Input { file, bytes: plan.input_bytes, patches: plan.patches.clone() };
+    let input = source::Input {
+        file,
+        bytes: plan.input_bytes,
+        patches: plan.patches.clone(),
+        arrivals: plan.arrivals.map(|arrivals| (arrivals, pipe.clone())),
+    };
     let decoder = Decoder::start(input)?;
     let mut hop = None;
     loop {
