@@ -11,7 +11,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::Instrument as _;
@@ -25,12 +25,23 @@ pub fn routes(readiness: Readiness, metrics: Metrics) -> Router {
         let text = metrics.render();
         async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
     };
-    health(readiness).route("/metrics", get(render)).fallback(not_found)
+    let metrics = Router::new().route("/metrics", get(render)).layer(map_response(keep_no_refusal));
+    health(readiness).merge(metrics).fallback(not_found)
 }
 
 /// `/livez` and `/readyz`, which both listeners have.
 pub fn health(readiness: Readiness) -> Router {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness)
+    let routes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
+    routes.with_state(readiness).layer(map_response(keep_no_refusal))
+}
+
+/// axum's own refusals (405) name no cache; nobody shall keep them.
+async fn keep_no_refusal(mut response: Response) -> Response {
+    if response.status().is_client_error() {
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
+    }
+    response
 }
 
 /// Whether the next request could be answered; cheap to clone.

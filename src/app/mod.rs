@@ -339,6 +339,8 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     let mut options = origin::Options { require_token: settings.require_token, ..origin::Options::default() };
     options.secret_headers =
         settings.secret_header.iter().map(|text| origin::SecretHeader::decode(text)).collect::<Result<_>>()?;
+    // Then only the CDN gets in, and it names the listener it asks for.
+    options.trust_proxy = !options.secret_headers.is_empty();
     if settings.require_token {
         options.handed_on = signer(config)?.params();
     }

@@ -6,6 +6,7 @@ pub mod held;
 pub mod hex;
 pub mod id;
 pub mod memory;
+pub mod reach;
 pub mod redact;
 pub mod secret;
 pub mod shutdown;

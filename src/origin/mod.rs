@@ -314,6 +314,10 @@ impl Service for Origin {
         self.answer_plain(request, peer, head)
     }
 
+    fn is_pressed(&self) -> bool {
+        self.gate.is_pressed()
+    }
+
     fn on_tick(&self) {
         self.metrics.sample(&self.gate, self.cache.fills());
         self.blocks.sample();

@@ -24,7 +24,8 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// What a page may add to a request: ranges and conditions, and what players send to measure (CTA-5004
 /// CMCD).
 pub const ALLOWED_HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, \
-    Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
+    Cache-Control, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status, \
+    traceparent, tracestate";
 
 /// The headers of every kind of object, with places for what differs.
 #[derive(Debug)]

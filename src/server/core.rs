@@ -64,9 +64,12 @@ pub(super) struct Places {
     loopback_exempt: bool,
     taken: AtomicUsize,
     by_ip: Mutex<HashMap<IpAddr, usize>>,
+    streams_per_ip_max: usize,
+    /// Unfinished HTTP/2 answers.
+    streams_by_ip: Mutex<HashMap<IpAddr, usize>>,
     open: metrics::Gauge,
     idle: metrics::Gauge,
-    refused: [metrics::Counter; 2],
+    refused: [metrics::Counter; 3],
     sent_by_kernel: metrics::Counter,
     sent_edges: metrics::Counter,
     sent_by_copy: metrics::Counter,
@@ -106,6 +109,16 @@ pub(super) struct Place {
     ip: Option<IpAddr>,
 }
 
+/// The right to one HTTP/2 answer; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct StreamPlace {
+    places: Arc<Places>,
+    ip: Option<IpAddr>,
+}
+
+/// A peer has as much as it may.
+struct Full;
+
 impl Places {
     pub(super) fn new(limits: &Limits) -> Places {
         let refused = |reason: &'static str| metrics::counter!(telemetry::REFUSED, "reason" => reason);
@@ -115,9 +128,11 @@ impl Places {
             loopback_exempt: limits.loopback_exempt,
             taken: AtomicUsize::new(0),
             by_ip: Mutex::default(),
+            streams_per_ip_max: limits.streams_per_ip_max,
+            streams_by_ip: Mutex::default(),
             open: metrics::gauge!(telemetry::CONNECTIONS),
             idle: metrics::gauge!(telemetry::CONNECTIONS_IDLE),
-            refused: [refused("connections"), refused("connections_per_ip")],
+            refused: [refused("connections"), refused("connections_per_ip"), refused("streams_per_ip")],
             sent_by_kernel: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "sendfile"),
             sent_edges: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "edge"),
             sent_by_copy: metrics::counter!(telemetry::SOCKET_BYTES, "path" => "copy"),
@@ -144,18 +159,45 @@ impl Places {
             self.refused[0].increment(1);
             return None;
         }
-        let ip = neighbourhood(peer.ip());
-        if !(self.loopback_exempt && ip.is_loopback()) {
-            let mut by_ip = self.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_ip.entry(ip).or_insert(0);
-            if *count >= self.per_ip_max {
+        match self.count_peer(peer, &self.by_ip, self.per_ip_max) {
+            Ok(ip) => place.ip = ip,
+            Err(Full) => {
                 self.refused[1].increment(1);
                 return None;
             }
-            *count += 1;
-            place.ip = Some(ip);
         }
         Some(place)
+    }
+
+    /// Lets one more HTTP/2 answer begin; `None` when the peer has too many.
+    pub(super) fn begin_stream(self: &Arc<Places>, peer: SocketAddr) -> Option<StreamPlace> {
+        match self.count_peer(peer, &self.streams_by_ip, self.streams_per_ip_max) {
+            Ok(ip) => Some(StreamPlace { places: self.clone(), ip }),
+            Err(Full) => {
+                self.refused[2].increment(1);
+                None
+            }
+        }
+    }
+
+    /// Counts one more for a peer. `Ok(None)` for one that is not counted.
+    fn count_peer(
+        &self,
+        peer: SocketAddr,
+        counts: &Mutex<HashMap<IpAddr, usize>>,
+        most: usize,
+    ) -> Result<Option<IpAddr>, Full> {
+        let ip = neighbourhood(peer.ip());
+        if self.loopback_exempt && ip.is_loopback() {
+            return Ok(None);
+        }
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(ip).or_insert(0);
+        if *count >= most {
+            return Err(Full);
+        }
+        *count += 1;
+        Ok(Some(ip))
     }
 }
 
@@ -171,13 +213,23 @@ impl Drop for Handshaking<'_> {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.taken.fetch_sub(1, Ordering::Relaxed);
-        let Some(ip) = self.ip else { return };
-        let mut by_ip = self.places.by_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_ip.get_mut(&ip) {
-            *count -= 1;
-            if *count == 0 {
-                by_ip.remove(&ip);
-            }
+        discount_peer(self.ip, &self.places.by_ip);
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        discount_peer(self.ip, &self.places.streams_by_ip);
+    }
+}
+
+fn discount_peer(ip: Option<IpAddr>, counts: &Mutex<HashMap<IpAddr, usize>>) {
+    let Some(ip) = ip else { return };
+    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(count) = counts.get_mut(&ip) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&ip);
         }
     }
 }
@@ -370,7 +422,7 @@ impl<S: Service> Core<S> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.watch.look();
+            self.watch.look(self.service.is_pressed());
             let idle = self.idle.look(watch::now_tick()) as u64;
             let before = self.tally.set_idle(idle);
             self.places.idle.increment(idle as f64 - before as f64);

@@ -59,6 +59,12 @@ impl Gate {
         Some(Permit { gate: self.clone(), bytes: 0 })
     }
 
+    /// Whether three quarters of what may be on its way are: soon somebody is refused.
+    pub fn is_pressed(&self) -> bool {
+        let Limits { requests_max, bytes_max } = self.0.limits;
+        self.requests() > requests_max / 4 * 3 || self.bytes() > bytes_max / 4 * 3
+    }
+
     /// Answers on their way now.
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)

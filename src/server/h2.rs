@@ -25,11 +25,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, Carrier, Sent};
-use super::core::Core;
+use super::core::{Core, StreamPlace};
 use super::gate::Permit;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::{Shared, Wire};
-use super::{Limits, Service, conn, door};
+use super::{Limits, Service, conn, door, reply};
 
 /// hyper's settings; the same for every connection.
 pub(super) fn protocol(limits: &Limits) -> http2::Builder<OnThisCore> {
@@ -134,9 +134,13 @@ async fn answer<S: Service>(
 ) -> Response<Sent<Rc<Stream>>> {
     let stream = Rc::new(Stream::begin(watched));
     let is_head = *request.method() == Method::HEAD;
-    let response = match door::refuse(&request, &core.limits, false) {
-        Some(refusal) => refusal,
-        None => conn::route(core, request, peer).await,
+    let response = match (core.places.begin_stream(peer), door::refuse(&request, &core.limits, false)) {
+        (None, _) => reply::busy("too many requests at once\n"),
+        (Some(_), Some(refusal)) => refusal,
+        (Some(place), None) => {
+            stream.place.replace(Some(place));
+            conn::route(core, request, peer).await
+        }
     };
     let (mut head, mut body) = response.into_parts();
     // RFC 9110 §8.6: a 204 has no length; a 304 may, and ours does not.
@@ -156,12 +160,14 @@ struct Stream {
     watched: Rc<Watched>,
     /// Comes back when the last piece has left.
     permit: RefCell<Option<Permit>>,
+    /// Likewise.
+    place: RefCell<Option<StreamPlace>>,
 }
 
 impl Stream {
     fn begin(watched: Rc<Watched>) -> Stream {
         watched.begin_stream();
-        Stream { watched, permit: RefCell::new(None) }
+        Stream { watched, permit: RefCell::default(), place: RefCell::default() }
     }
 }
 

@@ -71,6 +71,11 @@ pub trait Service: Send + Sync + 'static {
     fn call_plain(&self, _request: &Plain<'_>, _peer: SocketAddr, _head: &mut Vec<u8>) -> Option<PlainAnswer> {
         None
     }
+    /// Whether answers are about to be refused, or are, because too many are on their way. Peers that do not read
+    /// are then let go after two seconds. Default: never.
+    fn is_pressed(&self) -> bool {
+        false
+    }
     /// Called on every core four times a second, for gauges.
     fn on_tick(&self) {}
 }
@@ -135,6 +140,9 @@ pub struct Limits {
     /// Streams of one HTTP/2 connection at once. Default 100: the least RFC 9113 §6.5.2 recommends, and
     /// more than players and CDNs use.
     pub streams_max: u32,
+    /// Unfinished HTTP/2 answers of one peer at once, over all its connections; one beyond it is 503. Default
+    /// 4,096, a quarter of all there may be: one address must not take the place of all others.
+    pub streams_per_ip_max: usize,
     /// TLS handshakes at once; one beyond it is closed. Default 1,024: each costs up to a millisecond of a core
     /// and some 20 KiB until it ends. Its deadline is `head_timeout`.
     pub handshakes_max: usize,
@@ -161,6 +169,7 @@ impl Default for Limits {
             send_window: Duration::from_secs(60),
             body_stall: Duration::from_secs(30),
             streams_max: 100,
+            streams_per_ip_max: 4_096,
             handshakes_max: 1_024,
             uri_bytes_max: 8 << 10,
             head_bytes_max: 16 << 10,

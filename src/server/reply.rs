@@ -1,10 +1,13 @@
 //! Refusals: the short answers that are not media. Every one can be read by a script of another site
 //! (CORS), is stored by nobody, and says nothing about paths or keys.
 
+use std::time::SystemTime;
+
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
+use crate::base::telemetry::request_id;
 
 /// `Cross-Origin-Resource-Policy`, Fetch standard §3.7.
 pub const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -48,22 +51,6 @@ pub fn refuse_and_close(status: StatusCode, text: &'static str) -> Response<Body
     response
 }
 
-macro_rules! last_answer {
-    ($status:literal, $length:literal, $text:literal) => {
-        concat!(
-            "HTTP/1.1 ",
-            $status,
-            "\r\nConnection: close\r\nContent-Length: ",
-            $length,
-            "\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n",
-            "Access-Control-Allow-Origin: *\r\nTiming-Allow-Origin: *\r\n",
-            "Cross-Origin-Resource-Policy: cross-origin\r\nX-Content-Type-Options: nosniff\r\n\r\n",
-            $text
-        )
-        .as_bytes()
-    };
-}
-
 /// The status by which hyper refuses a request head that it cannot read, told by how its answer begins; `None`
 /// when this is none of its refusals.
 pub(super) fn unreadable(answer: &[u8]) -> Option<StatusCode> {
@@ -76,19 +63,26 @@ pub(super) fn unreadable(answer: &[u8]) -> Option<StatusCode> {
     }
 }
 
-/// Our answer to a request head that cannot be read, in place of hyper's. The connection ends after it.
-pub(super) fn last(status: StatusCode) -> &'static [u8] {
-    match status {
-        StatusCode::REQUEST_TIMEOUT => last_answer!("408 Request Timeout", "16", "request timeout\n"),
-        StatusCode::URI_TOO_LONG => last_answer!("414 URI Too Long", "13", "URI too long\n"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            last_answer!("431 Request Header Fields Too Large", "18", "headers too large\n")
-        }
-        StatusCode::HTTP_VERSION_NOT_SUPPORTED => {
-            last_answer!("505 HTTP Version Not Supported", "27", "HTTP version not supported\n")
-        }
-        _ => last_answer!("400 Bad Request", "12", "bad request\n"),
-    }
+/// Our answer to a request head that cannot be read, in place of hyper's. The connection ends after it. `head` is
+/// what has come of the head: HEAD gets no body (RFC 9110 §9.3.2).
+pub(super) fn last(status: StatusCode, head: &[u8]) -> Vec<u8> {
+    let (reason, text) = match status {
+        StatusCode::REQUEST_TIMEOUT => ("Request Timeout", "request timeout\n"),
+        StatusCode::URI_TOO_LONG => ("URI Too Long", "URI too long\n"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("Request Header Fields Too Large", "headers too large\n"),
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => ("HTTP Version Not Supported", "HTTP version not supported\n"),
+        _ => ("Bad Request", "bad request\n"),
+    };
+    let (status, length, id) = (status.as_u16(), text.len(), request_id::made());
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let body = if head.starts_with(b"HEAD ") { "" } else { text };
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Length: {length}\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
+         Access-Control-Allow-Origin: *\r\nTiming-Allow-Origin: *\r\nCross-Origin-Resource-Policy: cross-origin\r\n\
+         X-Content-Type-Options: nosniff\r\nX-Request-Id: {id}\r\nDate: {date}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 #[cfg(test)]
@@ -96,19 +90,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_answers_have_the_length_they_say() {
+    fn last_answers_are_whole_and_head_gets_no_body() {
         for status in [400, 408, 414, 431, 505].map(|status| StatusCode::from_u16(status).unwrap()) {
-            let ours = std::str::from_utf8(last(status)).unwrap();
+            let ours = String::from_utf8(last(status, b"GET /x HTT")).unwrap();
             let (head, body) = ours.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{ours}");
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{ours}");
-            assert_eq!(
-                body.to_lowercase(),
-                format!("{}\n", {
-                    let reason = status.canonical_reason().unwrap().to_lowercase();
-                    reason.replace("request header fields", "headers")
-                })
-            );
+            assert!(head.contains("\r\nDate: ") && head.contains("\r\nX-Request-Id: "), "{ours}");
+            assert!(body.len() > 5 && body.ends_with('\n'), "{ours}");
+            let ours = String::from_utf8(last(status, b"HEAD /x HTT")).unwrap();
+            let (head, nothing) = ours.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())) && nothing.is_empty(), "{ours}");
         }
     }
 

@@ -128,8 +128,8 @@ pub(super) struct Socket {
     tally: Arc<Tally>,
     /// Bytes that have been read and put back; they come first.
     rewound: Bytes,
-    /// Whether `heads` has not seen them.
-    rewound_is_new: bool,
+    /// How many of them, the first ones, `heads` has seen.
+    rewound_seen: usize,
     /// Follows the heads that hyper reads; none while nothing of a request is under way.
     heads: Option<Box<Heads>>,
     /// How hyper refused a head; it believes that this was sent.
@@ -165,13 +165,13 @@ impl Socket {
     pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>, place: ConnectionPlace) -> Socket {
         let rewound = Bytes::new();
         let (at_end, drained, sniffing, frames, corked, cut) = (false, None, true, None, false, false);
-        let (rewound_is_new, heads, refusal) = (true, None, None);
+        let (rewound_seen, heads, refusal) = (0, None, None);
         Socket {
             stream: Parting { stream: Some(stream), place: Some(place) },
             watched,
             tally,
             rewound,
-            rewound_is_new,
+            rewound_seen,
             heads,
             refusal,
             at_end,
@@ -241,7 +241,7 @@ impl Socket {
     pub(super) fn hand_over(&mut self, bytes: &[u8]) {
         if !self.sniffing || matches!(self.sniff(bytes), Sniffed::Pass) {
             self.rewind(Bytes::copy_from_slice(bytes));
-            self.rewound_is_new = true;
+            self.rewound_seen = 0; // nothing was left: this connection reads only when all has been taken
         }
     }
 
@@ -356,9 +356,8 @@ impl Wire for Socket {
     }
 
     fn rewind(&mut self, bytes: Bytes) {
-        debug_assert!(self.rewound.is_empty(), "a connection is taken down only after it read everything");
-        self.rewound = bytes;
-        self.rewound_is_new = false;
+        self.rewound_seen += bytes.len();
+        put_back(&mut self.rewound, bytes);
         self.watched.on_read();
     }
 
@@ -398,8 +397,10 @@ impl Read for Socket {
                 let passed = socket.rewound.split_to(n);
                 if let Some(frames) = &mut socket.frames {
                     frames.on_bytes(&passed, &socket.watched);
-                } else if socket.rewound_is_new {
-                    follow(&mut socket.heads, &passed, &socket.watched);
+                } else {
+                    let seen = socket.rewound_seen.min(n);
+                    socket.rewound_seen -= seen;
+                    follow(&mut socket.heads, &passed[seen..], &socket.watched);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -501,6 +502,12 @@ impl Socket {
         self.cut = !matches!(written, Poll::Ready(Ok(n)) if n == whole);
         written
     }
+}
+
+/// Puts `bytes` in front of what is to be read again. hyper may be taken down while it has not taken all of that:
+/// with many requests at once it turns to others in between.
+pub(super) fn put_back(rewound: &mut Bytes, bytes: Bytes) {
+    *rewound = if rewound.is_empty() { bytes } else { [bytes, rewound.clone()].concat().into() };
 }
 
 /// Shows `heads` what hyper gets next, and lets it go when no request is under way.

@@ -54,11 +54,12 @@ impl Streams {
         self.held.set(self.held.get() - 1);
     }
 
-    /// `bytes` of the pieces have left; whether that makes the peer one that reads.
+    /// `bytes` of the pieces have left; whether that makes the peer one that reads. Of each answer that waits for
+    /// it as much is due as of a single one: whoever feeds one stream must not keep ninety-nine others.
     pub(super) fn on_taken(&self, bytes: usize) -> bool {
         self.taken.set(self.taken.get() + bytes);
         self.moved.set(self.moved.get() + bytes);
-        self.moved.get() >= MOVED_MIN
+        self.moved.get() >= MOVED_MIN * self.held.get().max(1) as usize
     }
 
     /// The clock of the peer's reading starts anew.
@@ -135,6 +136,12 @@ mod tests {
         assert!(!streams.on_taken(MOVED_MIN - 1));
         assert!(streams.on_taken(1));
         assert_eq!(streams.claim_taken(), MOVED_MIN);
+        streams.restart();
+        streams.hold();
+        streams.hold();
+        assert!(!streams.on_taken(2 * MOVED_MIN - 1), "two wait, and one is fed");
+        assert!(streams.on_taken(1));
+        streams.claim_taken();
         assert_eq!(streams.claim_taken(), 0);
     }
 }

@@ -32,7 +32,7 @@ use super::frames::Frames;
 use super::heads::Heads;
 use super::plain::Next;
 use super::reply;
-use super::socket::{Socket, follow};
+use super::socket::{Socket, follow, put_back};
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire;
 use crate::base::{Error, Result};
@@ -528,7 +528,7 @@ impl Wire for Tls {
     }
 
     fn rewind(&mut self, bytes: Bytes) {
-        self.rewound = bytes;
+        put_back(&mut self.rewound, bytes);
         self.socket.watched().on_read();
     }
 

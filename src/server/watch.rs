@@ -329,13 +329,18 @@ impl Watch {
     }
 
     /// Looks at every connection. A connection nobody else holds has ended: it is forgotten here.
-    pub(super) fn look(&self) {
+    /// `pressed`: others are refused for want of room, so whoever does not read is not waited for.
+    pub(super) fn look(&self, pressed: bool) {
+        /// Two seconds: a listener at 64 kbit/s takes in it what is asked of one.
+        const PRESSED_STALL: u32 = 8;
         let now = ticks_since_start();
         NOW.set(now);
+        let stall = if pressed { self.limits.stall.min(PRESSED_STALL) } else { self.limits.stall };
+        let limits = Deadlines { stall, ..self.limits };
         self.all.borrow_mut().retain(|watched| {
             let alive = Rc::strong_count(watched) > 1;
             if alive {
-                match watched.judge(now, &self.limits) {
+                match watched.judge(now, &limits) {
                     Verdict::Go => {}
                     verdict => watched.pronounce(verdict),
                 }

@@ -6,10 +6,10 @@
 //! internet reaches, and the connection goes to exactly those addresses: a name that resolves
 //! differently a moment later changes nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, reach};
 
 /// The longest URL we read: presigned ones with a session token have about two thousand bytes.
 const URL_BYTES_MAX: usize = 8 << 10;
@@ -202,63 +202,17 @@ impl Allowed {
 
     fn allows(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         let IpAddr::V6(v6) = address else {
-            return if self.names(address) { Ok(()) } else { public(address) };
+            return if self.names(address) { Ok(()) } else { reach::public(address) };
         };
         // What leads to an IPv4 address must be named, and the address behind it must be allowed too.
-        match embedded(v6) {
+        match reach::embedded(v6) {
             None if self.names(address) => Ok(()),
-            None => public(address),
+            None => reach::public(address),
             Some((kind, _)) if !self.names(address) => Err(kind),
             Some((_, Some(v4))) => self.allows(v4.into()),
             Some((_, None)) => Ok(()),
         }
     }
-}
-
-/// Whether an IPv6 address stands for an IPv4 one: its kind, and the address where it is plain to see.
-fn embedded(address: Ipv6Addr) -> Option<(&'static str, Option<Ipv4Addr>)> {
-    let parts = address.segments();
-    let low = Ipv4Addr::from(((u32::from(parts[6])) << 16) | u32::from(parts[7]));
-    match parts {
-        [0, 0, 0, 0, 0, 0xffff, ..] => Some(("an IPv4-mapped address", Some(low))),
-        [0, 0, 0, 0, 0, 0, high, _] if high != 0 => Some(("an IPv4-compatible address", Some(low))),
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(("a NAT64 address", Some(low))), // RFC 6052 §2.1
-        [0x64, 0xff9b, 1, ..] => Some(("a local NAT64 address", Some(low))),    // RFC 8215, /96 by convention
-        [0x2002, ..] => Some(("a 6to4 address", None)),
-        [0x2001, 0, ..] => Some(("a Teredo address", None)),
-        _ => None,
-    }
-}
-
-/// Whether the whole internet reaches an address; else what kind it is.
-/// (IANA's special-purpose registries, RFC 6890.)
-fn public(address: IpAddr) -> std::result::Result<(), &'static str> {
-    let kind = match address {
-        IpAddr::V4(v4) => match v4.octets() {
-            [0, ..] => "an address of this network",
-            [127, ..] => "a loopback address",
-            [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => "a private address",
-            [169, 254, ..] => "a link-local address, where clouds keep their metadata",
-            [100, 64..=127, ..] => "an address shared by a provider's customers",
-            [192, 0, 0, _] | [192, 88, 99, _] | [198, 18..=19, ..] => "a reserved address",
-            [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => "an address for documentation",
-            [224..=239, ..] => "a multicast address",
-            [240..=255, ..] => "a reserved address",
-            _ => return Ok(()),
-        },
-        IpAddr::V6(v6) => match v6.segments() {
-            [0, 0, 0, 0, 0, 0, 0, 0] => "an address of this network",
-            [0, 0, 0, 0, 0, 0, 0, 1] => "a loopback address",
-            [0xfc00..=0xfdff, ..] => "a private address",
-            [0xfe80..=0xfebf, ..] => "a link-local address",
-            [0xff00..=0xffff, ..] => "a multicast address",
-            [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => "an address for documentation",
-            [0x2001, 0..=0x1ff, ..] => "a reserved address",
-            [0x2000..=0x3fff, ..] => return Ok(()),
-            _ => "a reserved address",
-        },
-    };
-    Err(kind)
 }
 
 impl HostRule {

@@ -43,7 +43,7 @@ fn is_id(id: &str) -> bool {
 }
 
 /// Sixteen hexadecimal digits: a random start in each thread, then a walk that meets no value twice.
-fn made() -> String {
+pub fn made() -> String {
     thread_local! {
         static NEXT: Cell<u64> = Cell::new(random());
     }

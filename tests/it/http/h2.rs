@@ -562,3 +562,58 @@ impl Raw {
         }
     }
 }
+
+/// One stream is fed now and then, the others never: the peer does not keep their places.
+#[test]
+fn feeding_one_stream_does_not_keep_the_others() {
+    let bench = with_limits(Limits { streams_max: 50, ..impatient() });
+    let path = bench.a("flac/00002.mp4");
+    let mut raw = Raw::open(&bench, &[(4, 0)]);
+    for stream in 0..50 {
+        raw.frame(HEADERS, END_HEADERS | END_STREAM, 2 * stream + 1, &request_block(&path));
+    }
+    let feeding = std::time::Instant::now();
+    let mut feeder = raw.stream.try_clone().unwrap();
+    let fed = std::thread::spawn(move || {
+        // As much as a single stream would be asked for, several times in each window of the watch.
+        while feeding.elapsed() < Duration::from_secs(30) {
+            let bytes = frame(WINDOW_UPDATE, 0, 1, &16_500u32.to_be_bytes());
+            if std::io::Write::write_all(&mut feeder, &bytes).is_err() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        false
+    });
+    while raw.until(|f| f.kind == DATA).is_some() {}
+    assert!(fed.join().unwrap(), "the connection has ended");
+    bench.get(&bench.a("aac/96/00000.mp4"), "").expect(200);
+}
+
+#[test]
+fn one_peer_has_only_so_many_answers_at_once() {
+    let limits = Limits { streams_per_ip_max: 30, loopback_exempt: false, ..Limits::default() };
+    let bench = with_limits(limits);
+    let path = bench.a("flac/00002.mp4");
+    let mut statuses = vec![];
+    let mut peers: Vec<Raw> = (0..2).map(|_| Raw::open(&bench, &[(4, 0)])).collect();
+    for raw in &mut peers {
+        for stream in 0..20 {
+            raw.frame(HEADERS, END_HEADERS | END_STREAM, 2 * stream + 1, &request_block(&path));
+        }
+        for _ in 0..20 {
+            let answer = raw.until(|f| f.kind == HEADERS).expect("a head");
+            // The static table's 200 is one byte; 503 is written out.
+            statuses.push(answer.payload[0] == 0x88);
+        }
+    }
+    assert_eq!(statuses.iter().filter(|ok| **ok).count(), 30, "{statuses:?}");
+    drop(peers);
+    let admitted = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let mut raw = Raw::open(&bench, &[]);
+        raw.frame(HEADERS, END_HEADERS | END_STREAM, 1, &request_block(&path));
+        raw.until(|f| f.kind == HEADERS).is_some_and(|f| f.payload[0] == 0x88)
+    });
+    assert!(admitted, "their places come back");
+}

@@ -253,3 +253,40 @@ fn every_refusal_of_a_request_has_a_name() {
         assert_eq!(given.header("x-request-id"), Some("abc"), "{status}");
     }
 }
+
+/// Hundreds of requests in one write: every one is answered, in its order and for itself, whichever way it goes.
+#[test]
+fn a_long_pipeline_loses_and_splices_nothing() {
+    for (field, requests) in [("", 900), ("X-Unheard-Of: 1\r\n", 900), ("", 127), ("", 161)] {
+        let bench = Bench::open();
+        let path = bench.a("aac/96/00001.mp4");
+        let request =
+            |number: usize| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{field}Range: bytes={number}-{number}\r\n\r\n");
+        let all: String = (0..requests).map(request).collect();
+        let mut client = bench.connect();
+        let mut sender = client.stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || std::io::Write::write_all(&mut sender, all.as_bytes()).unwrap());
+        for number in 0..requests {
+            let reply = client.reply(false).unwrap_or_else(|| panic!("an answer to request {number}"));
+            let range = reply.expect(206).header("content-range").unwrap().to_owned();
+            assert!(range.starts_with(&format!("bytes {number}-{number}/")), "{range} for request {number}");
+        }
+        sending.join().unwrap();
+    }
+}
+
+#[test]
+fn head_gets_no_body_when_its_own_head_cannot_be_read() {
+    let bench = Bench::open();
+    for (request, status) in [
+        ("HEAD @ HTTP/1.1\r\nHost: x\r\n\r\n", "400"),
+        ("HEAD /a HTTP/1.1\r\nno colon\r\n\r\n", "400"),
+        ("HEAD /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", "400"),
+        ("HEAD /a HTTP/3.0\r\nHost: x\r\n\r\n", "505"),
+    ] {
+        let mut client = bench.connect();
+        let said = String::from_utf8(client.send(request).rest()).unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")) && said.ends_with("\r\n\r\n"), "{request:?}: {said}");
+        assert!(said.to_lowercase().contains("\r\ndate: "), "{said}");
+    }
+}
