@@ -11,7 +11,7 @@ use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
 use crate::hls::package;
-use crate::hls::playlist::{self, Scope};
+use crate::hls::playlist::{self, PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
 use crate::store::{LocalStore, Staging};
@@ -49,6 +49,15 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
         fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
         cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
         write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung, &[]))?;
+    }
+    if let Some(preview) = &index.preview {
+        let Rung { object, .. } = &preview.rung;
+        let dir = PREVIEW_DIRECTORY.trim_end_matches('/');
+        fs::create_dir(tree.join(dir)).context(|| format!("cannot make the directory {dir}"))?;
+        cut_rung(&objects.join(&object.name), &preview.rung, tree, dir)?;
+        write(tree, "preview.m3u8", &playlist::preview(&preview.rung))?;
+        fs::copy(objects.join(&object.name), tree.join(&object.name))
+            .context(|| format!("cannot write {}", object.name))?;
     }
     for extra in &index.extras {
         let name = &extra.object.name;

@@ -22,7 +22,7 @@ use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
 use crate::hls::playlist::Scope;
-use crate::hls::version::{Family, Role, VersionIndex};
+use crate::hls::version::{Family, Skipped, VersionIndex};
 use crate::publish;
 use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
@@ -47,6 +47,9 @@ pub(super) struct PublishArgs {
     /// Encoding plan [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
     ladder: Option<PathBuf>,
+    /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    preview_start: Option<u64>,
     /// Print one JSON object a line for each published file.
     #[arg(long)]
     json: bool,
@@ -64,6 +67,9 @@ pub(super) struct TranscodeArgs {
     /// Encoding plan [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
     ladder: Option<PathBuf>,
+    /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    preview_start: Option<u64>,
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -102,7 +108,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     }
     let config = args.settings.load()?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = app::transcode_options(&config);
+    let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     let mut batch = Batch { files: args.files.len(), published: 0 };
     // Before the store is opened: a wrong file name must not leave a data directory behind. And before the
     // first long transcode, so that whoever typed the names hears at once.
@@ -244,6 +250,7 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             lines.push(format!("  all       {}", master(Scope::All)));
             lines.extend(index.loss(flac).map(|why| format!("  FLAC is not lossless here: {why}")));
         }
+        lines.extend(index.skipped.iter().map(not_made));
         return tell(lines.join("\n"));
     }
     let rungs: Vec<_> = index
@@ -260,7 +267,6 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             })
         })
         .collect();
-    let has_preview = index.extras.iter().any(|extra| extra.role == Role::Preview);
     tell(json!({
         "file": file.to_string_lossy(),
         "track_id": track.id,
@@ -269,20 +275,23 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "master_url": aac,
         "lossless_master_url": flac.map(|_| master(Scope::Flac)),
         "all_master_url": master(Scope::All),
-        "preview_url": has_preview.then(|| links.preview(track.id, track.version)),
+        "preview_url": index.has_preview().then(|| links.preview(track.id, track.version)),
+        "preview_hls_url": index.preview.is_some().then(|| links.preview_hls(track.id, track.version)),
+        "preview_start_s": index.preview.as_ref().map(|preview| preview.start as f64 / f64::from(index.source.rate)),
         "duration_s": track.duration_s(),
         "samples": track.samples,
         "rate": track.rate,
         "lossless": flac.is_some_and(|flac| index.is_lossless(flac)),
         "loudness": index.loudness,
         "rungs": rungs,
+        "skipped": index.skipped,
     }))
 }
 
 pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = app::transcode_options(&config);
+    let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     refuse_used_directory(&args.out)?;
     transcode::check_input(&args.input, &options)?;
     let cancel = cancel_on_signal()?;
@@ -333,6 +342,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
     if args.json {
         let mut document = serde_json::to_value(&report).expect("plain data always serialises");
         document["rungs"] = json!(rungs);
+        document["skipped"] = json!(report.skipped(&ladder));
         say(document);
         return Ok(ExitCode::SUCCESS);
     }
@@ -352,6 +362,9 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
         };
         let depth = if rung.nominal_bps == 0 { format!(", {} bits", rung.bits) } else { String::new() };
         say(format!("  {:<8} {} Hz, {} channels{kbps}{depth}", rung.path, rung.rate, rung.channels));
+    }
+    for skipped in report.skipped(&ladder) {
+        say(not_made(&skipped));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -422,6 +435,19 @@ fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     Ladder::decode(&text, &name.to_string()).map_err(|wrong| {
         Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
     })
+}
+
+fn not_made(skipped: &Skipped) -> String {
+    format!("  {:<8} not made: {}", skipped.path, skipped.why)
+}
+
+/// Seconds as they are typed, in milliseconds.
+fn preview_start(text: &str) -> Result<u64, String> {
+    // A day: far beyond the longest source, far below where milliseconds stop being exact.
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok((seconds * 1000.0).round() as u64),
+        _ => Err("give seconds from the track's beginning, like 42.5".into()),
+    }
 }
 
 fn title_of(file: &Path) -> String {

@@ -28,7 +28,7 @@ use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
 use crate::hls::package::rescale;
-use crate::hls::version::{Extra, FORMAT, Loudness, Role, Source, VersionIndex};
+use crate::hls::version::{FORMAT, Loudness, Preview, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
 use plan::{Format, Plan};
 use protocol::{Event, Outcome};
@@ -65,6 +65,9 @@ pub struct ProbeReport {
     pub source: Source,
     /// Length in seconds.
     pub duration_s: f64,
+    /// Bit rate in bit/s of a source whose codec is lossy, where its container says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lossy_bps: Option<u64>,
     /// EBU R128 numbers.
     pub loudness: Loudness,
 }
@@ -87,20 +90,25 @@ pub struct Outline {
 impl ProbeReport {
     /// The rungs `run` would make of it.
     pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
-        let Source { rate, channels, bits, .. } = self.source;
-        let format = Format { rate, channels, bits, float: bits == 32 };
-        let rungs = format.outputs(ladder).into_iter().filter(|plan| !plan.preview);
+        let rungs = self.format().outputs(ladder, self.lossy_bps).into_iter().filter(|plan| !plan.preview);
         let outline = |plan: plan::RungPlan| Outline {
-            path: match plan.rung.name.as_str() {
-                "" => plan.rung.family.as_str().to_owned(),
-                name => format!("{}/{name}", plan.rung.family.as_str()),
-            },
+            path: plan.rung.path(),
             rate: plan.rate,
             channels: plan.channels,
             bits: plan.bits,
             nominal_bps: plan.rung.bitrate_bps.into(),
         };
         rungs.map(outline).collect()
+    }
+
+    /// The rungs `run` would not make of it, and why.
+    pub fn skipped(&self, ladder: &Ladder) -> Vec<Skipped> {
+        self.format().skipped(ladder, self.lossy_bps)
+    }
+
+    fn format(&self) -> Format {
+        let Source { rate, channels, bits, .. } = self.source;
+        Format { rate, channels, bits, float: bits == 32 }
     }
 }
 
@@ -192,13 +200,16 @@ impl Job {
         }
     }
 
-    fn plan(&self, ladder: Option<&Ladder>, limits: &Limits) -> Plan {
+    fn plan(&self, ladder: Option<&Ladder>, options: &Options) -> Plan {
+        let limits = &options.limits;
         Plan {
             ladder: ladder.cloned(),
             input_bytes: self.sniffed.end.unwrap_or(self.bytes),
             trim: self.sniffed.trim,
             patches: self.sniffed.patches.clone(),
             bits: self.sniffed.bits,
+            lossy_bps: self.sniffed.lossy_bps,
+            preview_start_ms: options.preview_start_ms,
             duration_s_max: limits.duration_s_max,
             memory_bytes_max: limits.memory_bytes_max,
             cpu_s_max: limits.wall(self.bytes).as_secs() * 4,
@@ -206,7 +217,7 @@ impl Job {
     }
 
     fn probe(&self, options: &Options) -> Result<ProbeReport> {
-        let plan = self.plan(None, &options.limits);
+        let plan = self.plan(None, options);
         let mut format = None;
         let never = AtomicBool::new(false);
         let outcome = supervise::attempt(&plan, &self.file, options, &never, &mut |event, _| {
@@ -220,7 +231,7 @@ impl Job {
         let sha256 = assemble::hash_of(&self.file, &never).context(|| "cannot read it")?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
-        Ok(ProbeReport { source, duration_s, loudness: outcome.loudness })
+        Ok(ProbeReport { source, duration_s, lossy_bps: self.sniffed.lossy_bps, loudness: outcome.loudness })
     }
 
     fn transcode(
@@ -231,7 +242,7 @@ impl Job {
         on_progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<VersionIndex> {
-        let plan = self.plan(Some(ladder), &options.limits);
+        let plan = self.plan(Some(ladder), options);
         let mut making = Making::default();
         let failed = AtomicBool::new(false);
         let (hash, outcome) = std::thread::scope(|scope| {
@@ -256,15 +267,21 @@ impl Job {
                 return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
             }
         }
-        let mut extras = Vec::new();
-        for preview in previews {
-            extras.push(Extra { role: Role::Preview, object: preview.finish()?.object });
-        }
-        if let Some(peaks) = peaks {
-            extras.extend(peaks.finish(workspace)?);
-        }
+        let preview = previews.into_iter().next().map(RungFile::finish).transpose()?;
+        let preview = preview.map(|rung| Preview { start: outcome.preview_start, rung });
+        let extras = peaks.map(|peaks| peaks.finish(workspace)).transpose()?.unwrap_or_default();
+        let skipped = format.skipped(ladder, self.sniffed.lossy_bps);
         let loudness = Some(outcome.loudness);
-        Ok(VersionIndex { format: FORMAT, source, encoders: outcome.encoders, loudness, rungs, extras })
+        Ok(VersionIndex {
+            format: FORMAT,
+            source,
+            encoders: outcome.encoders,
+            loudness,
+            rungs,
+            skipped,
+            preview,
+            extras,
+        })
     }
 
     /// The decoded source, if it is all there.
@@ -321,7 +338,7 @@ impl Making {
                     return Err(Error::internal("the child opened the source twice"));
                 }
                 format.check()?;
-                for plan in format.outputs(ladder) {
+                for plan in format.outputs(ladder, job.sniffed.lossy_bps) {
                     self.outputs.push(RungFile::create(workspace, plan)?);
                 }
                 self.peaks = Some(Peaks::create(workspace, format.rate)?);

@@ -11,6 +11,8 @@ pub struct Options {
     /// The child's whole environment; empty is enough for an installed GStreamer. `GST_REGISTRY`,
     /// `GST_PLUGIN_SYSTEM_PATH_1_0` or `HOME` go here.
     pub env: Vec<(String, String)>,
+    /// Where the preview begins in the source, in milliseconds; `None`: at the loudest 30 seconds.
+    pub preview_start_ms: Option<u64>,
     /// What an input may cost.
     pub limits: Limits,
 }
@@ -42,7 +44,12 @@ pub struct Limits {
 impl Default for Options {
     fn default() -> Options {
         // `/proc/self/exe` stays right when the program's file was replaced while it runs.
-        Options { exe: PathBuf::from("/proc/self/exe"), env: Vec::new(), limits: Limits::default() }
+        Options {
+            exe: PathBuf::from("/proc/self/exe"),
+            env: Vec::new(),
+            preview_start_ms: None,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -59,6 +59,8 @@ pub(super) struct Outcome {
     pub(super) codec: Option<String>,
     /// Loudness of the source.
     pub(super) loudness: Loudness,
+    /// Where the preview begins, in samples at the source's rate.
+    pub(super) preview_start: u64,
     /// Name and version of each encoder.
     pub(super) encoders: Vec<String>,
 }

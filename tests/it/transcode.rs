@@ -5,3 +5,5 @@ mod bench;
 mod faults;
 mod formats;
 mod output;
+mod preview;
+mod quality;

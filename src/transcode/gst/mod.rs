@@ -95,10 +95,10 @@ impl<'a> Hop<'a> {
         format.bits = plan.bits.map_or(format.bits, |bits| bits.min(format.bits));
         format.check()?;
         pipe.send(&Event::Opened(format), &[]);
-        let outputs = plan.ladder.as_ref().map(|ladder| format.outputs(ladder)).unwrap_or_default();
+        let outputs = plan.ladder.as_ref().map(|ladder| format.outputs(ladder, plan.lossy_bps)).unwrap_or_default();
         let encoder = match outputs.is_empty() {
             true => None,
-            false => Some(Encoder::start(&outputs, &caps, &info, pipe)?),
+            false => Some(Encoder::start(&outputs, &caps, &info, plan.preview_start_ms, pipe)?),
         };
         let in_source = |samples: u64, trim: &Trim| rescale(samples, trim.rate, info.rate());
         Ok(Hop {
@@ -176,6 +176,7 @@ impl<'a> Hop<'a> {
             return Err(Error::invalid("it has no audio samples; upload a file with sound"));
         }
         let mut encoders = Vec::new();
+        let mut preview_start = 0;
         if let Some(encoder) = &self.encoder {
             for rung in encoder.finish(self.samples)? {
                 let plan = &self.outputs[rung.index];
@@ -187,13 +188,27 @@ impl<'a> Hop<'a> {
                 encoders.push(rung.encoder);
             }
             if let Some((index, plan)) = self.outputs.iter().enumerate().find(|(_, plan)| plan.preview) {
-                encode::excerpt(index, plan, &encoder.highlight(), self.pipe)?;
+                let excerpt = encoder.highlight();
+                if excerpt.samples.is_empty() {
+                    return Err(self.begins_too_late());
+                }
+                preview_start = rescale(excerpt.start, plan.rate, self.info.rate());
+                encode::excerpt(index, plan, &excerpt.samples, self.pipe)?;
             }
         }
         encoders.dedup();
         let (loudness, points) = self.analysis.finish()?;
         self.pipe.send(&Event::Peaks, &points);
-        Ok(Outcome { samples: self.samples, surplus: self.surplus, codec, loudness, encoders })
+        let Hop { samples, surplus, .. } = self;
+        Ok(Outcome { samples, surplus, codec, loudness, preview_start, encoders })
+    }
+
+    fn begins_too_late(&self) -> Error {
+        let start_s = self.plan.preview_start_ms.unwrap_or(0) as f64 / 1000.0;
+        let end_s = self.samples as f64 / f64::from(self.info.rate());
+        Error::invalid(format!(
+            "its preview is to begin at {start_s:.1} s, but it ends at {end_s:.1} s; choose an earlier start"
+        ))
     }
 }
 
