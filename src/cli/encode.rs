@@ -53,6 +53,9 @@ pub(super) struct PublishArgs {
     /// Print one JSON object a line for each published file.
     #[arg(long)]
     json: bool,
+    /// Print one JSON object a line to standard error for each rung that is whole, and when the track can be played.
+    #[arg(long)]
+    events: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -225,10 +228,43 @@ fn publish_one(
     let id = known.map_or_else(TrackId::random, |track| track.id);
     let kept = known.map(|track| track.title.clone());
     let title = args.title.clone().or(kept).unwrap_or_else(|| title_of(file));
+    publish::sweep_interim(&store, publish::INTERIM_KEPT)?;
     let staging = store.stage()?;
-    let index = run(file, ladder, staging.dir(), options, cancel)?;
-    let track = publish::to_store(&store, staging, id, &title, &index)?;
-    Ok((track, index))
+    let mut first = None;
+    let made = run(file, ladder, staging.dir(), options, cancel, &mut |progress| {
+        if args.events {
+            tell_event(id, progress);
+        }
+        // A track that shows a version already keeps it until the new one is whole.
+        if let (Progress::Playable(index), None) = (progress, known) {
+            match publish::first_to_store(&store, staging.dir(), id, &title, index) {
+                Ok(track) => first = Some(track),
+                // The whole version is what was asked for; it will say what is wrong with the store.
+                Err(error) => tracing::warn!(track = %id, error = error.chain(), "the first rung is not published"),
+            }
+        }
+    });
+    let published =
+        made.and_then(|index| publish::to_store(&store, staging, id, &title, &index).map(|track| (track, index)));
+    if let (Err(_), Some(first)) = (&published, &first) {
+        publish::withdraw(&store, first)?;
+    }
+    published
+}
+
+/// One line of JSON on standard error; the result has standard output to itself.
+fn tell_event(track: TrackId, progress: &Progress) {
+    let event = match progress {
+        Progress::Rung { path, peak_bps, average_bps } => json!({
+            "event": "rung", "track_id": track, "path": path, "bandwidth": peak_bps, "average_bandwidth": average_bps,
+        }),
+        Progress::Playable(index) => json!({
+            "event": "playable", "track_id": track, "version": index.seal().1, "rungs": index.rungs.len(),
+        }),
+        Progress::Probed { .. } | Progress::Encoded { .. } => return,
+    };
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{event}"); // nobody listens, then
 }
 
 fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: &VersionIndex) -> Result<()> {
@@ -327,7 +363,7 @@ fn transcode_to(
     for dir in [&objects, &tree] {
         std::fs::create_dir(dir).context(making)?;
     }
-    let index = run(input, ladder, &objects, options, cancel)?;
+    let index = run(input, ladder, &objects, options, cancel, &mut |_| ())?;
     let version = publish::to_tree(&objects, &index, &tree).context(making)?;
     put_tree(&tree, &absolute).context(making)?;
     made.keep();
@@ -383,7 +419,14 @@ pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
 }
 
 /// Runs one transcode with a progress bar on a terminal.
-fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &AtomicBool) -> Result<VersionIndex> {
+fn run(
+    file: &Path,
+    ladder: &Ladder,
+    dir: &Path,
+    options: &Options,
+    cancel: &AtomicBool,
+    watch: &mut dyn FnMut(&Progress),
+) -> Result<VersionIndex> {
     let bar = progress_bar(file);
     let mut rate = 1;
     let index = transcode::run(
@@ -391,12 +434,16 @@ fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &Ato
         ladder,
         dir,
         options,
-        &mut |progress| match progress {
-            Progress::Probed { rate: source_rate, total_samples, .. } => {
-                rate = u64::from(source_rate.max(1));
-                bar.set_length(total_samples.unwrap_or(0) / rate);
+        &mut |progress| {
+            watch(&progress);
+            match progress {
+                Progress::Probed { rate: source_rate, total_samples, .. } => {
+                    rate = u64::from(source_rate.max(1));
+                    bar.set_length(total_samples.unwrap_or(0) / rate);
+                }
+                Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
+                Progress::Rung { .. } | Progress::Playable(_) => {}
             }
-            Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
         },
         cancel,
     );

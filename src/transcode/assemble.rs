@@ -88,6 +88,11 @@ impl RungFile {
         &self.plan
     }
 
+    /// Whether the child has said all of it.
+    pub(super) fn is_final(&self) -> bool {
+        self.init_is_final
+    }
+
     /// Whole segments written so far, as presented samples.
     pub(super) fn samples(&self) -> u64 {
         self.segments.len() as u64 * self.plan.segment_samples

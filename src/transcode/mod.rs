@@ -28,7 +28,7 @@ use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
 use crate::hls::package::rescale;
-use crate::hls::version::{FORMAT, Loudness, Preview, Skipped, Source, VersionIndex};
+use crate::hls::version::{FORMAT, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
 use plan::{Format, Plan};
 use protocol::{Event, Outcome};
@@ -55,7 +55,22 @@ pub enum Progress {
         /// Samples per channel that the container promises.
         total_samples: Option<u64>,
     },
+    /// A rung, or the preview, is whole and its file will not change any more.
+    Rung {
+        /// `aac/96`, `flac`; `preview`.
+        path: String,
+        /// Peak segment bit rate in bit/s, measured.
+        peak_bps: u64,
+        /// Average segment bit rate in bit/s, measured.
+        average_bps: u64,
+    },
+    /// The preview and the first rung are whole while others are not: a version of their own, whose objects are in the
+    /// work directory and stay as they are. Only of sources that take long enough.
+    Playable(Box<VersionIndex>),
 }
+
+/// A source of fewer seconds is whole before anybody could play its first rung.
+const PLAYABLE_S_MIN: u64 = 60;
 
 /// What an input is, measured by decoding all of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -245,43 +260,21 @@ impl Job {
         let plan = self.plan(Some(ladder), options);
         let mut making = Making::default();
         let failed = AtomicBool::new(false);
-        let (hash, outcome) = std::thread::scope(|scope| {
+        let outcome = std::thread::scope(|scope| {
             // The source's hash costs nothing while the child waits for its plugins.
-            let hash = scope.spawn(|| assemble::hash_of(&self.file, &failed));
-            let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| {
-                making.take(event, &payload, self, ladder, workspace, on_progress)
+            let mut hash = Some(scope.spawn(|| assemble::hash_of(&self.file, &failed)));
+            let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| match event {
+                Event::Measured(outcome) => {
+                    let hash = hash.take().ok_or_else(|| Error::internal("the child measured the source twice"))?;
+                    let hash = hash.join().map_err(|_| Error::internal("the hashing thread panicked"))?;
+                    making.measured(outcome, hash.context(|| "cannot read it")?, self, ladder, workspace, on_progress)
+                }
+                event => making.take(event, &payload, self, ladder, workspace, on_progress),
             });
             failed.store(outcome.is_err(), Ordering::Relaxed);
-            (hash.join(), outcome)
-        });
-        let outcome = outcome?;
-        let hash = hash.map_err(|_| Error::internal("the hashing thread panicked"))?;
-        let sha256 = hash.context(|| "cannot read it")?;
-        let Some(format) = making.format else { return Err(Error::internal("the child did not say what it decoded")) };
-        let source = self.source(&format, &outcome, sha256)?;
-        let Making { outputs, peaks, .. } = making;
-        let (previews, rungs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|file| file.plan().preview);
-        let rungs = rungs.into_iter().map(RungFile::finish).collect::<Result<Vec<_>>>()?;
-        for rung in &rungs {
-            if rung.samples != rescale(source.samples, source.rate, rung.rate) {
-                return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
-            }
-        }
-        let preview = previews.into_iter().next().map(RungFile::finish).transpose()?;
-        let preview = preview.map(|rung| Preview { start: outcome.preview_start, rung });
-        let extras = peaks.map(|peaks| peaks.finish(workspace)).transpose()?.unwrap_or_default();
-        let skipped = format.skipped(ladder, self.sniffed.lossy_bps);
-        let loudness = Some(outcome.loudness);
-        Ok(VersionIndex {
-            format: FORMAT,
-            source,
-            encoders: outcome.encoders,
-            loudness,
-            rungs,
-            skipped,
-            preview,
-            extras,
-        })
+            outcome
+        })?;
+        making.finish(outcome)
     }
 
     /// The decoded source, if it is all there.
@@ -315,10 +308,20 @@ fn unopened(name: &str, cause: std::io::Error) -> Error {
 struct Making {
     format: Option<Format>,
     /// The ladder's rungs, then the preview.
-    outputs: Vec<RungFile>,
+    outputs: Vec<Output>,
     peaks: Option<Peaks>,
+    /// The version without its rungs, once the source is measured.
+    measured: Option<VersionIndex>,
     total_samples: Option<u64>,
     told: u64,
+}
+
+/// One file.
+enum Output {
+    /// Being written.
+    Open(RungFile),
+    /// Read back, checked and measured.
+    Whole { rung: Box<Rung>, preview: bool },
 }
 
 impl Making {
@@ -331,7 +334,6 @@ impl Making {
         workspace: &mut Workspace,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let unknown = || Error::internal("the child speaks of a rung it was not asked for");
         match event {
             Event::Opened(format) => {
                 if self.format.replace(format).is_some() {
@@ -339,7 +341,7 @@ impl Making {
                 }
                 format.check()?;
                 for plan in format.outputs(ladder, job.sniffed.lossy_bps) {
-                    self.outputs.push(RungFile::create(workspace, plan)?);
+                    self.outputs.push(Output::Open(RungFile::create(workspace, plan)?));
                 }
                 self.peaks = Some(Peaks::create(workspace, format.rate)?);
                 self.total_samples = job.sniffed.samples_at(format.rate);
@@ -347,25 +349,124 @@ impl Making {
                 on_progress(Progress::Probed { rate, channels, bits, total_samples: self.total_samples });
                 Ok(())
             }
-            Event::Init { rung } => self.outputs.get_mut(rung).ok_or_else(unknown)?.init(workspace, payload),
+            Event::Init { rung } => {
+                self.open(rung)?.init(workspace, payload)?;
+                self.close(rung, on_progress)
+            }
             Event::Segment { rung } => {
-                self.outputs.get_mut(rung).ok_or_else(unknown)?.segment(workspace, payload)?;
+                self.open(rung)?.segment(workspace, payload)?;
                 self.tell(on_progress);
                 Ok(())
             }
             Event::Peaks => match &mut self.peaks {
                 Some(peaks) => peaks.add(workspace, payload),
-                None => Err(Error::internal("the child sent a waveform before it opened the source")),
+                None => Err(Error::internal("the child sent a waveform where none is expected")),
             },
             Event::Decoded { .. } => Ok(()),
-            Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
+            Event::Measured(_) | Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
         }
+    }
+
+    fn open(&mut self, rung: usize) -> Result<&mut RungFile> {
+        match self.outputs.get_mut(rung) {
+            Some(Output::Open(file)) => Ok(file),
+            Some(Output::Whole { .. }) => Err(Error::internal("the child goes on with a rung that it finished")),
+            None => Err(Error::internal("the child speaks of a rung it was not asked for")),
+        }
+    }
+
+    /// Reads a rung back as soon as it is whole.
+    fn close(&mut self, at: usize, on_progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        let Output::Open(file) = &self.outputs[at] else { return Ok(()) };
+        if !file.is_final() {
+            return Ok(());
+        }
+        let Output::Open(file) = self.outputs.remove(at) else { return Ok(()) };
+        let preview = file.plan().preview;
+        let rung = Box::new(file.finish()?);
+        let path = if preview { "preview".to_owned() } else { rung.path() };
+        on_progress(Progress::Rung { path, peak_bps: rung.peak_bps, average_bps: rung.average_bps });
+        self.outputs.insert(at, Output::Whole { rung, preview });
+        Ok(())
+    }
+
+    /// The source is decoded to its end: everything about it is known, and what is whole can be played.
+    fn measured(
+        &mut self,
+        outcome: Outcome,
+        sha256: String,
+        job: &Job,
+        ladder: &Ladder,
+        workspace: &mut Workspace,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let Some(format) = self.format else { return Err(Error::internal("the child did not say what it decoded")) };
+        let source = job.source(&format, &outcome, sha256)?;
+        let long = source.samples >= PLAYABLE_S_MIN * u64::from(source.rate);
+        let extras = self.peaks.take().map(|peaks| peaks.finish(workspace)).transpose()?.unwrap_or_default();
+        let skipped = format.skipped(ladder, job.sniffed.lossy_bps);
+        let mut index = VersionIndex {
+            format: FORMAT,
+            source,
+            encoders: outcome.encoders,
+            loudness: Some(outcome.loudness),
+            rungs: vec![],
+            skipped,
+            preview: None,
+            extras,
+        };
+        self.fill(&mut index, outcome.preview_start)?;
+        let whole = self.outputs.iter().all(|output| matches!(output, Output::Whole { .. }));
+        if long && !whole && !index.rungs.is_empty() {
+            on_progress(Progress::Playable(Box::new(index.clone())));
+        }
+        self.measured = Some(index);
+        Ok(())
+    }
+
+    /// Puts every rung that is whole into an index.
+    fn fill(&self, index: &mut VersionIndex, preview_start: u64) -> Result<()> {
+        index.rungs.clear();
+        for output in &self.outputs {
+            match output {
+                Output::Whole { rung, preview: true } => {
+                    index.preview = Some(Preview { start: preview_start, rung: Rung::clone(rung) });
+                }
+                Output::Whole { rung, preview: false } => {
+                    if rung.samples != rescale(index.source.samples, index.source.rate, rung.rate) {
+                        return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
+                    }
+                    index.rungs.push(Rung::clone(rung));
+                }
+                Output::Open(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is whole.
+    fn finish(mut self, outcome: Outcome) -> Result<VersionIndex> {
+        let open = |output: &Output| match output {
+            Output::Open(file) => Some(file.plan().file_name()),
+            Output::Whole { .. } => None,
+        };
+        if let Some(name) = self.outputs.iter().find_map(open) {
+            return Err(Error::internal(format!("the child did not finish {name}")));
+        }
+        let index = self.measured.take().filter(|index| index.source.samples == outcome.samples);
+        let mut index = index.ok_or_else(|| Error::internal("the child did not measure what it decoded"))?;
+        self.fill(&mut index, outcome.preview_start)?;
+        index.encoders = outcome.encoders;
+        Ok(index)
     }
 
     fn tell(&mut self, on_progress: &mut dyn FnMut(Progress)) {
         let Some(format) = self.format else { return };
-        let in_source = |rung: &RungFile| rescale(rung.samples(), rung.plan().rate, format.rate);
-        let done_samples = self.outputs.iter().filter(|file| !file.plan().preview).map(in_source).min().unwrap_or(0);
+        let in_source = |output: &Output| match output {
+            Output::Open(file) if !file.plan().preview => Some(rescale(file.samples(), file.plan().rate, format.rate)),
+            _ => None,
+        };
+        let Some(done_samples) = self.outputs.iter().filter_map(in_source).min() else { return };
         let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
         if done_samples > self.told {
             self.told = done_samples;

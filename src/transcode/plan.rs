@@ -238,7 +238,7 @@ mod tests {
             let (a, f) = (&rungs[0], &rungs[rungs.len() - 2]);
             let preview = &rungs[rungs.len() - 1];
             let all = preview.preview_samples_max() + preview.priming();
-            assert!(preview.preview && all <= 30 * a.rate && all > 30 * a.rate - 1024 && all % 1024 == 0);
+            assert!(preview.preview && all <= 30 * a.rate && all > 30 * a.rate - 1024 && all.is_multiple_of(1024));
             assert_eq!((a.rate, a.channels), aac, "{rate}");
             assert_eq!((f.rate, f.channels, f.bits), flac, "{rate}");
             assert_eq!(f.segment_samples, segment, "{rate}");

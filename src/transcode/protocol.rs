@@ -37,6 +37,9 @@ pub(super) enum Event {
     },
     /// Payload: the next points of the waveform, pairs of minimum and maximum.
     Peaks,
+    /// The source is decoded and measured to its end, and the first rung and the preview are whole. Once, before
+    /// `Done`, which says the same and the other encoders.
+    Measured(Outcome),
     /// Everything is encoded; the last event.
     Done(Outcome),
     /// It cannot be done; the last event.

@@ -3,6 +3,7 @@
 
 mod bench;
 mod faults;
+mod first;
 mod formats;
 mod output;
 mod preview;

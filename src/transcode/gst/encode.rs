@@ -7,14 +7,15 @@
 //! All AAC rungs share one resampler. Two sources, because FLAC's channel layouts are fixed by count
 //! and would otherwise be mixed (side → rear), while the stereo downmix needs the true ones.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
 use super::registry::make;
 use super::rung::{self, Finished};
-use crate::base::{Error, Result};
+use super::turnstile::Turns;
+use crate::base::{Error, Kind, Result};
 use crate::hls::package::rescale;
 use crate::hls::version::Family;
 use crate::transcode::child::Pipe;
@@ -34,6 +35,17 @@ pub(super) struct Encoder {
     rungs: Vec<Arc<rung::Rung>>,
     /// Listens behind the AAC resampler.
     highlight: Option<Heard>,
+    /// What its encoders have to take turns for.
+    turns: Option<Arc<Turns>>,
+}
+
+/// Some of the outputs.
+#[derive(Default)]
+pub(super) struct Part {
+    /// Each with its number among all outputs.
+    pub(super) plans: Vec<(usize, RungPlan)>,
+    /// What its encoders have to take turns for; `None`: they run as they can.
+    pub(super) turns: Option<Arc<Turns>>,
 }
 
 /// The search for the preview; taken at the end.
@@ -51,16 +63,16 @@ struct Inlet {
 }
 
 impl Encoder {
-    /// Starts every rung of `plans` for PCM of `caps`.
+    /// Starts every rung of `part` for PCM of `caps`.
     pub(super) fn start(
-        plans: &[RungPlan],
+        part: &Part,
         caps: &gst::Caps,
         info: &gst_audio::AudioInfo,
         preview_start_ms: Option<u64>,
         pipe: &Pipe,
     ) -> Result<Encoder> {
-        let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None };
-        let wired = encoder.wire(plans, caps, info, preview_start_ms, pipe);
+        let mut encoder = Encoder::empty(part.turns.clone());
+        let wired = encoder.wire(part, caps, info, preview_start_ms, pipe);
         wired.map_err(|cause| Error::internal("the encoders cannot be wired").because(cause))?;
         match encoder.pipeline.set_state(gst::State::Playing) {
             Ok(_) => Ok(encoder),
@@ -68,27 +80,31 @@ impl Encoder {
         }
     }
 
+    fn empty(turns: Option<Arc<Turns>>) -> Encoder {
+        Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None, turns }
+    }
+
     fn wire(
         &mut self,
-        plans: &[RungPlan],
+        part: &Part,
         caps: &gst::Caps,
         info: &gst_audio::AudioInfo,
         preview_start_ms: Option<u64>,
         pipe: &Pipe,
     ) -> Result<()> {
         for family in [Family::Aac, Family::Flac] {
-            let of_family = plans.iter().enumerate().filter(|(_, plan)| plan.rung.family == family && !plan.preview);
+            let of_family = part.plans.iter().filter(|(_, plan)| plan.rung.family == family && !plan.preview);
             let mut of_family = of_family.peekable();
             let Some((_, first)) = of_family.peek() else { continue };
             let tee = self.inlet(first, caps, info)?;
-            if let Some(preview) = plans.iter().find(|plan| plan.preview && family == Family::Aac) {
+            if let Some((_, preview)) = part.plans.iter().find(|(_, plan)| plan.preview && family == Family::Aac) {
                 let start = preview_start_ms.map(|ms| rescale(ms, 1000, preview.rate));
                 let frames_max = preview.preview_samples_max() as usize;
                 let highlight = Highlight::new(preview.rate, preview.channels, frames_max, start);
                 self.highlight = Some(listen(&tee, highlight));
             }
             for (index, plan) in of_family {
-                let (elements, rung) = rung::elements(index, plan, pipe)?;
+                let (elements, rung) = rung::elements(*index, plan, pipe, self.turns.clone())?;
                 self.chain(&tee, &elements)?;
                 self.rungs.push(rung);
             }
@@ -151,10 +167,11 @@ impl Encoder {
     }
 
     /// Gives a block of PCM to every rung; waits while they are behind.
-    pub(super) fn push(&self, buffer: &gst::Buffer) -> Result<()> {
+    pub(super) fn push(&self, buffer: &gst::Buffer, halt: &AtomicBool) -> Result<()> {
         for inlet in &self.inlets {
             while inlet.source.current_level_bytes() >= inlet.source.max_bytes() {
                 self.fault()?;
+                halted(halt)?;
                 std::thread::sleep(std::time::Duration::from_millis(2));
             }
             self.give(inlet, buffer.clone())?;
@@ -163,7 +180,7 @@ impl Encoder {
     }
 
     /// Ends every rung after `samples` source samples and waits for the last segment.
-    pub(super) fn finish(&self, samples: u64) -> Result<Vec<Finished>> {
+    pub(super) fn finish(&self, samples: u64, halt: &AtomicBool) -> Result<Vec<Finished>> {
         for inlet in &self.inlets {
             inlet.most.store(rescale(samples, inlet.rate_in, inlet.rate_out), Ordering::SeqCst);
             if inlet.rate_in != inlet.rate_out {
@@ -172,7 +189,9 @@ impl Encoder {
             }
             let _ = inlet.source.end_of_stream(); // a failure is on the bus
         }
-        while !self.ended()? {}
+        while !self.ended()? {
+            halted(halt)?;
+        }
         self.rungs.iter().map(|rung| rung.finished()).collect()
     }
 
@@ -209,7 +228,18 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
+        if let Some(turns) = &self.turns {
+            turns.add(self.rungs.len()); // those who wait for a turn must not hold the pipeline
+        }
         let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
+    }
+}
+
+/// Raises an error when the other pass has failed.
+fn halted(halt: &AtomicBool) -> Result<()> {
+    match halt.load(Ordering::Relaxed) {
+        true => Err(Error::new(Kind::Cancelled, "the other half failed")),
+        false => Ok(()),
     }
 }
 
@@ -273,23 +303,23 @@ pub(super) fn excerpt(index: usize, plan: &RungPlan, samples: &[i16], pipe: &Pip
     let caps = caps.build();
     let info =
         gst_audio::AudioInfo::from_caps(&caps).map_err(|e| Error::internal("the preview has no format").because(e))?;
-    let mut encoder = Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None };
+    let mut encoder = Encoder::empty(None);
     let tee = encoder.inlet(plan, &caps, &info)?;
-    let (elements, rung) = rung::elements(index, plan, pipe)?;
+    let (elements, rung) = rung::elements(index, plan, pipe, None)?;
     encoder.chain(&tee, &elements)?;
     encoder.rungs.push(rung);
     if encoder.pipeline.set_state(gst::State::Playing).is_err() {
         return encoder.fault().and(Err(Error::internal("the preview's encoder does not start")));
     }
     let frames = (samples.len() / plan.channels as usize) as u64;
-    let mut done = 0;
+    let (mut done, never) = (0, AtomicBool::new(false));
     for part in samples.chunks(4096 * plan.channels as usize) {
         let count = (part.len() / plan.channels as usize) as u64;
         let bytes: Vec<u8> = part.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        encoder.push(&super::stamp(gst::Buffer::from_mut_slice(bytes), done, count, plan.rate))?;
+        encoder.push(&super::stamp(gst::Buffer::from_mut_slice(bytes), done, count, plan.rate), &never)?;
         done += count;
     }
-    encoder.finish(frames).map(|_| ())
+    encoder.finish(frames, &never).map(|_| ())
 }
 
 /// Stereo from three to six channels, by ITU-R BS.775-3 table 2: without the LFE, 3 dB less of centre and surrounds, and
