@@ -41,6 +41,12 @@ bench-origin bench-transcode: bench-%:
 	@mkdir -p '$(TARGET)/bench'
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
 
+INPUTS ?= 5000
+SEED ?= 1
+.PHONY: hostile
+hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
+	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

@@ -15,7 +15,6 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::Instrument as _;
-use tracing::field::Empty;
 
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry::{self, Metrics, access, histogram, request_id, trace};
@@ -109,26 +108,11 @@ async fn observe(request: Request, next: Next) -> Response {
     let method = method(&request);
     let id = request_id::given_or_made(request.headers()).into_owned();
     let target = access::path(request.uri().path_and_query().map_or("", |target| target.as_str())).into_owned();
-    let span = tracing::info_span!(
-        "request",
-        otel.name = format!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = method,
-        http.route = route,
-        http.response.status_code = Empty,
-        url.path = &*access::path(request.uri().path()),
-        url.scheme = "http",
-        request_id = id,
-    );
-    trace::continue_from(&span, request.headers());
+    let span = trace::request(method, route, request.uri().path(), Some(&id), request.headers());
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let (status, took) = (response.status(), started.elapsed());
-    span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
+    trace::end_request(&span, status);
     let class = telemetry::class(status.as_u16());
     let seconds = histogram(telemetry::CONTROL_SECONDS, &[("route", route), ("class", class)], &histogram::SECONDS);
     seconds.record_duration(took);

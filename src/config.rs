@@ -16,7 +16,7 @@ use crate::base::secret::Secret;
 use crate::base::telemetry::Access;
 use crate::base::{Error, Result, held, hex, redact, text};
 use crate::cdn::cloudfront::KeyPair;
-use crate::cdn::rsa;
+use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 
 mod explain;
@@ -38,6 +38,8 @@ pub struct Config {
     pub origin: Origin,
     /// What the transcoder accepts.
     pub transcode: Transcode,
+    /// Where sources given by URL may be read from.
+    pub sources: Sources,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -82,6 +84,11 @@ pub struct Server {
     pub idle_timeout_s: u64,
     /// Seconds a client may take none of the bytes waiting for it.
     pub write_stall_timeout_s: u64,
+    /// Bytes a second that a client must take of what the kernel still holds for it when its connection has
+    /// ended. 0: as slowly as it likes.
+    pub send_bytes_per_s_min: u64,
+    /// Seconds over which that is measured.
+    pub send_window_s: u64,
     /// Seconds a client may take to send 16 KiB of a request body, or its end.
     pub body_timeout_s: u64,
     /// Seconds that started answers may take after SIGTERM.
@@ -176,6 +183,33 @@ pub struct Transcode {
     pub duration_s_max: u64,
     /// Largest source in bytes.
     pub input_bytes_max: u64,
+    /// What to do where this machine lacks a part of the sandbox: `best-effort` or `require`. Unset: `require`
+    /// in production, else `best-effort`.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// Where sources given by URL may be read from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sources {
+    /// Hosts: `name`, `*.name`, either with `:port` or `:*`. Empty: any in dev, none in production.
+    pub allow_hosts: Vec<String>,
+    /// Networks that are reached although they are private: `10.0.0.0/8`, `127.0.0.1`.
+    pub allow_private: Vec<String>,
+    /// Certificates, PEM, trusted beside the machine's own.
+    pub ca_file: Option<PathBuf>,
+    /// Seconds without a byte after which a download is tried again.
+    pub idle_timeout_s: u64,
+}
+
+/// What to do where this machine lacks a part of the transcoder's sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// Transcode all the same and warn.
+    BestEffort,
+    /// Transcode nothing.
+    Require,
 }
 
 /// The log.
@@ -214,6 +248,7 @@ impl Default for Config {
             server: Server::default(),
             origin: Origin::default(),
             transcode: Transcode::default(),
+            sources: Sources::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -235,6 +270,8 @@ impl Default for Server {
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,
+            send_bytes_per_s_min: 1_024,
+            send_window_s: 60,
             body_timeout_s: 30,
             drain_s: 10,
         }
@@ -262,7 +299,13 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30 }
+        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30, sandbox: None }
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        Sources { allow_hosts: vec![], allow_private: vec![], ca_file: None, idle_timeout_s: 30 }
     }
 }
 
@@ -404,10 +447,23 @@ impl Config {
             self.origin.blocked_by.as_deref().is_none_or(is_plain_http_url),
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
+        need(self.sources.idle_timeout_s > 0, "sources.idle_timeout_s is 0: no download could work; set it above 0");
         problems.extend(self.server.wait_problems());
         problems.extend(self.server.listener_problems());
+        #[cfg(feature = "transcode")]
+        problems.extend(self.source_problems());
         problems.extend(self.token_problems());
         problems
+    }
+
+    /// What is wrong with the settings about sources.
+    #[cfg(feature = "transcode")]
+    fn source_problems(&self) -> Vec<String> {
+        use crate::transcode::{HostRule, Network};
+        let hosts = self.sources.allow_hosts.iter().filter_map(|text| text.parse::<HostRule>().err());
+        let networks = self.sources.allow_private.iter().filter_map(|text| text.parse::<Network>().err());
+        let hosts = hosts.map(|wrong| format!("sources.allow_hosts: {}", wrong.chain()));
+        hosts.chain(networks.map(|wrong| format!("sources.allow_private: {}", wrong.chain()))).collect()
     }
 
     /// What is wrong with the settings about tokens.
@@ -429,6 +485,9 @@ impl Config {
                 secrets.len() <= 2,
                 format!("{name} holds more than two keys: one signs, one is on its way out; remove the others"),
             );
+        }
+        for weakness in self.key_weaknesses() {
+            need(self.profile != Profile::Production, weakness);
         }
         need(
             keys.bunny_legacy.iter().all(|scheme| matches!(scheme.as_str(), "sha256" | "md5")),
@@ -493,6 +552,14 @@ impl Config {
             ),
         );
         problems
+    }
+
+    /// What makes signing keys weak: refused in production, warned about at start elsewhere.
+    pub fn key_weaknesses(&self) -> Vec<String> {
+        let keys = &self.origin.keys;
+        let mut found = cdn::weaknesses("origin.keys.bunny", &keys.bunny);
+        found.extend(cdn::weaknesses("origin.keys.cloudflare", &keys.cloudflare));
+        found
     }
 
     /// Refuses settings that have problems, listing all of them.
@@ -566,6 +633,7 @@ impl Server {
             ("header_timeout_s", self.header_timeout_s, 1),
             ("idle_timeout_s", self.idle_timeout_s, 1),
             ("write_stall_timeout_s", self.write_stall_timeout_s, 1),
+            ("send_window_s", self.send_window_s, 1),
             ("body_timeout_s", self.body_timeout_s, 1),
             ("drain_s", self.drain_s, 0),
         ];
@@ -871,6 +939,30 @@ mod tests {
         drop(held);
         config.bunny_keys().unwrap();
         assert!(!secrets.join(living).exists());
+    }
+
+    #[test]
+    fn weak_keys_are_refused_in_production_and_said_elsewhere() {
+        let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
+            let mut config = Config { profile, ..Config::default() };
+            config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
+            config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
+            (config.key_weaknesses(), config.problems())
+        };
+        let (good, other) = ("0123456789abcdef", "fedcba9876543210");
+        assert_eq!(weak(Profile::Production, &[good, other], &[good]), (vec![], vec![]));
+        for (bunny, cloudflare, says) in [
+            (&["0123456789abcde"][..], &[][..], "origin.keys.bunny holds a key shorter than 16 bytes"),
+            (&[good, "k"], &[], "origin.keys.bunny holds a key shorter"),
+            (&[good, good], &[], "origin.keys.bunny holds the same key twice"),
+            (&[good], &["k"], "origin.keys.cloudflare holds a key shorter"),
+            (&[good], &[other, other], "origin.keys.cloudflare holds the same key twice"),
+        ] {
+            let (warned, refused) = weak(Profile::Production, bunny, cloudflare);
+            assert!(warned.len() == 1 && warned[0].contains(says), "{warned:?}");
+            assert_eq!(refused, warned);
+            assert_eq!(weak(Profile::Dev, bunny, cloudflare), (warned, vec![]));
+        }
     }
 
     #[test]

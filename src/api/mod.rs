@@ -64,7 +64,7 @@ pub fn routes(app: Arc<App>) -> Router {
 
 async fn home(State(app): State<Arc<App>>) -> Response {
     match &app.demo {
-        Some(demo) => redirect(&format!("/watch/{}", demo.track), "no-store"),
+        Some(demo) => redirect(&format!("/watch/{}", demo.track), HeaderValue::from_static("no-store")),
         None => page(&app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
 }
@@ -77,10 +77,19 @@ async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     match find(&app, &id).await {
         Ok(track) => {
             let url = app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s());
-            redirect(&url, "public, max-age=60")
+            redirect(&url, alias_caching(app.links.ttl_s()))
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// How long a cache may keep the alias, and show it stale: while it asks again, and when nobody answers (RFC
+/// 5861). Never for more than half of the life of the token in it.
+fn alias_caching(token_ttl_s: Option<u64>) -> HeaderValue {
+    let bound = |wanted_s: u64| token_ttl_s.map_or(wanted_s, |ttl_s| wanted_s.min((ttl_s / 2).saturating_sub(60)));
+    let (revalidate_s, error_s) = (bound(600), bound(3_600));
+    let text = format!("public, max-age=60, stale-while-revalidate={revalidate_s}, stale-if-error={error_s}");
+    HeaderValue::try_from(text).expect("digits and words are ASCII")
 }
 
 /// 204 to a player on another site that adds headers of its own to its first request.
@@ -91,6 +100,7 @@ async fn preflight() -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
@@ -203,11 +213,12 @@ fn refuse(error: &Error) -> Response {
     }
 }
 
-fn redirect(url: &str, cache_control: &'static str) -> Response {
+fn redirect(url: &str, cache_control: HeaderValue) -> Response {
     let headers = [
         (header::LOCATION, HeaderValue::try_from(url).expect("our URLs are ASCII")),
-        (header::CACHE_CONTROL, HeaderValue::from_static(cache_control)),
+        (header::CACHE_CONTROL, cache_control),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
     (StatusCode::FOUND, headers).into_response()
 }
@@ -224,4 +235,18 @@ fn page(app: &App, status: StatusCode, html: String) -> Response {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_never_shows_an_alias_whose_token_has_expired() {
+        let check = |ttl_s, expected| assert_eq!(alias_caching(ttl_s), expected);
+        check(None, "public, max-age=60, stale-while-revalidate=600, stale-if-error=3600");
+        check(Some(21_600), "public, max-age=60, stale-while-revalidate=600, stale-if-error=3600");
+        check(Some(3_600), "public, max-age=60, stale-while-revalidate=600, stale-if-error=1740");
+        check(Some(60), "public, max-age=60, stale-while-revalidate=0, stale-if-error=0");
+    }
 }

@@ -23,6 +23,8 @@ use crate::base::telemetry::{self, Metrics};
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::{Links, Signer};
 use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
+#[cfg(feature = "transcode")]
+use crate::config::{self, Profile};
 use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
 use crate::publish;
@@ -103,6 +105,19 @@ pub fn transcode_options(config: &Config) -> crate::transcode::Options {
     let mut options = crate::transcode::Options::default();
     options.limits.duration_s_max = config.transcode.duration_s_max;
     options.limits.input_bytes_max = config.transcode.input_bytes_max;
+    options.sandbox = match (config.transcode.sandbox, config.profile) {
+        (Some(config::Sandbox::Require), _) | (None, Profile::Production) => crate::transcode::Sandbox::Require,
+        (Some(config::Sandbox::BestEffort), _) | (None, Profile::Dev) => crate::transcode::Sandbox::BestEffort,
+    };
+    let sources = &config.sources;
+    // What cannot be read allows nothing; `problems` names it.
+    options.fetching.allowed = crate::transcode::Allowed {
+        hosts: sources.allow_hosts.iter().filter_map(|rule| rule.parse().ok()).collect(),
+        any_host: sources.allow_hosts.is_empty() && config.profile == Profile::Dev,
+        private: sources.allow_private.iter().filter_map(|network| network.parse().ok()).collect(),
+    };
+    options.fetching.ca_file.clone_from(&sources.ca_file);
+    options.fetching.idle_s = sources.idle_timeout_s;
     options
 }
 
@@ -162,7 +177,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let certificate = tls::load(&config.server)?;
     let kept_there = |error| advised(error, &config.data, "--data");
     let verifier = verifier(config).map_err(kept_there)?;
-    warn_of_legacy(config);
+    warn_of_weakness(config);
     let store = LocalStore::open(&config.store_dir()).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
@@ -225,8 +240,11 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
     }
 }
 
-/// Says at start what a weak scheme means; it works, but nobody should rely on it for long.
-fn warn_of_legacy(config: &Config) {
+/// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
+fn warn_of_weakness(config: &Config) {
+    for weakness in config.key_weaknesses() {
+        tracing::warn!("{weakness}");
+    }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(
             scheme,
@@ -274,6 +292,8 @@ fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> ser
     limits.head_timeout = Duration::from_secs(settings.header_timeout_s);
     limits.idle_timeout = Duration::from_secs(settings.idle_timeout_s);
     limits.write_stall = Duration::from_secs(settings.write_stall_timeout_s);
+    limits.send_bytes_per_s_min = settings.send_bytes_per_s_min;
+    limits.send_window = Duration::from_secs(settings.send_window_s);
     limits.body_stall = Duration::from_secs(settings.body_timeout_s);
     limits.drain = Duration::from_secs(settings.drain_s);
     options

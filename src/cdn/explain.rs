@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::bunny::{self, Token};
-use super::{Carried, Presented, Refused, Verifier, cloudflare, cloudfront};
+use super::{Carried, Presented, Refused, Verifier, cloudflare, cloudfront, without_cmcd};
 
 /// A URL to judge: what a request for it would carry.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,15 @@ pub struct Verdict {
 
 /// Judges a URL by every scheme. The origin's answer is that of the first scheme that applies.
 pub fn explain(verifier: &Verifier, asked: &Asked<'_>) -> Vec<Verdict> {
-    vec![of_bunny(verifier, asked), of_cloudfront(verifier, asked), of_cloudflare(verifier, asked)]
+    let query = without_cmcd(asked.query);
+    let left_out = query.len() < asked.query.len();
+    let asked = &Asked { query: &query, ..*asked };
+    let mut verdicts = vec![of_bunny(verifier, asked), of_cloudfront(verifier, asked), of_cloudflare(verifier, asked)];
+    for verdict in verdicts.iter_mut().filter(|verdict| left_out && verdict.answer.is_some()) {
+        let fact = "left out before the signature was checked; the CDN's own edge may count it as signed";
+        verdict.facts.push(("CMCD", fact.into()));
+    }
+    verdicts
 }
 
 impl Verdict {
@@ -248,5 +256,28 @@ mod tests {
             assert!(text.contains(words), "{text}");
         }
         assert!(verdicts[1..].iter().all(|verdict| verdict.answer.is_none() && !verdict.is_valid()));
+    }
+
+    #[test]
+    fn what_a_player_adds_is_judged_as_the_origin_judges_it() {
+        let key = bunny::Key::new(&Secret::new(b"k".as_slice())).unwrap();
+        let params = key.sign_params(&bunny::Grant { path: "/a/x", expires_s: 1_000, ..bunny::Grant::default() });
+        let verifier: Verifier = bunny::Keys::new(key, None).into();
+        let peer = "192.0.2.1".parse().unwrap();
+        let queries = [
+            (format!("{params}&CMCD=bl%3D1"), true),
+            (format!("CMCD=bl%3D1&{params}"), true),
+            (params.replace("&expires", "&CMCD=bl%3D1&expires"), true),
+            (format!("{params}&cmcd=bl%3D1"), false),
+            (format!("{params}&CMCDX=1"), false),
+            (format!("{params}&xCMCD=1"), false),
+        ];
+        for (query, opens) in &queries {
+            let asked = Asked { path: "/a/x", query, cookies: "", peer, now_s: 900 };
+            assert_eq!(verifier.verify(Presented::Query(query), "/a/x", peer, 900).is_ok(), *opens, "{query}");
+            let verdict = &explain(&verifier, &asked)[0];
+            assert_eq!(verdict.is_valid(), *opens, "{query}");
+            assert_eq!(verdict.to_string().contains("left out"), *opens, "{query}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod message;
 pub mod playback;
 pub mod rsa;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,20 +164,23 @@ impl Verifier {
     pub fn verify(&self, presented: Presented<'_>, path: &str, peer: IpAddr, now_s: u64) -> Result<(), Refused> {
         match presented {
             Presented::Path(_) => self.with_bunny(|keys| keys.verify(presented, path, peer, now_s)),
-            Presented::Query(query) => match Carried::by(query) {
-                Some(Carried::Bunny) => self.with_bunny(|keys| keys.verify(presented, path, peer, now_s)),
-                Some(Carried::CloudFront) => self.with_cloudfront(|keys| {
-                    keys.verify(&cloudfront::Params::of_query(query)?, query, path, peer, now_s)
-                }),
-                Some(Carried::Cloudflare) => match &self.cloudflare {
-                    Some(keys) => keys.verify(query, path, now_s),
-                    None => Err(Refused::Scheme),
-                },
-                None => Err(Refused::Missing),
-            },
+            Presented::Query(query) => self.verify_query(&without_cmcd(query), path, peer, now_s),
             Presented::Cookies(params, query) => {
-                self.with_cloudfront(|keys| keys.verify(&params, query, path, peer, now_s))
+                self.with_cloudfront(|keys| keys.verify(&params, &without_cmcd(query), path, peer, now_s))
             }
+        }
+    }
+
+    fn verify_query(&self, query: &str, path: &str, peer: IpAddr, now_s: u64) -> Result<(), Refused> {
+        match Carried::by(query) {
+            Some(Carried::Bunny) => self.with_bunny(|keys| keys.verify(Presented::Query(query), path, peer, now_s)),
+            Some(Carried::CloudFront) => self
+                .with_cloudfront(|keys| keys.verify(&cloudfront::Params::of_query(query)?, query, path, peer, now_s)),
+            Some(Carried::Cloudflare) => match &self.cloudflare {
+                Some(keys) => keys.verify(query, path, now_s),
+                None => Err(Refused::Scheme),
+            },
+            None => Err(Refused::Missing),
         }
     }
 
@@ -192,6 +196,28 @@ impl Verifier {
     fn with_cloudfront(&self, verify: impl FnOnce(&cloudfront::Keys) -> Result<(), Refused>) -> Result<(), Refused> {
         self.cloudfront.as_ref().map_or(Err(Refused::Scheme), verify)
     }
+}
+
+/// Whoever has one signed URL can search for the key. NIST SP 800-131A allows HMAC keys from 112 bits on; this is the
+/// next round number.
+const KEY_BYTES_MIN: usize = 16;
+
+/// What makes the keys of a scheme weak, each with its consequence; empty keys are another matter. `name` is
+/// their setting.
+pub fn weaknesses(name: &str, keys: &[String]) -> Vec<String> {
+    let mut found = vec![];
+    if keys.iter().any(|key| !key.is_empty() && key.len() < KEY_BYTES_MIN) {
+        found.push(format!(
+            "{name} holds a key shorter than {KEY_BYTES_MIN} bytes: who has one signed URL can search for it; use a \
+             longer, random one"
+        ));
+    }
+    if keys.iter().enumerate().any(|(n, key)| keys[..n].contains(key)) {
+        found.push(format!(
+            "{name} holds the same key twice: replacing it would refuse every URL at once; remove one of them"
+        ));
+    }
+    found
 }
 
 /// Whose token a query string carries, told by the names of its parameters.
@@ -214,6 +240,20 @@ impl Carried {
             "verify" => Some(Carried::Cloudflare),
             _ => None,
         })
+    }
+}
+
+/// A query without `CMCD=…` (CTA-5004), which players add to URLs that were signed without it and which selects
+/// nothing. Allocates only when it is not the last pair, where players put it.
+pub fn without_cmcd(query: &str) -> Cow<'_, str> {
+    let is_cmcd = |pair: &&str| pair.starts_with("CMCD=");
+    if !query.contains("CMCD=") {
+        return query.into();
+    }
+    let (before, last) = query.rsplit_once('&').unwrap_or(("", query));
+    match is_cmcd(&last) && !before.split('&').any(|pair| is_cmcd(&pair)) {
+        true => before.into(),
+        false => query.split('&').filter(|pair| !is_cmcd(pair)).collect::<Vec<_>>().join("&").into(),
     }
 }
 

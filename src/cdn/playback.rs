@@ -55,6 +55,11 @@ impl Links {
         Links { base, signer: signer.map(Into::into), ttl_s }
     }
 
+    /// Seconds a token lives; `None` when there is none.
+    pub fn ttl_s(&self) -> Option<u64> {
+        self.signer.is_some().then_some(self.ttl_s)
+    }
+
     /// The scheme and host that media come from; `None` when they come from the host of the page.
     pub fn host(&self) -> Option<&str> {
         let authority_at = self.base.find("://")? + 3;

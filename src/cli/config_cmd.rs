@@ -24,7 +24,17 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
     match command {
         ConfigCommand::Check { settings } => {
-            let problems = settings.load()?.problems();
+            let config = settings.load()?;
+            let problems = config.problems();
+            #[cfg(feature = "transcode")]
+            let problems = {
+                let mut problems = problems;
+                match crate::transcode::look_at_sandbox(&crate::app::transcode_options(&config)) {
+                    Ok(report) => report.lines().iter().for_each(|line| say(format!("sandbox: {line}"))),
+                    Err(error) => problems.push(error.chain()),
+                }
+                problems
+            };
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

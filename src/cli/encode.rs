@@ -27,15 +27,15 @@ use crate::publish;
 use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
 use crate::tracks::{self, Track};
-use crate::transcode::{self, Options, Progress};
+use crate::transcode::{self, Input, Options, Progress};
 
 /// The largest encoding plan we read, in bytes.
 const LADDER_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Args, Debug)]
 pub(super) struct PublishArgs {
-    /// Audio files: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1. Each is published or
-    /// refused by itself; when one is not published, the exit code is 1.
+    /// Audio files, or their http(s) URLs: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1. Each is
+    /// published or refused by itself; when one is not published, the exit code is 1.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What people call the track, at most 512 characters [default: the file's name].
@@ -62,7 +62,7 @@ pub(super) struct PublishArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct TranscodeArgs {
-    /// Audio file.
+    /// Audio file, or its http(s) URL.
     input: PathBuf,
     /// Directory to make; it must not exist, or be empty.
     #[arg(long, value_name = "DIR")]
@@ -80,7 +80,7 @@ pub(super) struct TranscodeArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct ProbeArgs {
-    /// Audio file.
+    /// Audio file, or its http(s) URL.
     input: PathBuf,
     /// Encoding plan to say the outcome of [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
@@ -383,7 +383,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let source = &report.source;
-    let name = args.input.display().to_string().replace(char::is_control, " ");
+    let name = Input::from(&args.input).name().replace(char::is_control, " ");
     say(format!(
         "{name}: {}, {} Hz, {} channels, {} bits, {:.3} s ({} samples)",
         source.codec, source.rate, source.channels, source.bits, report.duration_s, source.samples
@@ -450,7 +450,7 @@ fn run(
     bar.finish_and_clear();
     index.map_err(|error| match error.kind() {
         Kind::Cancelled => {
-            let name = file.display();
+            let name = Input::from(file).name();
             Error::new(
                 Kind::Cancelled,
                 format!("interrupted while transcoding {name}; nothing of it was kept, start again"),
@@ -466,7 +466,7 @@ fn progress_bar(file: &Path) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} s of music, {per_sec}, {eta} left")
         .expect("the template is a constant");
-    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+    let name = Input::from(file).file_name();
     ProgressBar::new(0).with_style(style).with_message(name)
 }
 
@@ -498,7 +498,8 @@ fn preview_start(text: &str) -> Result<u64, String> {
 }
 
 fn title_of(file: &Path) -> String {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let name = Input::from(file).file_name();
+    let stem = Path::new(&name).file_stem().unwrap_or_default().to_string_lossy();
     // File names may hold line breaks; titles stand in lists and pages.
     let title: String = stem.replace(char::is_control, " ").trim().chars().take(tracks::TITLE_CHARS_MAX).collect();
     if title.is_empty() { "untitled".to_owned() } else { title }

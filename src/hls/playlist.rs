@@ -179,8 +179,9 @@ pub fn segment_name(number: usize) -> String {
 /// `rate` is the segments' ticks per second.
 pub fn target_duration_s(segments: &[Segment], rate: u32) -> u64 {
     let longest = segments.iter().map(|segment| segment.ticks).max().unwrap_or(0);
-    let rate = u64::from(rate);
-    ((longest + rate / 2) / rate).max(1)
+    let rate = u128::from(rate);
+    let rounded_s = (u128::from(longest) + rate / 2) / rate;
+    u64::try_from(rounded_s).unwrap_or(u64::MAX).max(1)
 }
 
 fn session_data(loudness: &Loudness) -> Vec<SessionData> {

@@ -290,6 +290,9 @@ impl VersionIndex {
         if self.rungs.is_empty() {
             return wrong("it has no rungs".into());
         }
+        if self.source.rate == 0 {
+            return wrong("the source has no rate".into());
+        }
         for rung in self.encodings() {
             let at = rung.path();
             if rung.rate == 0 || rung.segments.is_empty() {
@@ -297,6 +300,10 @@ impl VersionIndex {
             }
             if !rung.name.bytes().all(|b| b.is_ascii_alphanumeric()) {
                 return wrong(format!("rung name {:?} is not plain", rung.name));
+            }
+            // It stands between quotes in a playlist.
+            if !rung.codecs.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.') {
+                return wrong(format!("the codec {:?} of rung {at} is not plain", rung.codecs));
             }
             if !rung.alignment.is_power_of_two() || rung.alignment > ALIGNMENT_MAX {
                 return wrong(format!("the alignment {} of rung {at} is not a power of two", rung.alignment));

@@ -75,23 +75,30 @@ pub(super) fn names(headers: &HeaderMap, etag: &[u8]) -> bool {
     [IF_NONE_MATCH, IF_MATCH, IF_RANGE].iter().any(|name| lists(headers, name, |tag| strong(tag) == etag))
 }
 
-/// Whether a list of entity tags is `*` or names one that is `wanted`.
+/// Whether a list of entity tags is `*`, alone, or names one that is `wanted`.
 fn matches(headers: &HeaderMap, name: &HeaderName, wanted: impl Fn(&[u8]) -> bool) -> bool {
-    headers.get_all(name).iter().any(|field| field.as_bytes().trim_ascii() == b"*") || lists(headers, name, wanted)
+    only(headers, name).is_some_and(|field| field.as_bytes().trim_ascii() == b"*") || lists(headers, name, wanted)
 }
 
-/// Whether a list of entity tags names one that is `wanted`.
+/// Whether a list of entity tags names one that is `wanted`. What cannot be read to its end is no list and names
+/// nothing (§13.1.2: `"*" / #entity-tag`), so that a guess never becomes a 304.
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: impl Fn(&[u8]) -> bool) -> bool {
-    headers.get_all(name).iter().any(|field| {
+    let mut named = false;
+    for field in headers.get_all(name) {
         let mut rest = field.as_bytes();
-        while let Some((tag, after)) = next_tag(rest) {
-            if wanted(tag) {
-                return true;
+        loop {
+            // §5.6.1.2: empty elements are passed over.
+            let start = rest.iter().position(|b| !matches!(b, b',' | b' ' | b'\t'));
+            let Some(start) = start else { break };
+            let Some((tag, after)) = first_tag(&rest[start..]) else { return false };
+            named |= wanted(tag);
+            rest = after.trim_ascii_start();
+            if !rest.is_empty() && rest[0] != b',' {
+                return false;
             }
-            rest = after;
         }
-        false
-    })
+    }
+    named
 }
 
 /// A tag without the mark of weakness.
@@ -106,10 +113,8 @@ pub(super) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     fields.next().filter(|_| fields.next().is_none())
 }
 
-/// The next `"…"` or `W/"…"` of a list. A comma inside the quotes belongs to the tag (§8.8.3).
-fn next_tag(list: &[u8]) -> Option<(&[u8], &[u8])> {
-    let start = list.iter().position(|b| !matches!(b, b',' | b' ' | b'\t'))?;
-    let list = &list[start..];
+/// The `"…"` or `W/"…"` at the front of a list. A comma inside the quotes belongs to the tag (§8.8.3).
+fn first_tag(list: &[u8]) -> Option<(&[u8], &[u8])> {
     let quote = if list.starts_with(b"W/") { 2 } else { 0 };
     if list.get(quote) != Some(&b'"') {
         return None;
@@ -170,6 +175,27 @@ mod tests {
         check(&[("if-none-match", "\"x\" ,, W/\"y\",\"a,b\"")], NotModified);
         check(&[("if-none-match", "\"a\", \"b\"")], Send);
         check(&[("if-none-match", "a,b")], Send);
+        // "If-None-Match = "*" / #entity-tag": anything else names nothing, so that it is neither a false 304 nor,
+        // for If-Match, a false 200.
+        for no_list in [
+            "\"a,b\" \"x\"",
+            "\"x\" \"a,b\"",
+            "\"x\"\"a,b\"",
+            "\"a,b\"x",
+            "\"a,b\", x",
+            "x, \"a,b\"",
+            "\"a,b\", \"x",
+            "\"a,b\";q=1",
+            "*, \"a,b\"",
+            "\"a,b\", *",
+            "w/\"a,b\"",
+            "W/ \"a,b\"",
+        ] {
+            check(&[("if-none-match", no_list)], Send);
+            check(&[("if-match", no_list)], PreconditionFailed);
+        }
+        check(&[("if-none-match", "\"a,b\""), ("if-none-match", "x")], Send);
+        check(&[("if-none-match", "*"), ("if-none-match", "\"x\"")], Send);
         // §13.1.3
         check(&[("if-modified-since", MODIFIED)], NotModified);
         check(&[("if-modified-since", AFTER)], NotModified);

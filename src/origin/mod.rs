@@ -7,7 +7,6 @@
 //! `target` `blocks` `server::gate` `authorize` `cache` `version` `encoding` `conditional` `range`
 //! `respond`: always in this order. A hit copies no media byte, reads no file and waits for nothing.
 
-mod address;
 mod authorize;
 pub mod blocks;
 mod cache;
@@ -38,7 +37,7 @@ pub use respond::ALLOWED_HEADERS;
 use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::redact;
-use crate::base::telemetry::access;
+use crate::base::telemetry::{access, trace};
 use crate::cdn::Verifier;
 use crate::hls::playlist::HandedOn;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
@@ -147,7 +146,7 @@ impl Origin {
         peer: SocketAddr,
         target: Option<Target<'_>>,
     ) -> Response<Body> {
-        if request.headers().contains_key(TRANSFER_ENCODING) || !address::is_sound(request) {
+        if request.headers().contains_key(TRANSFER_ENCODING) {
             // No media request has a body; a chunked one is how requests are smuggled (RFC 9112 §11.2).
             return respond::bad_request();
         }
@@ -213,7 +212,7 @@ impl Origin {
         let filled = self.fill_and_send(request, target, permit);
         let Some(span) = own else { return filled.await };
         let response = filled.instrument(span.clone()).await;
-        observe::end_span(&span, &response);
+        trace::end_request(&span, response.status());
         response
     }
 
@@ -294,7 +293,7 @@ impl Service for Origin {
         let (status, took) = (response.status(), started.elapsed());
         self.metrics.answered(route, status, body_bytes, took);
         if !span.is_none() {
-            observe::end_span(&span, &response);
+            trace::end_request(&span, response.status());
         }
         if status.as_u16() < 400 {
             if carried.cmcd {

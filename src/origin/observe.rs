@@ -8,7 +8,6 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
 use tracing::Span;
-use tracing::field::Empty;
 
 use super::cmcd;
 use super::target::Route;
@@ -49,37 +48,13 @@ impl Carried<'_> {
     }
 }
 
-/// The span of a request, continuing the caller's trace. For what is rare: misses, and sampled hits.
-#[cold]
+/// The span of a request: of a miss, or of a sampled hit.
 pub(super) fn span<B>(request: &Request<B>, route: Route) -> Span {
-    let (method, route) = (request.method().as_str(), route.as_str());
-    let span = tracing::info_span!(
-        "request",
-        otel.name = format!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = method,
-        http.route = route,
-        http.response.status_code = Empty,
-        url.path = &*access::path(request.uri().path()),
-        url.scheme = "http",
-        request_id = request_id::given(request.headers()),
-        cache = Empty,
-    );
-    trace::continue_from(&span, request.headers());
-    span
+    let (method, path, headers) = (request.method().as_str(), request.uri().path(), request.headers());
+    trace::request(method, route.as_str(), path, request_id::given(headers), headers)
 }
 
-/// Completes a span with what came out.
-pub(super) fn end_span(span: &Span, response: &Response<Body>) {
-    let status = response.status();
-    span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR"); // 4xx is the caller's error, not the server's (semconv)
-    }
-}
-
-/// Names a refusal, and writes the line that somebody wants about it.
+/// Names an answer, in its head when it is a refusal, and writes the line that somebody wants about it.
 #[cold]
 pub(super) fn close<B>(
     request: &Request<B>,
@@ -90,10 +65,7 @@ pub(super) fn close<B>(
     took: Duration,
 ) {
     let status = response.status().as_u16();
-    let id = match status {
-        400.. => request_id::given_or_made(request.headers()),
-        _ => request_id::given(request.headers()).unwrap_or_default().into(),
-    };
+    let id = request_id::given_or_made(request.headers());
     if status >= 400 {
         response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
     }

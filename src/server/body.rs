@@ -38,6 +38,43 @@ pub struct Body {
     permit: Option<Permit>,
 }
 
+/// A body on its way, with what wants to see it go.
+pub(super) struct Sent<C> {
+    body: Body,
+    carrier: C,
+}
+
+/// Turns the bytes of a body into what the protocol holds of them. Dropped when the body is done or given up.
+pub(super) trait Carrier {
+    type Data: bytes::Buf;
+
+    fn carry(&self, bytes: Bytes) -> Self::Data;
+}
+
+impl<C: Carrier> Sent<C> {
+    pub(super) fn new(body: Body, carrier: C) -> Sent<C> {
+        Sent { body, carrier }
+    }
+}
+
+impl<C: Carrier + Unpin> hyper::body::Body for Sent<C> {
+    type Data = C::Data;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<C::Data>, BoxError>>> {
+        let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(|bytes| self.carrier.carry(bytes)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 enum Kind {
     Empty,
     Bytes(Bytes),

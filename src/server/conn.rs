@@ -9,23 +9,24 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 
-use super::body::{Body, BoxError};
+use super::body::{Body, Carrier, Sent};
 use super::core::Core;
+use super::heads::{self, Spoken};
 use super::plain::Next;
 use super::upload::Upload;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire;
-use super::{Service, door, h2, plain, reply};
-use crate::base::telemetry;
+use super::{Service, address, door, h2, reply};
+use crate::base::telemetry::{self, request_id};
 
 /// hyper's buffer for a request head, and how much of a response it queues before it flushes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -54,7 +55,7 @@ pub(super) async fn serve<S: Service, W: Wire>(
         async move { Ok::<_, Infallible>(answer(&core, watched, request, peer).await) }
     });
     loop {
-        match rest(&mut wire, &watched, peer, &core).await {
+        match wire.rest(&watched, peer, &core).await {
             Next::Hyper => {}
             Next::Idle => return Some(wire),
             Next::Over => return None,
@@ -79,13 +80,9 @@ pub(super) async fn serve<S: Service, W: Wire>(
                 polled = connection.as_mut().poll(cx);
             }
             match polled {
-                // An error here is the peer's: a bad request (already answered) or a lost connection.
-                Poll::Ready(end) => {
-                    if let Err(error) = end {
-                        count_unreadable(&error);
-                    }
-                    Poll::Ready(End::Done)
-                }
+                Poll::Ready(Ok(())) => Poll::Ready(End::Done),
+                // The peer's: a head that cannot be read, or a lost connection.
+                Poll::Ready(Err(error)) => Poll::Ready(End::Broken(error)),
                 Poll::Pending if watched.saw_preface() => Poll::Ready(End::Http2),
                 // All is answered: the next request may be plain again.
                 Poll::Pending if W::PLAINTEXT && watched.is_at_rest() => Poll::Ready(End::Park),
@@ -94,6 +91,18 @@ pub(super) async fn serve<S: Service, W: Wire>(
         });
         match end.await {
             End::Done => return None,
+            End::Broken(error) => {
+                let parts = Pin::into_inner(connection).into_parts();
+                (wire, service) = (parts.io, parts.service);
+                let status = wire.take_refusal()?;
+                match refused(status, &error, &parts.read_buf, &watched) {
+                    Refused::Again(head) => wire.rewind(head),
+                    Refused::With(status) => {
+                        say_and_leave(wire, status, &watched).await;
+                        return None;
+                    }
+                }
+            }
             End::Http2 => {
                 let wire = Pin::into_inner(connection).into_parts().io;
                 Box::pin(h2::serve(wire, watched, peer, core)).await;
@@ -113,7 +122,7 @@ pub(super) async fn serve<S: Service, W: Wire>(
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
                     Phase::Head => {
                         telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
-                        wire.last_word(reply::TOO_SLOW);
+                        wire.last_word(reply::last(StatusCode::REQUEST_TIMEOUT));
                     }
                     Phase::Busy | Phase::Flushing => wire.reset_on_close(),
                     _ => {}
@@ -126,27 +135,10 @@ pub(super) async fn serve<S: Service, W: Wire>(
 
 enum End {
     Done,
+    Broken(hyper::Error),
     Park,
     TimeUp,
     Http2,
-}
-
-/// Waits for a request with nothing in memory but the wire. A plaintext one answers plain requests meanwhile.
-async fn rest<S: Service, W: Wire>(wire: &mut W, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next {
-    if let Some(socket) = wire.plaintext() {
-        return plain::serve(socket, watched, peer, core).await;
-    }
-    if watched.phase() == Phase::Idle {
-        watched.enter(Phase::Parked);
-    }
-    poll_fn(|cx| match watched.verdict(cx) {
-        Verdict::Close | Verdict::Drain => Poll::Ready(Next::Over),
-        Verdict::Go | Verdict::Park => wire.poll_readable(cx).map(|ready| match ready {
-            Ok(()) => Next::Hyper,
-            Err(_) => Next::Over,
-        }),
-    })
-    .await
 }
 
 /// Answers one request.
@@ -155,13 +147,13 @@ async fn answer<S: Service>(
     watched: Rc<Watched>,
     request: Request<Incoming>,
     peer: SocketAddr,
-) -> Response<Sent> {
+) -> Response<Sent<Answering>> {
     watched.enter(Phase::Busy);
     let unread = !request.body().is_end_stream() && core.service.takes(request.uri().path());
     let stays = request.body().is_end_stream() && stays(request.version(), request.headers());
-    let mut response = match door::refuse(&request, &core.limits) {
+    let mut response = match door::refuse(&request, &core.limits, watched.answer_head()) {
         Some(refusal) => refusal,
-        None => route(core, request, peer).await,
+        None => route(core, address::settle_host(request), peer).await,
     };
     if unread {
         // hyper does not wait for the rest of a body that nobody read: it closes, and the client should know
@@ -169,7 +161,7 @@ async fn answer<S: Service>(
         response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     watched.set_may_rest(stays && !response.headers().contains_key(CONNECTION));
-    response.map(|body| Sent { body, watched })
+    response.map(|body| Sent::new(body, Answering(watched)))
 }
 
 /// Whether nothing in a request's head lets the connection end after the answer.
@@ -178,13 +170,40 @@ fn stays(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11 && wishes.all(|wish| wish.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
-/// Counts what hyper refused by itself, before there was a request.
-fn count_unreadable(error: &hyper::Error) {
-    if error.is_parse_too_large() {
-        telemetry::door_refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
-    } else if error.is_parse() {
-        telemetry::door_refused(StatusCode::BAD_REQUEST.as_u16());
+/// What becomes of a head that hyper refused.
+enum Refused {
+    /// It gets these bytes instead.
+    Again(Bytes),
+    With(StatusCode),
+}
+
+/// Looks at a head again that hyper refused with `status`. `unread` is what hyper has not taken.
+fn refused(status: StatusCode, error: &hyper::Error, unread: &[u8], watched: &Watched) -> Refused {
+    // Only then is the head still unread: after other errors `unread` may be its body. hyper says it in words alone.
+    let by_version = error.is_parse() && error.to_string().starts_with("invalid HTTP version");
+    match status {
+        StatusCode::BAD_REQUEST if by_version => match heads::spoken(unread) {
+            Spoken::Later(head) => Refused::Again(head),
+            Spoken::Other => Refused::With(StatusCode::HTTP_VERSION_NOT_SUPPORTED),
+            Spoken::Nothing => Refused::With(status),
+        },
+        // hyper calls a length that it cannot count a head that is too large (RFC 9110 §8.6: it is invalid).
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if watched.is_next_crooked() => {
+            Refused::With(StatusCode::BAD_REQUEST)
+        }
+        _ => Refused::With(status),
     }
+}
+
+/// Refuses what was no request, and waits a moment for the peer to hang up.
+async fn say_and_leave(mut wire: impl Wire, status: StatusCode, watched: &Watched) {
+    telemetry::door_refused(status.as_u16());
+    wire.last_word(reply::last(status));
+    poll_fn(|cx| match watched.verdict(cx) {
+        Verdict::Close => Poll::Ready(()),
+        _ => Pin::new(&mut wire).poll_shutdown(cx).map(drop),
+    })
+    .await;
 }
 
 /// To the service, or to the control plane.
@@ -192,42 +211,36 @@ pub(super) async fn route<S: Service>(core: &Core<S>, request: Request<Incoming>
     if core.service.takes(request.uri().path()) {
         return core.service.call(request, peer).await;
     }
-    match (&core.handover, door::refuse_body(&request)) {
+    let id = request_id::given_or_made(request.headers()).into_owned();
+    let mut response = match (&core.handover, door::refuse_body(&request)) {
         (None, _) => reply::refusal(StatusCode::NOT_FOUND, "not found\n"),
         (Some(_), Some(refusal)) => refusal,
         (Some(handover), None) => {
             handover.call(request.map(|body| Upload::new(body, core.limits.body_stall)), peer).await
         }
+    };
+    if response.status().as_u16() >= 400 {
+        let id = || request_id::value(&id);
+        response.headers_mut().entry(request_id::X_REQUEST_ID).or_insert_with(id);
     }
+    response
 }
 
-/// A body on its way; its end is what the watch waits for.
-struct Sent {
-    body: Body,
-    watched: Rc<Watched>,
-}
+/// An answer that is not finished; its end is what the watch waits for.
+struct Answering(Rc<Watched>);
 
-impl hyper::body::Body for Sent {
+impl Carrier for Answering {
     type Data = Bytes;
-    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn carry(&self, bytes: Bytes) -> Bytes {
+        bytes
     }
 }
 
-impl Drop for Sent {
+impl Drop for Answering {
     fn drop(&mut self) {
-        if self.watched.phase() == Phase::Busy {
-            self.watched.enter_flushing();
+        if self.0.phase() == Phase::Busy {
+            self.0.enter_flushing();
         }
     }
 }

@@ -26,7 +26,7 @@ use super::plain::Scratch;
 use super::socket::{Socket, Tally};
 use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
-use super::{Limits, Service, conn};
+use super::{Limits, Service, conn, leaving};
 use crate::base::shutdown::{self, Shutdown};
 use crate::base::{memory, telemetry};
 
@@ -200,6 +200,7 @@ impl<S: Service> Core<S> {
                 return tracing::error!(%cause, "a core cannot watch its listener");
             }
         };
+        leaving::begin(&self.limits);
         let looking = tokio::task::spawn_local(self.clone().look());
         let waking = tokio::task::spawn_local(self.clone().wake_idle());
         let mut until_now = shutdown.clone();
@@ -225,6 +226,7 @@ impl<S: Service> Core<S> {
         }
         looking.abort();
         waking.abort();
+        leaving::end();
         self.publish_tally();
     }
 
@@ -270,7 +272,7 @@ impl<S: Service> Core<S> {
         stream: TcpStream,
         peer: SocketAddr,
         place: Place,
-        socket: fn(TcpStream, Rc<Watched>, Arc<Tally>) -> Socket,
+        socket: fn(TcpStream, Rc<Watched>, Arc<Tally>, Place) -> Socket,
         phase: Phase,
     ) {
         let core = self.clone();
@@ -278,9 +280,9 @@ impl<S: Service> Core<S> {
         watched.enter(phase);
         // Nobody joins this task: its place and its entry in the watch say that it has ended.
         tokio::task::spawn_local(async move {
-            let socket = socket(stream, watched.clone(), core.tally.clone());
+            let socket = socket(stream, watched.clone(), core.tally.clone(), place);
             if let Some(socket) = conn::serve(socket, watched, peer, core.clone()).await {
-                core.idle.keep(socket, peer, place);
+                core.idle.keep(socket, peer);
             }
         });
     }
@@ -304,7 +306,7 @@ impl<S: Service> Core<S> {
 
     fn resume(self: &Rc<Core<S>>, Entry { stream, peer, place, .. }: Entry) {
         // It fails when the reactor cannot take it: out of memory, and so the connection ends.
-        if let Ok(stream) = TcpStream::from_std(stream) {
+        if let (Ok(stream), Some(place)) = (TcpStream::from_std(stream), place) {
             self.attend(stream, peer, place, Socket::opaque, Phase::Parked);
         }
     }
@@ -325,14 +327,19 @@ impl<S: Service> Core<S> {
         let _ = stream.set_nodelay(true); // records are put together before they are sent
         let core = self.clone();
         tokio::task::spawn_local(async move {
-            core.serve_tls(stream, peer, config).await;
-            drop(place);
+            core.serve_tls(stream, peer, place, config).await;
         });
     }
 
-    async fn serve_tls(self: Rc<Core<S>>, stream: TcpStream, peer: SocketAddr, config: Arc<ServerConfig>) {
+    async fn serve_tls(
+        self: Rc<Core<S>>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        config: Arc<ServerConfig>,
+    ) {
         let watched = self.watch.register();
-        let socket = Socket::opaque(stream, watched.clone(), self.tally.clone());
+        let socket = Socket::opaque(stream, watched.clone(), self.tally.clone(), place);
         let Some(handshaking) = self.places.begin_handshake() else {
             return self.places.handshakes[BUSY].increment(1);
         };
@@ -376,6 +383,7 @@ impl<S: Service> Core<S> {
                 trims_due -= 1;
                 memory::trim(if trims_due == 0 { memory::Trim::All } else { memory::Trim::Old });
             }
+            leaving::look();
             self.scratch.borrow_mut().tell_date(SystemTime::now());
             self.publish_tally();
             self.places.open.set(self.places.taken.load(Ordering::Relaxed) as f64);

@@ -7,19 +7,22 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::body::Body;
-use super::{Limits, reply};
-use crate::base::telemetry;
+use super::{Limits, address, reply};
+use crate::base::telemetry::{self, request_id};
 
-/// Refuses what is crooked, too long, or not for an origin, and counts it.
-pub(super) fn refuse(request: &Request<Incoming>, limits: &Limits) -> Option<Response<Body>> {
-    let refusal = refusal(request, limits)?;
+/// Refuses what is crooked, too long, or not for an origin, names it and counts it. `crooked` is what
+/// `Watched::answer_head` said of its head.
+pub(super) fn refuse(request: &Request<Incoming>, limits: &Limits, crooked: bool) -> Option<Response<Body>> {
+    let mut refusal = refusal(request, limits, crooked)?;
+    let id = request_id::given_or_made(request.headers());
+    refusal.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
     telemetry::door_refused(refusal.status().as_u16());
     Some(refusal)
 }
 
-fn refusal(request: &Request<Incoming>, limits: &Limits) -> Option<Response<Body>> {
+fn refusal(request: &Request<Incoming>, limits: &Limits, crooked: bool) -> Option<Response<Body>> {
     let headers = request.headers();
-    if !names_one_host(request.version(), request.uri().authority(), headers) {
+    if crooked || !names_one_host(request.version(), request.uri().authority(), headers) {
         return Some(reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n"));
     }
     let uri = request.uri();
@@ -37,6 +40,9 @@ fn refusal(request: &Request<Incoming>, limits: &Limits) -> Option<Response<Body
         let mut refusal = reply::refuse_and_close(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         return Some(refusal);
+    }
+    if !address::is_sound(request) {
+        return Some(reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n"));
     }
     None
 }

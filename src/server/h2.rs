@@ -15,16 +15,16 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
 use bytes::{Buf, Bytes};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::body::{Body, BoxError};
+use super::body::{Body, Carrier, Sent};
 use super::core::Core;
 use super::gate::Permit;
 use super::watch::{Phase, Verdict, Watched};
@@ -131,10 +131,10 @@ async fn answer<S: Service>(
     watched: Rc<Watched>,
     request: Request<Incoming>,
     peer: SocketAddr,
-) -> Response<Sent> {
+) -> Response<Sent<Rc<Stream>>> {
     let stream = Rc::new(Stream::begin(watched));
     let is_head = *request.method() == Method::HEAD;
-    let response = match door::refuse(&request, &core.limits) {
+    let response = match door::refuse(&request, &core.limits, false) {
         Some(refusal) => refusal,
         None => conn::route(core, request, peer).await,
     };
@@ -148,7 +148,7 @@ async fn answer<S: Service>(
         body = Body::empty();
     }
     stream.permit.replace(body.take_permit());
-    Response::from_parts(head, Sent { body, stream })
+    Response::from_parts(head, Sent::new(body, stream))
 }
 
 /// An answer that is not finished: shared by its body and the pieces of it that h2 holds.
@@ -171,27 +171,12 @@ impl Drop for Stream {
     }
 }
 
-/// A body on its way.
-struct Sent {
-    body: Body,
-    stream: Rc<Stream>,
-}
-
-impl hyper::body::Body for Sent {
+impl Carrier for Rc<Stream> {
     type Data = Piece;
-    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(next.map(|frame| frame.map(|frame| frame.map_data(|bytes| Piece::new(bytes, &self.stream)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn carry(&self, bytes: Bytes) -> Piece {
+        self.watched.hold_piece();
+        Piece { bytes, stream: self.clone() }
     }
 }
 
@@ -199,13 +184,6 @@ impl hyper::body::Body for Sent {
 struct Piece {
     bytes: Bytes,
     stream: Rc<Stream>,
-}
-
-impl Piece {
-    fn new(bytes: Bytes, stream: &Rc<Stream>) -> Piece {
-        stream.watched.hold_piece();
-        Piece { bytes, stream: stream.clone() }
-    }
 }
 
 impl Buf for Piece {

@@ -11,13 +11,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::event::epoll;
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 
 use super::core::Place;
+use super::leaving;
 use super::socket::{Socket, readiness};
 
 /// The idle connections of one core.
@@ -35,7 +36,8 @@ pub(super) struct Idle {
 pub(super) struct Entry {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) place: Place,
+    /// Taken only when it is closed.
+    pub(super) place: Option<Place>,
     since: u32,
 }
 
@@ -64,9 +66,9 @@ impl Idle {
 
     /// Keeps a connection that has no task until its peer sends something. It ends when the kernel cannot watch
     /// it, and after `close`.
-    pub(super) fn keep(&self, socket: Socket, peer: SocketAddr, place: Place) {
+    pub(super) fn keep(&self, socket: Socket, peer: SocketAddr) {
         let since = socket.watched().since();
-        let Ok(stream) = socket.into_std() else { return };
+        let Ok((stream, place)) = socket.into_std() else { return };
         if self.is_closed.get() {
             return;
         }
@@ -121,7 +123,15 @@ impl Idle {
     /// Closes those that have been idle for too long, and counts the others.
     pub(super) fn look(&self, now: u32) -> usize {
         let mut kept = self.kept.borrow_mut();
-        kept.retain(|_, entry| now.wrapping_sub(entry.since) <= self.ticks_max);
+        kept.retain(|_, entry| {
+            let stays = now.wrapping_sub(entry.since) <= self.ticks_max;
+            if !stays {
+                // Before it may live on under another descriptor: closing this one would not end the watch then.
+                let _ = epoll::delete(&self.epoll, &entry.stream);
+                leaving::see_off(entry.stream.as_fd(), &mut entry.place);
+            }
+            stays
+        });
         if kept.capacity() > 1024 && kept.len() < kept.capacity() / 4 {
             kept.shrink_to_fit();
         }

@@ -8,6 +8,7 @@
 //! On the plaintext listener an HTTP/2 preface turns `conn` into `h2`.
 //! Every wait has a bound, in `Limits`.
 
+mod address;
 pub mod body;
 mod conn;
 mod core;
@@ -16,7 +17,9 @@ mod frames;
 pub mod gate;
 mod h2;
 pub mod handover;
+mod heads;
 mod idle;
+mod leaving;
 mod plain;
 pub mod reply;
 mod runtime;
@@ -120,6 +123,12 @@ pub struct Limits {
     pub park_after: Duration,
     /// Time in which a client must take at least 16 KiB of what waits for it. Default 30 s.
     pub write_stall: Duration,
+    /// What a client must take a second of what the kernel still holds for it when its connection has ended, on
+    /// average over a `send_window`. Default 1 KiB: the slowest modem takes three times that; 0 lets it take
+    /// its time.
+    pub send_bytes_per_s_min: u64,
+    /// Over how long that is measured, in whole seconds, at least one. Default 60 s, behind `idle_timeout`.
+    pub send_window: Duration,
     /// Time in which a client must send at least 16 KiB of a request body, or its end, while somebody waits
     /// for it. Default 30 s. Bodies of media requests are not waited for.
     pub body_stall: Duration,
@@ -148,6 +157,8 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             park_after: Duration::from_secs(2),
             write_stall: Duration::from_secs(30),
+            send_bytes_per_s_min: 1 << 10,
+            send_window: Duration::from_secs(60),
             body_stall: Duration::from_secs(30),
             streams_max: 100,
             handshakes_max: 1_024,

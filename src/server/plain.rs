@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf, Bytes};
 use hyper::StatusCode;
 use hyper::rt::Write as _;
 use tokio::io::ReadBuf;
@@ -140,7 +140,7 @@ pub(super) async fn serve<S: Service>(
             Verdict::Close => {
                 if !begun.is_empty() {
                     telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
-                    socket.last_word(reply::TOO_SLOW);
+                    socket.last_word(reply::last(StatusCode::REQUEST_TIMEOUT));
                 }
                 Poll::Ready(Step::Over)
             }
@@ -241,46 +241,20 @@ async fn send(socket: &mut Socket, watched: &Watched, mut rest: Rest) -> Option<
     })
 }
 
-/// Sends until all is with the kernel (true) or the peer is gone (false).
-fn poll_send(cx: &mut Context<'_>, socket: &mut Socket, head: &mut impl Head, body: &mut Bytes) -> Poll<bool> {
+/// Sends until all is with the kernel (true) or the peer is gone (false). `head` is in one piece.
+fn poll_send(cx: &mut Context<'_>, socket: &mut Socket, head: &mut impl Buf, body: &mut Bytes) -> Poll<bool> {
     loop {
-        let slices = [IoSlice::new(head.left()), IoSlice::new(body)];
+        let slices = [IoSlice::new(head.chunk()), IoSlice::new(body)];
         let slices = if slices[0].is_empty() { &slices[1..] } else { &slices };
         let Ok(sent) = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, slices)) else {
             return Poll::Ready(false);
         };
-        let of_head = sent.min(head.left().len());
-        head.skip(of_head);
+        let of_head = sent.min(head.remaining());
+        head.advance(of_head);
         body.advance(sent - of_head);
-        if head.left().is_empty() && body.is_empty() {
+        if !head.has_remaining() && body.is_empty() {
             return Poll::Ready(true);
         }
-    }
-}
-
-/// A head in the core's buffer, or the rest of one.
-trait Head {
-    fn left(&self) -> &[u8];
-    fn skip(&mut self, bytes: usize);
-}
-
-impl Head for &[u8] {
-    fn left(&self) -> &[u8] {
-        self
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        *self = &self[bytes..];
-    }
-}
-
-impl Head for Bytes {
-    fn left(&self) -> &[u8] {
-        self
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        self.advance(bytes);
     }
 }
 

@@ -48,49 +48,75 @@ pub fn refuse_and_close(status: StatusCode, text: &'static str) -> Response<Body
     response
 }
 
-/// Our answer in place of hyper's, which begins with `head`, to a request head that cannot be read; `None`
-/// when this is none of its refusals. The connection ends after it. Also under TLS.
-pub(super) fn unreadable(head: &[u8]) -> Option<&'static [u8]> {
-    macro_rules! answer {
-        ($status:literal, $length:literal, $text:literal) => {
-            concat!(
-                "HTTP/1.1 ",
-                $status,
-                "\r\nConnection: close\r\nContent-Length: ",
-                $length,
-                "\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n",
-                "Access-Control-Allow-Origin: *\r\nTiming-Allow-Origin: *\r\n",
-                "Cross-Origin-Resource-Policy: cross-origin\r\nX-Content-Type-Options: nosniff\r\n\r\n",
-                $text
-            )
-            .as_bytes()
-        };
-    }
-    let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
+macro_rules! last_answer {
+    ($status:literal, $length:literal, $text:literal) => {
+        concat!(
+            "HTTP/1.1 ",
+            $status,
+            "\r\nConnection: close\r\nContent-Length: ",
+            $length,
+            "\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n",
+            "Access-Control-Allow-Origin: *\r\nTiming-Allow-Origin: *\r\n",
+            "Cross-Origin-Resource-Policy: cross-origin\r\nX-Content-Type-Options: nosniff\r\n\r\n",
+            $text
+        )
+        .as_bytes()
+    };
+}
+
+/// The status by which hyper refuses a request head that it cannot read, told by how its answer begins; `None`
+/// when this is none of its refusals.
+pub(super) fn unreadable(answer: &[u8]) -> Option<StatusCode> {
+    let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "))?;
     match status.get(..3)? {
-        b"400" => Some(answer!("400 Bad Request", "12", "bad request\n")),
-        b"414" => Some(answer!("414 URI Too Long", "13", "URI too long\n")),
-        b"431" => Some(answer!("431 Request Header Fields Too Large", "18", "headers too large\n")),
+        b"400" => Some(StatusCode::BAD_REQUEST),
+        b"414" => Some(StatusCode::URI_TOO_LONG),
+        b"431" => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         _ => None,
     }
 }
 
-/// 408, in the same way: for a head that does not come.
-pub(super) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\
-    Cache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\n\r\n";
+/// Our answer to a request head that cannot be read, in place of hyper's. The connection ends after it.
+pub(super) fn last(status: StatusCode) -> &'static [u8] {
+    match status {
+        StatusCode::REQUEST_TIMEOUT => last_answer!("408 Request Timeout", "16", "request timeout\n"),
+        StatusCode::URI_TOO_LONG => last_answer!("414 URI Too Long", "13", "URI too long\n"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            last_answer!("431 Request Header Fields Too Large", "18", "headers too large\n")
+        }
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => {
+            last_answer!("505 HTTP Version Not Supported", "27", "HTTP version not supported\n")
+        }
+        _ => last_answer!("400 Bad Request", "12", "bad request\n"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_refusals_of_a_head_are_replaced_and_their_length_is_right() {
-        for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
-            let ours = unreadable(format!("HTTP/1.1 {status}\r\ncontent-length: 0").as_bytes()).unwrap();
-            let ours = std::str::from_utf8(ours).unwrap();
+    fn last_answers_have_the_length_they_say() {
+        for status in [400, 408, 414, 431, 505].map(|status| StatusCode::from_u16(status).unwrap()) {
+            let ours = std::str::from_utf8(last(status)).unwrap();
             let (head, body) = ours.split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")));
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{ours}");
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{ours}");
+            assert_eq!(
+                body.to_lowercase(),
+                format!("{}\n", {
+                    let reason = status.canonical_reason().unwrap().to_lowercase();
+                    reason.replace("request header fields", "headers")
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn only_refusals_of_a_head_are_replaced() {
+        for status in [400, 414, 431] {
+            let theirs = format!("HTTP/1.1 {status} Whatever\r\ncontent-length: 0");
+            assert_eq!(unreadable(theirs.as_bytes()).unwrap(), status);
         }
         assert_eq!(unreadable(b"HTTP/1.1 200 OK\r\n"), None);
         assert_eq!(unreadable(b""), None);

@@ -10,7 +10,9 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,17 +20,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::core::{Core, Place as ConnectionPlace};
 use super::frames::Frames;
-use super::idle;
-use super::reply;
+use super::heads::Heads;
+use super::plain::Next;
 use super::watch::{Phase, Watched};
 use super::wire::Wire;
+use super::{Service, idle, leaving, plain, reply};
 use crate::base::telemetry;
 use crate::store::mapped::{self, Place};
 
@@ -118,11 +123,17 @@ impl Tally {
 /// A connection's socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Parting,
     watched: Rc<Watched>,
     tally: Arc<Tally>,
-    /// Bytes that a former hyper connection had read too far; they come first.
+    /// Bytes that have been read and put back; they come first.
     rewound: Bytes,
+    /// Whether `heads` has not seen them.
+    rewound_is_new: bool,
+    /// Follows the heads that hyper reads; none while nothing of a request is under way.
+    heads: Option<Box<Heads>>,
+    /// How hyper refused a head; it believes that this was sent.
+    refusal: Option<StatusCode>,
     /// The peer has hung up.
     at_end: bool,
     /// We have sent our last byte; how much we have thrown away since.
@@ -146,26 +157,42 @@ pub(super) fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// How HTTP/2 begins (RFC 9113 §3.4). No other request begins so: the method is reserved.
-const PREFACE: &[u8] = b"PRI ";
+/// How HTTP/2 begins (RFC 9113 §3.4); nothing less is HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Socket {
     /// A connection whose first bytes tell its protocol.
-    pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
+    pub(super) fn new(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>, place: ConnectionPlace) -> Socket {
         let rewound = Bytes::new();
         let (at_end, drained, sniffing, frames, corked, cut) = (false, None, true, None, false, false);
-        Socket { stream, watched, tally, rewound, at_end, drained, sniffing, frames, corked, cut }
+        let (rewound_is_new, heads, refusal) = (true, None, None);
+        Socket {
+            stream: Parting { stream: Some(stream), place: Some(place) },
+            watched,
+            tally,
+            rewound,
+            rewound_is_new,
+            heads,
+            refusal,
+            at_end,
+            drained,
+            sniffing,
+            frames,
+            corked,
+            cut,
+        }
     }
 
     /// A connection whose protocol is known, or whose bytes are not ours to look at.
-    pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>) -> Socket {
-        Socket { sniffing: false, ..Socket::new(stream, watched, tally) }
+    pub(super) fn opaque(stream: TcpStream, watched: Rc<Watched>, tally: Arc<Tally>, place: ConnectionPlace) -> Socket {
+        Socket { sniffing: false, ..Socket::new(stream, watched, tally, place) }
     }
 
-    /// The bare socket; nothing that was read may be left in it.
-    pub(super) fn into_std(self) -> io::Result<std::net::TcpStream> {
-        debug_assert!(self.rewound.is_empty(), "what was read would be lost");
-        self.stream.into_std()
+    /// The bare socket and its place among the connections; nothing that was read may be left in it.
+    pub(super) fn into_std(mut self) -> io::Result<(std::net::TcpStream, Option<ConnectionPlace>)> {
+        debug_assert!(self.rewound.is_empty() && self.heads.is_none(), "what was read would be lost");
+        let stream = self.stream.stream.take().expect(TAKEN);
+        Ok((stream.into_std()?, self.stream.place.take()))
     }
 
     pub(super) fn watched(&self) -> &Watched {
@@ -183,7 +210,7 @@ impl Socket {
     /// Reads into `buffer`; nothing read is the end.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 => self.at_end = true,
             _ if self.frames.is_none() => self.watched.on_read(),
@@ -199,7 +226,7 @@ impl Socket {
 
     /// Whether the peer has sent what nobody has read.
     pub(super) fn has_unread(&self) -> bool {
-        idle::has_unread(&self.stream)
+        idle::has_unread(&*self.stream)
     }
 
     /// Counts a request that is answered without hyper; it was HTTP/1's.
@@ -214,6 +241,7 @@ impl Socket {
     pub(super) fn hand_over(&mut self, bytes: &[u8]) {
         if !self.sniffing || matches!(self.sniff(bytes), Sniffed::Pass) {
             self.rewind(Bytes::copy_from_slice(bytes));
+            self.rewound_is_new = true;
         }
     }
 
@@ -270,6 +298,46 @@ impl Socket {
     }
 }
 
+/// A stream and what it takes among the connections, until its peer has everything.
+#[derive(Debug)]
+struct Parting {
+    stream: Option<TcpStream>,
+    place: Option<ConnectionPlace>,
+}
+
+const TAKEN: &str = "a stream is taken only together with its socket";
+
+impl Deref for Parting {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        self.stream.as_ref().expect(TAKEN)
+    }
+}
+
+impl DerefMut for Parting {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        self.stream.as_mut().expect(TAKEN)
+    }
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            leaving::see_off(stream.as_fd(), &mut self.place);
+        }
+    }
+}
+
+/// Bytes that were written to a socket and that its peer has not acknowledged.
+pub(super) fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes one int (tcp(7), SIOCOUTQ,
+    // which has the number of TIOCOUTQ).
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 enum Sniffed {
     /// What was read may be passed on.
     Pass,
@@ -282,22 +350,24 @@ enum Sniffed {
 impl Wire for Socket {
     const PLAINTEXT: bool = true;
 
-    fn plaintext(&mut self) -> Option<&mut Socket> {
-        Some(self)
-    }
-
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rewound.is_empty() || self.sniffing { self.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    /// Answers plain requests meanwhile.
+    async fn rest<S: Service>(&mut self, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next {
+        plain::serve(self, watched, peer, core).await
     }
 
     fn rewind(&mut self, bytes: Bytes) {
         debug_assert!(self.rewound.is_empty(), "a connection is taken down only after it read everything");
         self.rewound = bytes;
+        self.rewound_is_new = false;
         self.watched.on_read();
     }
 
+    fn take_refusal(&mut self) -> Option<StatusCode> {
+        self.refusal.take()
+    }
+
     fn reset_on_close(&self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(&*self.stream).set_linger(Some(std::time::Duration::ZERO));
     }
 
     fn last_word(&mut self, bytes: &[u8]) {
@@ -312,7 +382,7 @@ impl Wire for Socket {
 
     fn poll_settle(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.corked) {
-            let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, false);
+            let _ = rustix::net::sockopt::set_tcp_cork(&*self.stream, false);
         }
         Poll::Ready(Ok(()))
     }
@@ -328,6 +398,8 @@ impl Read for Socket {
                 let passed = socket.rewound.split_to(n);
                 if let Some(frames) = &mut socket.frames {
                     frames.on_bytes(&passed, &socket.watched);
+                } else if socket.rewound_is_new {
+                    follow(&mut socket.heads, &passed, &socket.watched);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -341,8 +413,10 @@ impl Read for Socket {
                     // The connection's task takes hyper down as soon as this poll has ended.
                     Sniffed::Preface => return Poll::Pending,
                 }
-            } else if let Some(frames) = &mut socket.frames {
-                frames.on_bytes(buffer.filled(), &socket.watched);
+            }
+            match &mut socket.frames {
+                Some(frames) => frames.on_bytes(buffer.filled(), &socket.watched),
+                None => follow(&mut socket.heads, buffer.filled(), &socket.watched),
             }
             let n = buffer.filled().len();
             // SAFETY: `buffer` has just filled the first `n` bytes of the cursor.
@@ -367,9 +441,13 @@ impl Write for Socket {
             return socket.poll_write_frame(cx, slices);
         }
         // Not while an answer is under way: what hyper writes then, between two requests or before the first, is
-        // its own refusal.
-        if !matches!(socket.watched.phase(), Phase::Busy | Phase::Flushing) {
-            return socket.poll_refuse(cx, slices);
+        // its own refusal. It can be read by no script of another site and may be stored; `take_refusal` lets the
+        // connection's task put ours in its place.
+        if !matches!(socket.watched.phase(), Phase::Busy | Phase::Flushing)
+            && let Some(status) = slices.first().and_then(|slice| reply::unreadable(slice))
+        {
+            socket.refusal = Some(status);
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         socket.poll_written(cx, |fd, tally| send(fd, slices, tally))
     }
@@ -388,16 +466,19 @@ impl Write for Socket {
     /// would reset the connection and could take our last answer with it (RFC 9112 §9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
+        if socket.refusal.is_some() {
+            return Poll::Ready(Ok(())); // hyper is done; the connection's task says what there is to say
+        }
         if socket.drained.is_none() {
             socket.drained = Some(0);
             socket.watched.enter(Phase::Lingering);
             // A peer that is already gone cannot be told; that is fine.
-            let _ = rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write);
+            let _ = rustix::net::shutdown(&*socket.stream, rustix::net::Shutdown::Write);
         }
         let mut scratch = [0; 4096];
         while !socket.at_end && socket.drained < Some(LINGER_BYTES_MAX) {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match ready!(Pin::new(&mut socket.stream).poll_read(cx, &mut buffer)) {
+            match ready!(Pin::new(&mut *socket.stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     socket.drained = socket.drained.map(|sum| sum + buffer.filled().len());
                 }
@@ -413,24 +494,21 @@ impl Socket {
     fn poll_write_frame(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         const FULL: usize = 8 << 10;
         if !self.corked && slices.last().is_some_and(|payload| payload.len() >= FULL) {
-            self.corked = rustix::net::sockopt::set_tcp_cork(&self.stream, true).is_ok();
+            self.corked = rustix::net::sockopt::set_tcp_cork(&*self.stream, true).is_ok();
         }
         let whole: usize = slices.iter().map(|slice| slice.len()).sum();
         let written = self.poll_written(cx, |fd, tally| send(fd, slices, tally));
         self.cut = !matches!(written, Poll::Ready(Ok(n)) if n == whole);
         written
     }
+}
 
-    /// hyper writes although no request has reached us: it refuses a head that it could not read. Its own
-    /// answer can be read by no script of another site and may be stored; ours is put in its place.
-    fn poll_refuse(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let first = slices.first().map_or(&[][..], |slice| slice);
-        let Some(answer) = reply::unreadable(first) else {
-            return self.poll_written(cx, |fd, tally| send(fd, slices, tally));
-        };
-        // One write: nothing is queued before a refusal, so a hundred bytes fit, or the peer is gone.
-        ready!(self.poll_written(cx, |fd, _| send_plain(fd, &[IoSlice::new(answer)], false)))?;
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+/// Shows `heads` what hyper gets next, and lets it go when no request is under way.
+pub(super) fn follow(heads: &mut Option<Box<Heads>>, bytes: &[u8], watched: &Watched) {
+    let known = heads.get_or_insert_with(|| Box::new(Heads::new()));
+    known.follow(bytes, watched);
+    if known.is_between() {
+        *heads = None;
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
@@ -24,9 +26,14 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, Error as TlsError, HandshakeKind, ServerConfig, ServerConnection};
 use tokio::io::ReadBuf;
 
+use super::Service;
+use super::core::Core;
 use super::frames::Frames;
-use super::socket::Socket;
-use super::watch::{Phase, Verdict};
+use super::heads::Heads;
+use super::plain::Next;
+use super::reply;
+use super::socket::{Socket, follow};
+use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire;
 use crate::base::{Error, Result};
 
@@ -191,8 +198,8 @@ pub(super) async fn accept(socket: Socket, config: Arc<ServerConfig>) -> Result<
     let mut session = ServerConnection::new(config).map_err(|_| Failed::Broken)?;
     session.set_buffer_limit(Some(2 * WAITING_BYTES_MAX));
     socket.watched().enter(Phase::Handshake);
-    let mut tls =
-        Tls { socket, session, rest: Vec::new(), waiting: 0, rewound: Bytes::new(), frames: None, cut: false };
+    let (rest, rewound, frames, heads, refusal) = (Vec::new(), Bytes::new(), None, None, None);
+    let mut tls = Tls { socket, session, rest, waiting: 0, rewound, frames, heads, refusal, cut: false };
     poll_fn(|cx| match tls.socket.watched().verdict(cx) {
         Verdict::Close => Poll::Ready(Err(Failed::Timeout)),
         Verdict::Drain => Poll::Ready(Err(Failed::Closed)),
@@ -217,6 +224,10 @@ pub(super) struct Tls {
     rewound: Bytes,
     /// Follows what an HTTP/2 peer sends.
     frames: Option<Box<Frames>>,
+    /// Follows the heads that hyper reads; none while nothing of a request is under way.
+    heads: Option<Box<Heads>>,
+    /// How hyper refused a head; it believes that this was sent.
+    refusal: Option<StatusCode>,
     /// The last write was taken in part, or not at all.
     cut: bool,
 }
@@ -308,6 +319,13 @@ impl Tls {
         Ok(())
     }
 
+    /// Resolves when there is something to read, be it the end.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let nothing_read = || io::ErrorKind::WouldBlock;
+        let waits = self.session.reader().fill_buf().is_err_and(|error| error.kind() == nothing_read());
+        if waits && self.rewound.is_empty() { self.socket.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.encrypt_rest()?;
         self.poll_out(cx)
@@ -397,24 +415,21 @@ impl io::Write for Now<'_, '_> {
 impl Read for Tls {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let tls = self.get_mut();
-        let mut pass = |bytes: &[u8], frames: &mut Option<Box<Frames>>, socket: &Socket| {
-            let n = bytes.len().min(into.remaining());
-            into.put_slice(&bytes[..n]);
-            if let Some(frames) = frames {
-                frames.on_bytes(&bytes[..n], socket.watched());
-            }
-            n
-        };
         if !tls.rewound.is_empty() {
-            let n = pass(&tls.rewound, &mut tls.frames, &tls.socket);
-            let _ = tls.rewound.split_to(n);
+            let n = tls.rewound.len().min(into.remaining());
+            into.put_slice(&tls.rewound.split_to(n)); // hyper has had them before: they were followed then
             return Poll::Ready(Ok(()));
         }
         loop {
             let mut reader = tls.session.reader();
             match reader.fill_buf() {
                 Ok(plain) => {
-                    let n = pass(plain, &mut tls.frames, &tls.socket);
+                    let n = plain.len().min(into.remaining());
+                    into.put_slice(&plain[..n]);
+                    match &mut tls.frames {
+                        Some(frames) => frames.on_bytes(&plain[..n], tls.socket.watched()),
+                        None => follow(&mut tls.heads, &plain[..n], tls.socket.watched()),
+                    }
                     reader.consume(n);
                     return Poll::Ready(Ok(()));
                 }
@@ -449,6 +464,14 @@ impl Write for Tls {
         if offered == 0 {
             return Poll::Ready(Ok(0));
         }
+        // As in `Socket`.
+        if tls.frames.is_none()
+            && !matches!(tls.socket.watched().phase(), Phase::Busy | Phase::Flushing)
+            && let Some(status) = reply::unreadable(&slices[0])
+        {
+            tls.refusal = Some(status);
+            return Poll::Ready(Ok(offered));
+        }
         tls.cut = true;
         loop {
             if tls.waiting >= WAITING_BYTES_MAX {
@@ -479,6 +502,9 @@ impl Write for Tls {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tls = self.get_mut();
+        if tls.refusal.is_some() {
+            return Poll::Ready(Ok(()));
+        }
         tls.encrypt_rest()?;
         tls.session.send_close_notify(); // once, however often it is asked for
         ready!(tls.poll_out(cx))?;
@@ -487,15 +513,27 @@ impl Write for Tls {
 }
 
 impl Wire for Tls {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let nothing_read = || io::ErrorKind::WouldBlock;
-        let waits = self.session.reader().fill_buf().is_err_and(|error| error.kind() == nothing_read());
-        if waits && self.rewound.is_empty() { self.socket.is_readable(cx) } else { Poll::Ready(Ok(())) }
+    async fn rest<S: Service>(&mut self, watched: &Watched, _: SocketAddr, _: &Core<S>) -> Next {
+        if watched.phase() == Phase::Idle {
+            watched.enter(Phase::Parked);
+        }
+        poll_fn(|cx| match watched.verdict(cx) {
+            Verdict::Close | Verdict::Drain => Poll::Ready(Next::Over),
+            Verdict::Go | Verdict::Park => self.poll_readable(cx).map(|ready| match ready {
+                Ok(()) => Next::Hyper,
+                Err(_) => Next::Over,
+            }),
+        })
+        .await
     }
 
     fn rewind(&mut self, bytes: Bytes) {
         self.rewound = bytes;
         self.socket.watched().on_read();
+    }
+
+    fn take_refusal(&mut self) -> Option<StatusCode> {
+        self.refusal.take()
     }
 
     fn reset_on_close(&self) {

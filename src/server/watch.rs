@@ -97,6 +97,10 @@ pub(super) struct Watched {
     waker: RefCell<Option<Waker>>,
     /// The peer's first bytes are HTTP/2's.
     preface: Cell<bool>,
+    /// Request heads that hyper has whole and that were not answered.
+    heads: Cell<u32>,
+    /// The number of the first of them that is crooked, from 1; 0 when none is.
+    crooked: Cell<u32>,
     /// What HTTP/2 adds.
     pub(super) streams: Streams,
 }
@@ -116,6 +120,8 @@ impl Watched {
             verdict: Cell::new(Verdict::Go),
             waker: RefCell::new(None),
             preface: Cell::new(false),
+            heads: Cell::new(0),
+            crooked: Cell::new(0),
             streams: Streams::default(),
         }
     }
@@ -187,6 +193,27 @@ impl Watched {
 
     pub(super) fn saw_preface(&self) -> bool {
         self.preface.get()
+    }
+
+    /// hyper has got one more whole head.
+    pub(super) fn see_head(&self, crooked: bool) {
+        self.heads.set(self.heads.get() + 1);
+        if crooked && self.crooked.get() == 0 {
+            self.crooked.set(self.heads.get());
+        }
+    }
+
+    /// Whether the head that hyper reads next is whole and crooked.
+    pub(super) fn is_next_crooked(&self) -> bool {
+        self.crooked.get() == 1
+    }
+
+    /// hyper has read a head; whether it is crooked.
+    pub(super) fn answer_head(&self) -> bool {
+        let crooked = self.is_next_crooked();
+        self.heads.set(self.heads.get().saturating_sub(1));
+        self.crooked.set(self.crooked.get().saturating_sub(1));
+        crooked
     }
 
     /// One more answer has begun on a connection of many.

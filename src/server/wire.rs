@@ -3,30 +3,34 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use super::socket::Socket;
+use super::Service;
+use super::core::Core;
+use super::plain::Next;
+use super::watch::Watched;
 
 /// See the module.
 pub(super) trait Wire: Read + Write + Unpin + 'static {
     /// Whether the kernel sees the bytes as they are.
     const PLAINTEXT: bool = false;
 
-    /// The socket, if the kernel sees the bytes as they are: it answers plain requests by itself.
-    fn plaintext(&mut self) -> Option<&mut Socket> {
-        None
-    }
-
-    /// Resolves when there is something to read, be it the end.
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Waits for a request with nothing in memory but the wire.
+    async fn rest<S: Service>(&mut self, watched: &Watched, peer: SocketAddr, core: &Core<S>) -> Next;
 
     /// Puts bytes that a former hyper connection had read too far back in front.
     fn rewind(&mut self, bytes: Bytes);
+
+    /// By which status hyper has just refused a head that it could not read: nothing of it was sent, and the
+    /// wire was not shut down.
+    fn take_refusal(&mut self) -> Option<StatusCode>;
 
     /// Makes the coming close a reset: a peer that does not read shall not leave its bytes to the
     /// kernel, which would try to deliver them for minutes.

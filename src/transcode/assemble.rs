@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::analysis::SAMPLES_PER_POINT;
 use super::plan::RungPlan;
+use super::source::ReadAt;
 use super::waveform;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, hex};
@@ -273,9 +274,9 @@ impl Hashing {
     }
 }
 
-/// The SHA-256 of a whole file, hexadecimal, read in blocks without moving its offset. Ends early with
+/// The SHA-256 of a whole source, hexadecimal, read in blocks. Ends early with
 /// an error when nobody wants it any more.
-pub(super) fn hash_of(file: &File, unwanted: &AtomicBool) -> std::io::Result<String> {
+pub(super) fn hash_of(source: &impl ReadAt, unwanted: &AtomicBool) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 18];
     let mut at = 0;
@@ -283,7 +284,7 @@ pub(super) fn hash_of(file: &File, unwanted: &AtomicBool) -> std::io::Result<Str
         if unwanted.load(Ordering::Relaxed) {
             return Err(std::io::ErrorKind::Interrupted.into());
         }
-        match file.read_at(&mut block, at)? {
+        match source.read_at(at, &mut block)? {
             0 => return Ok(hex::encode(&hash.finalize())),
             n => {
                 hash.update(&block[..n]);

@@ -1,5 +1,5 @@
 //! The child process: one attempt at one input. In: the source on descriptor 0, the plan as its
-//! argument. Out: events on descriptor 1. It opens no file and no socket of its own accord.
+//! argument. Out: events on descriptor 1. Plugins are loaded first; from then on it can open nothing (`sandbox`).
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -13,7 +13,7 @@ use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 
 /// The way to the parent, shared by all encoder threads. One event at a time.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Pipe(Arc<Mutex<File>>);
 
 impl Pipe {
@@ -28,6 +28,7 @@ impl Pipe {
 
 /// `segue child PLAN`: not for people.
 pub fn child_main() -> ExitCode {
+    sandbox::close_inherited();
     let Ok(out) = std::io::stdout().as_fd().try_clone_to_owned() else { return ExitCode::from(3) };
     let pipe = Pipe(Arc::new(Mutex::new(File::from(out))));
     let last = match attempt(&pipe) {
@@ -44,9 +45,14 @@ pub fn child_main() -> ExitCode {
 fn attempt(pipe: &Pipe) -> Result<super::protocol::Outcome> {
     let plan = std::env::args_os().nth(2).and_then(|text| serde_json::from_slice(text.as_encoded_bytes()).ok());
     let plan: Plan = plan.ok_or_else(|| Error::usage("the child takes one argument, a plan"))?;
-    sandbox::enter(&plan)?;
+    let mut fences = sandbox::enter(&plan)?;
     let source = std::io::stdin().as_fd().try_clone_to_owned().context(|| "descriptor 0 is not the source")?;
     gst::init()?;
-    sandbox::seal()?;
+    sandbox::seal(&mut fences, plan.trial.as_ref())?;
+    fences.enough(plan.sandbox)?;
+    pipe.send(&Event::Sandboxed(fences), &[]);
+    if let Some(trial) = &plan.trial {
+        return Err(trial.run());
+    }
     gst::run(&plan, File::from(source), pipe)
 }

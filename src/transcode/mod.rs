@@ -7,22 +7,29 @@
 mod analysis;
 mod assemble;
 mod child;
+mod fetch;
 mod gst;
+mod guard;
 mod options;
 mod plan;
 mod preview;
 mod protocol;
 mod sandbox;
 mod sniff;
+mod source;
 mod supervise;
+mod syscalls;
 mod waveform;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use child::child_main;
+pub use fetch::{Fetching, Remote, Resign};
+pub use guard::{Allowed, HostRule, Network};
 pub use options::{Limits, Options};
+pub use sandbox::{Fence, Report, Sandbox, State, Trial};
 
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
@@ -30,9 +37,12 @@ use crate::hls::ladder::Ladder;
 use crate::hls::package::rescale;
 use crate::hls::version::{FORMAT, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
+use fetch::Download;
+use guard::Url;
 use plan::{Format, Plan};
 use protocol::{Event, Outcome};
 use sniff::Sniffed;
+use source::{Patient, Source as Bytes};
 
 /// How far an attempt is.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +137,70 @@ impl ProbeReport {
     }
 }
 
+/// Where a source comes from.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A file of this machine.
+    File(PathBuf),
+    /// An object on another server; read while it arrives.
+    Url(Remote),
+}
+
+/// A path that begins like a URL is one: `http://…`, and with any other scheme an error that says so.
+impl From<&Path> for Input {
+    fn from(path: &Path) -> Input {
+        match path.to_str().filter(|text| has_scheme(text)) {
+            Some(url) => Input::Url(Remote { url: url.to_owned(), sha256: None, resign: None }),
+            None => Input::File(path.to_owned()),
+        }
+    }
+}
+
+impl From<&PathBuf> for Input {
+    fn from(path: &PathBuf) -> Input {
+        path.as_path().into()
+    }
+}
+
+impl From<Remote> for Input {
+    fn from(remote: Remote) -> Input {
+        Input::Url(remote)
+    }
+}
+
+impl Input {
+    /// For messages: the path, or the URL without its query, which may hold a signature.
+    pub fn name(&self) -> String {
+        match self {
+            Input::File(path) => path.display().to_string(),
+            Input::Url(remote) => Url::decode(&remote.url).map_or_else(|_| unread(&remote.url), |url| url.shown()),
+        }
+    }
+
+    /// The name of the file, without directories.
+    pub fn file_name(&self) -> String {
+        match self {
+            Input::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Input::Url(remote) => Url::decode(&remote.url).map(|url| url.file_name()).unwrap_or_default(),
+        }
+    }
+}
+
+fn has_scheme(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
+}
+
+/// A URL that cannot be read, without what may be a secret in it.
+fn unread(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = path.rsplit_once('@').map_or(path, |(_, host)| host);
+    format!("{scheme}://{}", path.chars().take(200).collect::<String>())
+}
+
 /// Transcodes `input` into `work_dir`: one file per rung, `peaks.bin`, `preview.m4a`. Blocks until it
 /// is done, failed or cancelled. Leaves no file behind unless it succeeds.
 ///
@@ -134,7 +208,7 @@ impl ProbeReport {
 /// `Invalid` when the input is to be refused, in words for whoever uploaded it; `Cancelled`; `NotFound`;
 /// `Internal` when the machine or the program is to blame. The message names the input.
 pub fn run(
-    input: &Path,
+    input: impl Into<Input>,
     ladder: &Ladder,
     work_dir: &Path,
     options: &Options,
@@ -142,46 +216,119 @@ pub fn run(
     cancel: &AtomicBool,
 ) -> Result<VersionIndex> {
     let _span = tracing::info_span!("transcode", rungs = ladder.rungs.len()).entered();
-    let job = Job::open(input, options)?;
+    let job = Job::open(&input.into(), options, work_dir, cancel)?;
     let mut workspace = Workspace::new(work_dir, options.limits.output_bytes_max);
     let index = job.transcode(ladder, &mut workspace, options, on_progress, cancel).map_err(|e| job.blame(e))?;
     workspace.keep();
     Ok(index)
 }
 
-/// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes.
+/// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes; of a URL,
+/// whether it may be asked at all.
 ///
 /// # Errors
 /// As `run`, for everything that shows before decoding.
-pub fn check_input(input: &Path, options: &Options) -> Result<()> {
-    Job::open(input, options).map(drop)
+pub fn check_input(input: impl Into<Input>, options: &Options) -> Result<()> {
+    let input = input.into();
+    match &input {
+        Input::File(path) => Job::open_file(path, options).map(drop),
+        Input::Url(remote) => {
+            let checked = Url::decode(&remote.url).and_then(|url| options.fetching.allowed.check_host(&url));
+            checked.context(|| format!("cannot transcode {}", input.name()))
+        }
+    }
 }
 
 /// Decodes all of `input` and says what it is.
 ///
 /// # Errors
 /// As `run`.
-pub fn probe(input: &Path, options: &Options) -> Result<ProbeReport> {
-    let job = Job::open(input, options)?;
+pub fn probe(input: impl Into<Input>, options: &Options) -> Result<ProbeReport> {
+    let never = AtomicBool::new(false);
+    let job = Job::open(&input.into(), options, &std::env::temp_dir(), &never)?;
     job.probe(options).map_err(|e| job.blame(e))
+}
+
+/// Starts a child that decodes nothing and says which fences stand around it.
+///
+/// # Errors
+/// `Internal` when it does not start, or when `options.sandbox` asks for more fences than there are.
+pub fn look_at_sandbox(options: &Options) -> Result<Report> {
+    supervise::look(&trial_plan(Trial::Look, options), options)
+}
+
+/// Starts a child that misbehaves in this way once its sandbox is closed, and answers what became of it:
+/// the same words that an input would get. For tests.
+pub fn misbehave(trial: Trial, options: &Options) -> Error {
+    let nothing = match File::open("/dev/null") {
+        Ok(file) => Bytes::File(file),
+        Err(cause) => return Error::internal("cannot open /dev/null").because(cause),
+    };
+    let never = AtomicBool::new(false);
+    match supervise::attempt(&trial_plan(trial, options), &nothing, options, &never, &mut |_, _| Ok(())) {
+        Ok(_) => Error::internal("it has decoded nothing"),
+        Err(error) => error,
+    }
+}
+
+fn trial_plan(trial: Trial, options: &Options) -> Plan {
+    let limits = &options.limits;
+    Plan {
+        ladder: None,
+        input_bytes: 0,
+        arrivals: None,
+        trim: None,
+        patches: Vec::new(),
+        bits: None,
+        lossy_bps: None,
+        preview_start_ms: None,
+        duration_s_max: limits.duration_s_max,
+        memory_bytes_max: limits.memory_bytes_max,
+        cpu_s_max: limits.cpu_s(0),
+        sandbox: options.sandbox,
+        trial: Some(trial),
+    }
 }
 
 /// One input, open and recognised.
 struct Job {
     name: String,
-    file: File,
-    bytes: u64,
+    bytes: Bytes,
+    length: u64,
     sniffed: Sniffed,
+    /// What its SHA-256 must be.
+    sha256: Option<String>,
 }
 
 impl Job {
-    fn open(input: &Path, options: &Options) -> Result<Job> {
+    /// Opens `input`; what has to be downloaded waits on the file system of `directory`.
+    fn open(input: &Input, options: &Options, directory: &Path, cancel: &AtomicBool) -> Result<Job> {
+        let remote = match input {
+            Input::File(path) => return Job::open_file(path, options),
+            Input::Url(remote) => remote,
+        };
+        let name = input.name();
+        let blame = |error: Error| Error::new(error.kind(), format!("cannot transcode {name}")).because(error);
+        let most = options.limits.input_bytes_max;
+        let download = Download::start(remote, &options.fetching, most, directory, cancel).map_err(blame)?;
+        let length = download.spool().bytes();
+        let bytes = Bytes::Arriving(download);
+        let sniffed = sniff::sniff(&Patient { source: &bytes, unwanted: cancel, asks: true }, length);
+        let sniffed = match (sniffed, bytes.failure()) {
+            (Ok(sniffed), _) => sniffed,
+            (Err(_), Some(error)) => return Err(blame(error)),
+            (Err(_), None) if cancel.load(Ordering::Relaxed) => {
+                return Err(Error::new(Kind::Cancelled, format!("transcoding {name} was cancelled")));
+            }
+            (Err(error), None) => return Err(blame(error)),
+        };
+        let sha256 = remote.sha256.as_ref().map(|hash| hash.to_ascii_lowercase());
+        Ok(Job { name, bytes, length, sniffed, sha256 })
+    }
+
+    fn open_file(input: &Path, options: &Options) -> Result<Job> {
         let name = input.display().to_string();
         let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
-        let scheme = name.split_once("://").map(|(scheme, _)| scheme);
-        if scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            return refuse("URLs are not read yet; download the file and give its path");
-        }
         // Looked at before it is opened: opening a named pipe would wait for its other end.
         let about = std::fs::metadata(input).map_err(|cause| unopened(&name, cause))?;
         if about.is_dir() {
@@ -204,7 +351,7 @@ impl Job {
             Ok(sniffed) => sniffed,
             Err(error) => return Err(Error::new(error.kind(), format!("cannot transcode {name}")).because(error)),
         };
-        Ok(Job { name, file, bytes: about.len(), sniffed })
+        Ok(Job { name, bytes: Bytes::File(file), length: about.len(), sniffed, sha256: None })
     }
 
     /// Says which input an error is about, and what to do.
@@ -219,7 +366,8 @@ impl Job {
         let limits = &options.limits;
         Plan {
             ladder: ladder.cloned(),
-            input_bytes: self.sniffed.end.unwrap_or(self.bytes),
+            input_bytes: self.sniffed.end.unwrap_or(self.length),
+            arrivals: self.bytes.arrivals(),
             trim: self.sniffed.trim,
             patches: self.sniffed.patches.clone(),
             bits: self.sniffed.bits,
@@ -227,7 +375,9 @@ impl Job {
             preview_start_ms: options.preview_start_ms,
             duration_s_max: limits.duration_s_max,
             memory_bytes_max: limits.memory_bytes_max,
-            cpu_s_max: limits.wall(self.bytes).as_secs() * 4,
+            cpu_s_max: limits.cpu_s(self.length),
+            sandbox: options.sandbox,
+            trial: None,
         }
     }
 
@@ -235,7 +385,7 @@ impl Job {
         let plan = self.plan(None, options);
         let mut format = None;
         let never = AtomicBool::new(false);
-        let outcome = supervise::attempt(&plan, &self.file, options, &never, &mut |event, _| {
+        let outcome = supervise::attempt(&plan, &self.bytes, options, &never, &mut |event, _| {
             if let Event::Opened(opened) = event {
                 opened.check()?;
                 format = Some(opened);
@@ -243,7 +393,7 @@ impl Job {
             Ok(())
         })?;
         let format = format.ok_or_else(|| Error::internal("the child did not say what it decoded"))?;
-        let sha256 = assemble::hash_of(&self.file, &never).context(|| "cannot read it")?;
+        let sha256 = self.hashed(self.hash(&never))?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
         Ok(ProbeReport { source, duration_s, lossy_bps: self.sniffed.lossy_bps, loudness: outcome.loudness })
@@ -262,19 +412,52 @@ impl Job {
         let failed = AtomicBool::new(false);
         let outcome = std::thread::scope(|scope| {
             // The source's hash costs nothing while the child waits for its plugins.
-            let mut hash = Some(scope.spawn(|| assemble::hash_of(&self.file, &failed)));
-            let outcome = supervise::attempt(&plan, &self.file, options, cancel, &mut |event, payload| match event {
-                Event::Measured(outcome) => {
-                    let hash = hash.take().ok_or_else(|| Error::internal("the child measured the source twice"))?;
-                    let hash = hash.join().map_err(|_| Error::internal("the hashing thread panicked"))?;
-                    making.measured(outcome, hash.context(|| "cannot read it")?, self, ladder, workspace, on_progress)
-                }
-                event => making.take(event, &payload, self, ladder, workspace, on_progress),
+            let mut hash = Some(scope.spawn(|| self.hash(&failed)));
+            let mut known = |making: &mut Making, workspace: &mut Workspace, on_progress: &mut dyn FnMut(Progress)| {
+                // A last part that the decoder has no use for may still be to come.
+                let Some(done) = hash.take_if(|hash| hash.is_finished() && making.decoded.is_some()) else {
+                    return Ok(hash.is_none());
+                };
+                let found = done.join().map_err(|_| Error::internal("the hashing thread panicked"))?;
+                making.measured(self.hashed(found)?, self, ladder, workspace, on_progress).map(|()| true)
+            };
+            let outcome = supervise::attempt(&plan, &self.bytes, options, cancel, &mut |event, payload| {
+                making.take(event, &payload, self, ladder, workspace, on_progress)?;
+                known(&mut making, workspace, on_progress).map(|_| ())
             });
             failed.store(outcome.is_err(), Ordering::Relaxed);
-            outcome
+            let outcome = outcome?;
+            while making.decoded.is_some() && !known(&mut making, workspace, on_progress)? {
+                if cancel.load(Ordering::Relaxed) {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Ok(outcome)
         })?;
         making.finish(outcome)
+    }
+
+    fn hash(&self, unwanted: &AtomicBool) -> std::io::Result<String> {
+        assemble::hash_of(&Patient { source: &self.bytes, unwanted, asks: false }, unwanted)
+    }
+
+    /// The hash, if the source is whole and the one that was meant.
+    fn hashed(&self, hash: std::io::Result<String>) -> Result<String> {
+        let found = match (hash, self.bytes.failure()) {
+            (Ok(found), _) => found,
+            (Err(_), Some(error)) => return Err(error),
+            (Err(cause), None) if cause.kind() == std::io::ErrorKind::Interrupted => {
+                return Err(Error::new(Kind::Cancelled, "cancelled"));
+            }
+            (Err(cause), None) => return Err(Error::internal("cannot read it").because(cause)),
+        };
+        match &self.sha256 {
+            Some(meant) if *meant != found => {
+                Err(Error::invalid(format!("its SHA-256 is {found}, but {meant} was promised; upload the file again")))
+            }
+            _ => Ok(found),
+        }
     }
 
     /// The decoded source, if it is all there.
@@ -310,7 +493,9 @@ struct Making {
     /// The ladder's rungs, then the preview.
     outputs: Vec<Output>,
     peaks: Option<Peaks>,
-    /// The version without its rungs, once the source is measured.
+    /// What the child found, until the source's hash is known too.
+    decoded: Option<Outcome>,
+    /// The version, once the source is measured.
     measured: Option<VersionIndex>,
     total_samples: Option<u64>,
     told: u64,
@@ -362,8 +547,12 @@ impl Making {
                 Some(peaks) => peaks.add(workspace, payload),
                 None => Err(Error::internal("the child sent a waveform where none is expected")),
             },
-            Event::Decoded { .. } => Ok(()),
-            Event::Measured(_) | Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
+            Event::Measured(outcome) => match self.decoded.replace(outcome) {
+                None => Ok(()),
+                Some(_) => Err(Error::internal("the child measured the source twice")),
+            },
+            Event::Decoded { .. } | Event::Sandboxed(_) | Event::Want { .. } => Ok(()),
+            Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
         }
     }
 
@@ -393,7 +582,6 @@ impl Making {
     /// The source is decoded to its end: everything about it is known, and what is whole can be played.
     fn measured(
         &mut self,
-        outcome: Outcome,
         sha256: String,
         job: &Job,
         ladder: &Ladder,
@@ -401,6 +589,7 @@ impl Making {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let Some(format) = self.format else { return Err(Error::internal("the child did not say what it decoded")) };
+        let outcome = self.decoded.take().ok_or_else(|| Error::internal("nothing was decoded to its end"))?;
         let source = job.source(&format, &outcome, sha256)?;
         let long = source.samples >= PLAYABLE_S_MIN * u64::from(source.rate);
         let extras = self.peaks.take().map(|peaks| peaks.finish(workspace)).transpose()?.unwrap_or_default();

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fetch::Fetching;
+use super::sandbox::Sandbox;
+
 /// How an attempt is run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -15,6 +18,10 @@ pub struct Options {
     pub preview_start_ms: Option<u64>,
     /// What an input may cost.
     pub limits: Limits,
+    /// What to do where this kernel or container lacks a part of the sandbox.
+    pub sandbox: Sandbox,
+    /// What may be downloaded.
+    pub fetching: Fetching,
 }
 
 /// What an input may cost.
@@ -34,9 +41,13 @@ pub struct Limits {
     pub first_sample_s: u64,
     /// Seconds without any event. 60: the slowest ladder makes a segment in about a second.
     pub no_progress_s: u64,
+    /// Processor time of the child in seconds. Unset: four times the wall time, for it works on several cores.
+    pub cpu_s_max: Option<u64>,
     /// Address space of the child in bytes. 2 GiB: below 1 GiB libav does not load; what is really used
     /// stays below 120 MiB.
     pub memory_bytes_max: u64,
+    /// Resident memory of the child in bytes. 512 MiB: four times what the largest format takes.
+    pub resident_bytes_max: u64,
     /// Bytes written in all. 16 GiB: ten hours of 96 kHz/24 bit FLAC and the AAC rungs.
     pub output_bytes_max: u64,
 }
@@ -49,6 +60,8 @@ impl Default for Options {
             env: Vec::new(),
             preview_start_ms: None,
             limits: Limits::default(),
+            sandbox: Sandbox::BestEffort,
+            fetching: Fetching::default(),
         }
     }
 }
@@ -62,13 +75,20 @@ impl Default for Limits {
             bytes_per_s_min: 20_000,
             first_sample_s: 10,
             no_progress_s: 60,
+            cpu_s_max: None,
             memory_bytes_max: 2 << 30,
+            resident_bytes_max: 512 << 20,
             output_bytes_max: 16 << 30,
         }
     }
 }
 
 impl Limits {
+    /// Processor time that an attempt at an input of this length may take, in seconds.
+    pub(super) fn cpu_s(&self, input_bytes: u64) -> u64 {
+        self.cpu_s_max.unwrap_or_else(|| self.wall(input_bytes).as_secs().saturating_mul(4)).max(1)
+    }
+
     /// The longest an attempt at an input of this length may take.
     pub fn wall(&self, input_bytes: u64) -> Duration {
         Duration::from_secs(self.wall_s_min + input_bytes / self.bytes_per_s_min.max(1))

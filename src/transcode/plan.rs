@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sandbox::{Sandbox, Trial};
+use super::source::Arrivals;
 use crate::base::{Error, Result};
 use crate::hls::ladder::{self, AAC_FRAME, Encoder, FLAC_BLOCK, Ladder};
 use crate::hls::version::{Family, Skipped};
@@ -14,6 +16,8 @@ pub(super) struct Plan {
     pub(super) ladder: Option<Ladder>,
     /// Length of the source in bytes.
     pub(super) input_bytes: u64,
+    /// Set when the source is still arriving.
+    pub(super) arrivals: Option<Arrivals>,
     /// Samples to leave out.
     pub(super) trim: Option<Trim>,
     /// Bytes of the source to read differently.
@@ -30,6 +34,10 @@ pub(super) struct Plan {
     pub(super) memory_bytes_max: u64,
     /// Processor time, in seconds.
     pub(super) cpu_s_max: u64,
+    /// What to do where the sandbox has a gap.
+    pub(super) sandbox: Sandbox,
+    /// What to do instead of decoding, in tests of the sandbox.
+    pub(super) trial: Option<Trial>,
 }
 
 /// Encoder delay and padding that the container declares, in samples at `rate`.

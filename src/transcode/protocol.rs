@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Format;
+use super::sandbox::Report;
 use crate::hls::version::Loudness;
 
 /// An event is a few hundred bytes; the longest carries an error text.
@@ -17,6 +18,13 @@ const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event {
+    /// The sandbox is closed, with these fences; before the first byte of the source is read.
+    Sandboxed(Report),
+    /// A reader waits for a part of the source that is not here.
+    Want {
+        /// Offset of the byte.
+        at: u64,
+    },
     /// The first samples are decoded: this is what the source is. Always before the ones below.
     Opened(Format),
     /// So many samples were decoded.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use super::protocol::{Event, Fault, Outcome, read_event};
+use super::sandbox::Report;
+use super::source::Source;
 use super::{Limits, Options};
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
@@ -22,12 +25,12 @@ type Heard = std::io::Result<Option<(Event, Vec<u8>)>>;
 /// Runs one child to its end. `on_event` sees every event but the last; its error ends the child.
 pub(super) fn attempt(
     plan: &Plan,
-    source: &File,
+    source: &Source,
     options: &Options,
     cancel: &AtomicBool,
     on_event: &mut dyn FnMut(Event, Vec<u8>) -> Result<()>,
 ) -> Result<Outcome> {
-    let mut running = Running::start(plan, source, options)?;
+    let mut running = Running::start(plan, source.descriptor(), options)?;
     let started = Instant::now();
     let wall = options.limits.wall(plan.input_bytes);
     let mut last_event = None;
@@ -35,7 +38,11 @@ pub(super) fn attempt(
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Cancelled, "cancelled"));
         }
-        check_time(&options.limits, started, wall, last_event)?;
+        if let Some(error) = source.failure() {
+            return Err(error);
+        }
+        check_time(&options.limits, started, wall, last_event, source.arriving_since())?;
+        running.check_memory(options.limits.resident_bytes_max)?;
         // 50 ms: how soon a cancelled attempt ends.
         match running.events.recv_timeout(Duration::from_millis(50)) {
             Err(RecvTimeoutError::Timeout) => continue,
@@ -43,6 +50,14 @@ pub(super) fn attempt(
             Ok(Ok(Some((Event::Failed { fault: Fault::Input, message }, _)))) => return Err(Error::invalid(message)),
             Ok(Ok(Some((Event::Failed { fault: Fault::Internal, message }, _)))) => {
                 return Err(Error::internal(message));
+            }
+            Ok(Ok(Some((Event::Sandboxed(report), _)))) => {
+                warn_of_gaps(&report);
+                continue; // no sign of audio yet
+            }
+            Ok(Ok(Some((Event::Want { at }, _)))) => {
+                source.want(at);
+                continue;
             }
             Ok(Ok(Some((event, payload)))) => on_event(event, payload)?,
             Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => return Err(running.obituary(plan)),
@@ -55,21 +70,61 @@ pub(super) fn attempt(
     }
 }
 
-fn check_time(limits: &Limits, started: Instant, wall: Duration, last_event: Option<Instant>) -> Result<()> {
+/// Which fences a child says it has; nothing else of it is waited for.
+pub(super) fn look(plan: &Plan, options: &Options) -> Result<Report> {
+    let nothing = File::open("/dev/null").context(|| "cannot open /dev/null")?;
+    let mut running = Running::start(plan, &nothing, options)?;
+    // Without a registry cache GStreamer looks at every plugin first.
+    match running.events.recv_timeout(Duration::from_secs(options.limits.first_sample_s)) {
+        Ok(Ok(Some((Event::Sandboxed(report), _)))) => Ok(report),
+        Ok(Ok(Some((Event::Failed { message, .. }, _)))) => Err(Error::internal(message)),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(Error::internal(format!("the transcoder did not start within {} s", options.limits.first_sample_s)))
+        }
+        _ => Err(running.obituary(plan)),
+    }
+}
+
+/// A gap is worth one line for each process, not one for each attempt.
+fn warn_of_gaps(report: &Report) {
+    static ONCE: Once = Once::new();
+    let missing = report.missing();
+    if !missing.is_empty() {
+        ONCE.call_once(|| tracing::warn!(missing = missing.join("; "), "the transcoder's sandbox has gaps"));
+    }
+}
+
+/// `arriving`: when the last bytes of a source came that is not all there. Who waits for it stands not still.
+fn check_time(
+    limits: &Limits,
+    started: Instant,
+    wall: Duration,
+    last_event: Option<Instant>,
+    arriving: Option<Instant>,
+) -> Result<()> {
     let late = |what: String| Err(Error::invalid(what));
     if started.elapsed() > wall {
         let most = wall.as_secs();
-        return late(format!(
-            "gave up after {most} s, the most that an input of its size may take; export it again as WAV or FLAC"
-        ));
+        return match arriving {
+            Some(_) => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "it was not downloaded within {most} s, the most that an input of its size may take; try again"
+                ),
+            )),
+            None => late(format!(
+                "gave up after {most} s, the most that an input of its size may take; export it again as WAV or FLAC"
+            )),
+        };
     }
+    let since = |at: Instant| arriving.map_or(at, |arrived| arrived.max(at)).elapsed().as_secs();
     match last_event {
         // Broken files make decoders search for ever without an error (seen once in 2000 starts).
-        None if started.elapsed().as_secs() > limits.first_sample_s => {
+        None if since(started) > limits.first_sample_s => {
             let most = limits.first_sample_s;
             late(format!("no audio could be decoded within {most} s; export it again as WAV or FLAC"))
         }
-        Some(at) if at.elapsed().as_secs() > limits.no_progress_s => {
+        Some(at) if since(at) > limits.no_progress_s => {
             late(format!("decoding stood still for {} s; export it again as WAV or FLAC", limits.no_progress_s))
         }
         _ => Ok(()),
@@ -82,6 +137,8 @@ struct Running {
     events: Receiver<Heard>,
     listeners: Vec<JoinHandle<()>>,
     complaints: Receiver<Vec<u8>>,
+    /// When its memory was looked at.
+    weighed: Option<Instant>,
 }
 
 impl Running {
@@ -125,7 +182,24 @@ impl Running {
         let overhear = std::thread::spawn(move || {
             let _ = complain.send(tail(&mut err));
         });
-        Ok(Running { child, events, listeners: vec![listen, overhear], complaints })
+        Ok(Running { child, events, listeners: vec![listen, overhear], complaints, weighed: None })
+    }
+
+    /// Ends a child that holds more memory than it may. Its address space has a limit too, but that has to
+    /// leave room for what is reserved and never touched.
+    fn check_memory(&mut self, most: u64) -> Result<()> {
+        // Not for each of many events in a row.
+        if self.weighed.is_some_and(|at| at.elapsed() < Duration::from_millis(50)) {
+            return Ok(());
+        }
+        self.weighed = Some(Instant::now());
+        // statm(5): the second field, in pages. A child that is gone has none.
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+        match pages.saturating_mul(rustix::param::page_size() as u64) > most {
+            true => Err(out_of_memory(most)),
+            false => Ok(()),
+        }
     }
 
     /// Why a child ended that did not say so itself.
@@ -138,13 +212,16 @@ impl Running {
             [] => "it said nothing".to_owned(),
             last => last.join(" / "),
         };
-        let out_of_memory = ["failed to allocate", "memory allocation of", "Cannot allocate memory"];
-        if out_of_memory.iter().any(|words| said.contains(words)) {
-            let mib = plan.memory_bytes_max >> 20;
-            return Error::invalid(format!(
-                "decoding it needs more memory than the {mib} MiB it may use; export it again as WAV or FLAC"
-            ));
+        let starved = ["failed to allocate", "memory allocation of", "Cannot allocate memory", "std::bad_alloc"];
+        if starved.iter().any(|words| said.contains(words)) {
+            return out_of_memory(plan.memory_bytes_max);
         }
+        let crashed = |signal: &str| {
+            Error::internal(format!(
+                "the decoder crashed on it, ended by {signal} ({last}); nothing else was harmed; export it again as \
+                 WAV or FLAC"
+            ))
+        };
         match signal_of(status) {
             Some("SIGXCPU") => Error::invalid(
                 "decoding it takes more processor time than an input of its size may use; export it again as WAV or FLAC",
@@ -152,7 +229,16 @@ impl Running {
             Some("SIGXFSZ") => Error::internal(
                 "the transcoder may not write its working files; raise the limit on the size of files (ulimit -f)",
             ),
-            Some(signal) => Error::internal(format!("the transcoder was ended by {signal} ({last})")),
+            Some("SIGSYS") => Error::invalid(
+                "decoding it made the decoder do what its sandbox forbids, so it was ended (SIGSYS); export it again as \
+                 WAV or FLAC; if every file ends like this, the kernel's log names the system call",
+            ),
+            Some("SIGKILL") => Error::internal(format!(
+                "the transcoder was ended by SIGKILL from outside ({last}): by hand, or because the machine ran out of \
+                 memory; try again"
+            )),
+            Some(signal @ ("SIGSEGV" | "SIGBUS" | "SIGILL" | "SIGFPE" | "SIGABRT" | "SIGTRAP")) => crashed(signal),
+            Some(signal) => Error::internal(format!("the transcoder was ended by {signal} ({last}); try again")),
             None => Error::internal(format!("the transcoder ended without a result, {status:?} ({last})")),
         }
     }
@@ -195,6 +281,13 @@ fn tail(from: &mut impl Read) -> Vec<u8> {
     kept
 }
 
+fn out_of_memory(most: u64) -> Error {
+    let mib = most >> 20;
+    Error::invalid(format!(
+        "decoding it needs more memory than the {mib} MiB it may use; export it again as WAV or FLAC"
+    ))
+}
+
 fn signal_of(status: Option<ExitStatus>) -> Option<&'static str> {
     Some(match status?.signal()? {
         libc::SIGHUP => "SIGHUP",
@@ -210,6 +303,7 @@ fn signal_of(status: Option<ExitStatus>) -> Option<&'static str> {
         libc::SIGXCPU => "SIGXCPU",
         libc::SIGXFSZ => "SIGXFSZ",
         libc::SIGTRAP => "SIGTRAP",
+        libc::SIGSYS => "SIGSYS",
         _ => "another signal",
     })
 }

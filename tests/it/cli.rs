@@ -658,7 +658,11 @@ fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
     let join = ["-nostdin", "-v", "error", "-i", &one, "-i", &one, "-map", "0", "-map", "1", "-c", "copy", &two];
     assert!(std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
     refused(&["transcode", &two, "--out", out], 1, &["2 audio streams", "two.m4a"]);
-    refused(&["transcode", "http://127.0.0.1:1/a.wav", "--out", out], 1, &["URLs are not read yet", "download"]);
+    refused(
+        &["transcode", "http://127.0.0.1:1/a.wav", "--out", out],
+        1,
+        &["port 1", "add \"127.0.0.1:1\" to sources.allow_hosts"],
+    );
 }
 
 /// A configuration with keys for every CDN, in a directory of its own.

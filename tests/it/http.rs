@@ -1,12 +1,13 @@
 //! The origin over real sockets: what goes in and what comes out, byte for byte.
 
-mod bench;
+pub(crate) mod bench;
 mod busy;
 mod cold;
 mod compression;
 mod conditions;
 mod gate;
 mod h2;
+mod heads;
 mod limits;
 mod plain;
 mod seeing;

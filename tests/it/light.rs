@@ -254,7 +254,10 @@ fn the_alias_redirects_to_a_signed_url_that_plays() {
     let (track, version) = ids(&published().report);
     let alias = served.server.get(&format!("/tracks/{track}/master.m3u8"));
     assert_eq!(alias.status, 302);
-    assert_eq!(alias.header("cache-control"), Some("public, max-age=60"));
+    // RFC 5861 §3 and §4; the token lives for six hours.
+    let caching = "public, max-age=60, stale-while-revalidate=600, stale-if-error=3600";
+    assert_eq!(alias.header("cache-control"), Some(caching));
+    assert_eq!(alias.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(alias.header("access-control-allow-origin"), Some("*"));
     let target = alias.header("location").unwrap().to_owned();
     assert!(target.starts_with("/bcdn_token=") && target.contains(&version));

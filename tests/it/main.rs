@@ -3,6 +3,7 @@
 
 mod cli;
 mod clients;
+mod fuzz;
 mod http;
 mod light;
 mod players;

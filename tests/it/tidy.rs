@@ -121,7 +121,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
-    (&["rustls"], &["server/tls.rs", "server/core.rs"]),
+    (&["rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs"]),
     (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];
 

@@ -79,7 +79,7 @@ pub struct Entry<'e> {
     pub body_bytes: u64,
     /// Until the head of the answer was ready.
     pub took: Duration,
-    /// The CDN's or ours; empty when there is none.
+    /// The CDN's or ours.
     pub request_id: &'e str,
     /// Only its prefix is logged.
     pub client: IpAddr,

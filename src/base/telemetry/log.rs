@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::Duration;
 
-use tracing::Level;
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing::{Event, Level, Metadata};
+use tracing_subscriber::filter::FilterExt as _;
+use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::access;
+use super::rate::PerSecond;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, redact};
 
@@ -24,6 +26,8 @@ const LINES_WAITING_MAX: usize = 4_096;
 const BYTES_WAITING_MAX: usize = 1 << 20;
 /// A longer line is cut.
 const LINE_BYTES_MAX: usize = 8 << 10;
+/// Lines of other crates a second: a peer can make h2 warn with every frame it sends.
+const FOREIGN_PER_S_MAX: u32 = 10;
 
 static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
 static BYTES_WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -35,7 +39,7 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// Lines left out so far because the writer was behind.
+/// Lines left out so far: the writer was behind, or other crates had too many.
 pub(super) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -58,14 +62,34 @@ pub(super) fn layer(filter: &str, json: bool) -> Result<Box<dyn Layer<Registry> 
         let directive = format!("{}=info", access::TARGET);
         chosen = chosen.add_directive(directive.parse().expect("a target and a level"));
     }
-    // Other crates write URLs and headers as they came when they debug: theirs end at `info`.
-    let ours = filter_fn(|meta| *meta.level() <= Level::INFO || meta.target().starts_with("segue"));
     let queue = start_writer()?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || Line { queue: queue.clone() })
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
-    let filter = chosen.and(ours);
+    let filter = chosen.and(Foreign(PerSecond::new()));
     Ok(if json { lines.json().with_filter(filter).boxed() } else { lines.compact().with_filter(filter).boxed() })
+}
+
+/// Bounds what other crates write. They quote URLs and headers as they came when they debug, so theirs ends at
+/// `info`; and what a peer can cause at will must not push our own lines out.
+struct Foreign(PerSecond);
+
+impl Foreign {
+    fn is_ours(metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("segue")
+    }
+}
+
+impl<S> Filter<S> for Foreign {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        *metadata.level() <= Level::INFO || Foreign::is_ours(metadata)
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let within = Foreign::is_ours(event.metadata()) || self.0.take(FOREIGN_PER_S_MAX);
+        DROPPED.fetch_add(u64::from(!within), Ordering::Relaxed);
+        within
+    }
 }
 
 fn start_writer() -> Result<SyncSender<Message>> {

@@ -130,12 +130,12 @@ impl Metrics {
 static DOOR: OnceLock<Door> = OnceLock::new();
 
 /// What the server answers before a request has a route.
-struct Door([(u16, Counter); 6]);
+struct Door([(u16, Counter); 7]);
 
 impl Door {
     fn new() -> Door {
         Door(
-            [400, 405, 408, 414, 431, 503]
+            [400, 405, 408, 414, 431, 503, 505]
                 .map(|status: u16| (status, counter!(REQUESTS, "route" => "door", "status" => status.to_string()))),
         )
     }

@@ -137,7 +137,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, CMCD_MEASURED, "CMCD mtp: throughput the player measured."),
     (Kind::Histogram, CMCD_BITRATE, "CMCD br: encoded bitrate of the object."),
     (Kind::Histogram, CMCD_REQUESTED, "CMCD rtp: the most throughput the player has use for."),
-    (Kind::Counter, LOG_DROPPED, "Log lines left out because standard error was too slow."),
+    (Kind::Counter, LOG_DROPPED, "Log lines left out: standard error was too slow, or libraries wrote too many."),
     (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
     (
         Kind::Counter,

@@ -8,11 +8,13 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hyper::HeaderMap;
 use hyper::header::HeaderValue;
+use hyper::{HeaderMap, StatusCode};
 use tracing::Span;
+use tracing::field::Empty;
 use tracing_subscriber::{Layer, Registry};
 
+use super::access;
 use super::rate::PerSecond;
 use crate::base::Result;
 
@@ -52,6 +54,34 @@ pub fn samples_hits() -> bool {
 fn is_sampled(traceparent: &HeaderValue) -> bool {
     let flags = traceparent.as_bytes().get(53..55).and_then(|flags| std::str::from_utf8(flags).ok());
     flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+}
+
+/// The span of a request, continuing the caller's trace. For what is rare: misses, sampled hits, control requests.
+#[cold]
+pub fn request(method: &str, route: &str, path: &str, id: Option<&str>, headers: &HeaderMap) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        url.path = &*access::path(path),
+        url.scheme = "http",
+        request_id = id,
+        cache = Empty,
+    );
+    continue_from(&span, headers);
+    span
+}
+
+/// Completes the span of a request with the status of its answer.
+pub fn end_request(span: &Span, status: StatusCode) {
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR"); // 4xx is the caller's error, not the server's (semconv)
+    }
 }
 
 fn is_our_turn() -> bool {

@@ -72,6 +72,9 @@ impl Decoder {
         })();
         wired.map_err(|cause| Error::internal("the decoder cannot be wired").because(cause))?;
 
+        if let Some(bin) = decodebin.downcast_ref::<gst::Bin>() {
+            bin.connect_element_added(|_, element| hold_back(element));
+        }
         let entry = convert.static_pad("sink").expect("audioconvert has a sink pad");
         watch(&entry, Arc::clone(&found));
         let weak = pipeline.downgrade();
@@ -127,6 +130,32 @@ impl Drop for Decoder {
     fn drop(&mut self) {
         let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
     }
+}
+
+/// Lets a parser push only when decodebin has taken its pad.
+///
+/// decodebin 1.22 starts an element before it looks at the pads that it always has. A parser that is quick
+/// (`aiffparse`, a quarter of the time) pushes into nothing meanwhile, gives up with "not-linked", and decodebin
+/// swallows that error because it is busy with that element: nothing ever comes. So its first buffer waits
+/// until the pad that decodebin has put around it is blocked or linked.
+fn hold_back(element: &gst::Element) {
+    let name = element.factory().map(|factory| factory.name());
+    if !matches!(name.as_deref(), Some("aiffparse" | "wavparse")) {
+        return;
+    }
+    let Some(pad) = element.static_pad("src") else { return };
+    pad.add_probe(gst::PadProbeType::BUFFER, |pad, _| {
+        // A second is for ever; then the watchdog sees to it.
+        for _ in 0..1000 {
+            let around =
+                pad.peer().and_then(|proxy| proxy.parent()).and_then(|around| around.downcast::<gst::Pad>().ok());
+            if around.is_none_or(|around| around.is_blocked() || around.is_linked()) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        gst::PadProbeReturn::Remove
+    });
 }
 
 /// Notes format and codec name as they pass, and gives channels a place where the source says none.

@@ -126,7 +126,12 @@ impl<'a> Pass<'a> {
         mut open: impl FnMut(&Decoder, &gst::Sample) -> Result<Hop<'p>>,
     ) -> Result<(Hop<'p>, Option<String>)> {
         let plan = self.plan;
-        let input = source::Input { file, bytes: plan.input_bytes, patches: plan.patches.clone() };
+        let input = source::Input {
+            file,
+            bytes: plan.input_bytes,
+            patches: plan.patches.clone(),
+            arrivals: plan.arrivals.map(|arrivals| (arrivals, self.pipe.clone())),
+        };
         let decoder = Decoder::start(input)?;
         let mut hop = None;
         loop {

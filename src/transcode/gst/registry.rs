@@ -47,14 +47,19 @@ const DOORS: [&str; 12] = [
     "parsebin",
 ];
 
-/// Forgets every other plugin of this process. The registry on disk is not touched.
+/// Forgets every other plugin of this process, and loads these: later no file can be opened. The registry
+/// on disk is not touched.
 pub(super) fn restrict() {
     let registry = gst::Registry::get();
     for plugin in registry.plugins() {
         if !PLUGINS.contains(&plugin.plugin_name().as_str()) {
             registry.remove_plugin(&plugin);
+        } else if plugin.load().is_err() {
+            // Not installed whole, or memory is short: what needs it says so by its name.
+            registry.remove_plugin(&plugin);
         }
     }
+    // After loading, which adds a plugin's features again.
     for door in DOORS {
         if let Some(feature) = registry.find_feature(door, gst::ElementFactory::static_type()) {
             registry.remove_feature(&feature);

@@ -4,13 +4,17 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gst::glib;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 
+use crate::transcode::child::Pipe;
 use crate::transcode::plan::Patch;
+use crate::transcode::protocol::Event;
+use crate::transcode::source::Arrivals;
 
 glib::wrapper! {
     /// A seekable byte source over a descriptor.
@@ -27,6 +31,16 @@ pub(super) struct Input {
     pub(super) bytes: u64,
     /// Bytes to see differently.
     pub(super) patches: Vec<Patch>,
+    /// Set when the bytes are still arriving: where it shows, and whom to ask.
+    pub(super) arrivals: Option<(Arrivals, Pipe)>,
+}
+
+/// What waiting came to.
+enum Waited {
+    /// All the bytes are here.
+    Here,
+    /// The element is being stopped.
+    Stopped,
 }
 
 impl FileSource {
@@ -41,6 +55,28 @@ impl FileSource {
 }
 
 impl Input {
+    /// Waits until all these bytes are here: fewer would be the end of the file to a demuxer. The parent ends
+    /// this process when they will never be.
+    fn wait(&self, offset: u64, length: u64, stopped: &AtomicBool) -> std::io::Result<Waited> {
+        let Some((arrivals, parent)) = &self.arrivals else { return Ok(Waited::Here) };
+        let block = arrivals.block_bytes;
+        let (first, last) = (offset / block, (offset + length - 1) / block);
+        let mut here = vec![0; (last - first + 1) as usize];
+        for round in 0u32.. {
+            if stopped.load(Ordering::Relaxed) {
+                return Ok(Waited::Stopped);
+            }
+            self.file.read_exact_at(&mut here, arrivals.map_at + first)?;
+            let Some(missing) = here.iter().position(|here| *here == 0) else { return Ok(Waited::Here) };
+            // Once a second: the download forgets what it could not see to.
+            if round.is_multiple_of(200) {
+                parent.send(&Event::Want { at: (first + missing as u64) * block }, &[]);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        unreachable!("the rounds have no end")
+    }
+
     /// Reads into `out`, as much as there is, and answers how much.
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<usize> {
         let mut done = 0;
@@ -69,6 +105,8 @@ mod imp {
     #[derive(Default)]
     pub(in super::super) struct FileSource {
         pub(super) input: OnceLock<Input>,
+        /// Whether whoever waits in `fill` shall come back.
+        stopped: AtomicBool,
     }
 
     #[glib::object_subclass]
@@ -101,6 +139,16 @@ mod imp {
             self.input.get().map(|input| input.bytes)
         }
 
+        fn unlock(&self) -> Result<(), gst::ErrorMessage> {
+            self.stopped.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
+            self.stopped.store(false, Ordering::Relaxed);
+            Ok(())
+        }
+
         fn fill(
             &self,
             offset: u64,
@@ -112,6 +160,13 @@ mod imp {
             if length == 0 {
                 return Err(gst::FlowError::Eos);
             }
+            let failed = |cause: std::io::Error| {
+                gst::element_imp_error!(self, gst::ResourceError::Read, ["at byte {offset}: {cause}"]);
+                gst::FlowError::Error
+            };
+            if let Waited::Stopped = input.wait(offset, length, &self.stopped).map_err(failed)? {
+                return Err(gst::FlowError::Flushing);
+            }
             let read = {
                 let mut map = buffer.map_writable().map_err(|_| gst::FlowError::Error)?;
                 input.read(offset, &mut map[..length as usize])
@@ -122,10 +177,7 @@ mod imp {
                     buffer.set_size(read);
                     Ok(gst::FlowSuccess::Ok)
                 }
-                Err(cause) => {
-                    gst::element_imp_error!(self, gst::ResourceError::Read, ["at byte {offset}: {cause}"]);
-                    Err(gst::FlowError::Error)
-                }
+                Err(cause) => Err(failed(cause)),
             }
         }
     }

@@ -12,9 +12,8 @@ mod refuse;
 mod riff;
 mod wavpack;
 
-use std::fs::File;
-
 use super::plan::{Patch, Trim};
+use super::source::ReadAt;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result};
 use crate::hls::package::rescale;
@@ -49,12 +48,12 @@ pub(super) struct Declared {
     pub(super) tolerance: u64,
 }
 
-/// Looks at `file`.
+/// Looks at `source`.
 ///
 /// # Errors
 /// `Invalid` with the reason to refuse it.
-pub(super) fn sniff(file: &File, bytes: u64) -> Result<Sniffed> {
-    recognise(&Look { source: file, bytes })
+pub(super) fn sniff(source: &impl ReadAt, bytes: u64) -> Result<Sniffed> {
+    recognise(&Look { source, bytes })
 }
 
 fn recognise(look: &Look<'_>) -> Result<Sniffed> {
@@ -141,16 +140,6 @@ fn bps(bytes: u64, samples: u64, rate: u32) -> Option<u64> {
 struct Look<'a> {
     source: &'a dyn ReadAt,
     bytes: u64,
-}
-
-trait ReadAt {
-    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize>;
-}
-
-impl ReadAt for File {
-    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(self, out, at)
-    }
 }
 
 impl Look<'_> {

@@ -285,12 +285,17 @@ impl Reply {
     }
 }
 
-impl Client {
-    pub(crate) fn to(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
+impl From<TcpStream> for Client {
+    fn from(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         Client { stream, buffer: vec![] }
+    }
+}
+
+impl Client {
+    pub(crate) fn to(address: SocketAddr) -> Client {
+        TcpStream::connect(address).unwrap().into()
     }
 
     pub(crate) fn send(&mut self, text: &str) -> &mut Client {

@@ -44,11 +44,12 @@ fn long_request_lines_and_large_heads_are_refused_and_closed() {
 }
 
 /// Requests that two readers could take for different ones: what is wrong with them, and their lines.
-const CROOKED: [(&str, &str); 13] = [
+const CROOKED: [(&str, &str); 14] = [
     ("length and chunks", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("chunks and length", "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
     ("two lengths", "Host: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
     ("a signed length", "Host: x\r\nContent-Length: +4\r\n\r\nabcd"),
+    ("the same length twice", "Host: x\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd"),
     ("a list of lengths", "Host: x\r\nContent-Length: 4, 4\r\n\r\nabcd"),
     ("a bad chunk", "Host: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"),
     ("an unknown coding", "Host: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
@@ -81,7 +82,7 @@ fn crooked_requests_are_refused_and_end_the_connection() {
     for (what, lines) in CROOKED {
         refused_and_closed(&bench, what, &format!("GET {path} HTTP/1.1\r\n{lines}"), &["400"]);
     }
-    for line in ["GET", "GET  / HTTP/1.1", "GET / HTTP/3.0", "get\t/ HTTP/1.1", "\u{16}\u{3}\u{1}"] {
+    for line in ["GET", "GET  / HTTP/1.1", "GET / HTTP/3", "get\t/ HTTP/1.1", "\u{16}\u{3}\u{1}"] {
         refused_and_closed(&bench, line, &format!("{line}\r\nHost: x\r\n\r\n"), &["400"]);
     }
     for method in ["CONNECT", "TRACE"] {
@@ -273,6 +274,69 @@ fn a_client_that_never_reads_is_let_go_and_nobody_else_notices() {
         drop(client.rest());
     }
     bench.get(&bench.a("aac/96/00000.mp4"), "").expect(200);
+}
+
+/// A client whose kernel takes little for it.
+fn with_small_window(bench: &Bench) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    socket.connect(&bench.address.into()).unwrap();
+    Client::from(std::net::TcpStream::from(socket))
+}
+
+/// Reads so many bytes every 50 ms until the end. How many came, and whether the server reset the connection.
+fn read_at(stream: &mut std::net::TcpStream, bytes: usize) -> (usize, bool) {
+    use std::io::Read as _;
+    let mut part = vec![0; bytes];
+    let mut sum = 0;
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => return (sum, false),
+            Ok(n) => sum += n,
+            Err(cause) => {
+                assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionReset, "{cause}");
+                return (sum, true);
+            }
+        }
+        if let Some(cause) = stream.take_error().unwrap() {
+            assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionReset, "{cause}");
+            return (sum, true); // what our own kernel still has could be read
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_client_that_takes_what_the_kernel_holds_too_slowly_is_let_go_and_a_slow_one_is_not() {
+    let bench = with_limits(Limits {
+        connections_max: 3,
+        send_bytes_per_s_min: 8 << 10,
+        send_window: Duration::from_secs(1),
+        write_stall: Duration::from_secs(600), // everything fits into the send buffer
+        ..impatient()
+    });
+    let path = bench.a("aac/96/00000.mp4");
+    let size = super::bench::SEGMENT_BYTES;
+    let request = |close: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n");
+    for close in ["", "Connection: close\r\n"] {
+        let mut stuck = with_small_window(&bench);
+        let mut slow = with_small_window(&bench);
+        stuck.send(&request(close));
+        slow.send(&request(close));
+        // 200 bytes a second: below the bound. 80 KiB: above it, and longer than the connection may be idle.
+        let trickle = std::thread::spawn(move || read_at(&mut stuck.stream, 10));
+        let (came, reset) = read_at(&mut slow.stream, 4 << 10);
+        assert!(came > size && !reset, "{close:?}: {came} of {size}, then {reset}");
+        let (came, reset) = trickle.join().unwrap();
+        assert!(came < size && reset, "{close:?}: {came} of {size}");
+    }
+    // Their places are free again.
+    let admitted = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        let mut all = [bench.connect(), bench.connect(), bench.connect()];
+        all.iter_mut().all(|client| client.request("GET", &bench.a("aac/96/00001.mp4"), "").status == 200)
+    });
+    assert!(admitted, "a place comes back with the socket");
 }
 
 #[test]

@@ -161,6 +161,50 @@ fn what_is_refused_at_the_door_is_counted() {
 }
 
 #[test]
+fn every_line_about_a_request_has_its_id() {
+    let seen = Seen::start(&[OPEN, ("SEGUE_LOG__ACCESS", "all")]);
+    let path = seen.segment(0);
+    for (path, lines) in [
+        (path.as_str(), ""),
+        (&path, "CDN-RequestId: given-to-us\r\n"),
+        (&path, "If-Match: \"x\"\r\n"),
+        ("/a/nonsense", ""),
+        ("/tracks/none/master.m3u8", ""),
+    ] {
+        seen.get(path, lines);
+    }
+    let log = seen.log();
+    let about: Vec<&str> = log.lines().filter(|line| line.contains("segue::access")).collect();
+    assert_eq!(about.len(), 5, "{log}");
+    assert!(about.iter().all(|line| line.contains("request_id=") && !line.contains("request_id=\"\"")), "{log}");
+    assert!(about.iter().any(|line| line.contains("given-to-us")), "{log}");
+}
+
+#[test]
+fn what_peers_make_libraries_say_is_bounded_and_ours_is_still_said() {
+    let seen = Seen::start(&[OPEN]);
+    let began = std::time::Instant::now();
+    // RFC 9113 §6.7: the answer to a PING that nobody sent; h2 warns about each.
+    let answer = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &[7; 8]].concat();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    for _ in 0..20 {
+        let mut client = Client::to(seen.server.addr);
+        let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &answer.repeat(40)].concat();
+        let _ = client.stream.write_all(&bytes);
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        client.rest();
+        seen.get("/a/nonsense", "").expect(404);
+    }
+    let dropped = seen.metrics()["segue_log_dropped_total"];
+    let seconds = began.elapsed().as_secs() as usize + 2;
+    let log = seen.log();
+    let theirs = log.lines().filter(|line| line.contains("h2::")).count();
+    assert!((1..=10 * seconds).contains(&theirs), "{theirs} of 800 lines in {seconds} s:\n{log:.2000}");
+    assert!(dropped > 0.0 || theirs < 20, "what is left out is counted");
+    assert_eq!(log.lines().filter(|line| line.contains("/a/nonsense")).count(), 20, "{log:.2000}");
+}
+
+#[test]
 fn cmcd_is_counted_and_changes_nothing() {
     let seen = Seen::start(&[OPEN]);
     let path = seen.segment(0);
@@ -261,8 +305,10 @@ fn a_storm_of_errors_leaves_a_few_lines_and_a_count() {
     client.request("GET", &seen.segment(0), "").expect(200);
     let mut suppressed = 0.0;
     until(|| {
+        // Counted behind the answers: until it stands still.
+        let before = suppressed;
         suppressed = seen.metrics()["segue_log_access_suppressed_total"];
-        suppressed > 0.0
+        suppressed > 0.0 && suppressed == before
     });
     let lines = seen.log().lines().filter(|line| line.contains("GET /a/")).count();
     assert_eq!(lines as f64 + suppressed, 100.0, "and none for the answer that went well");

@@ -179,6 +179,38 @@ fn both_protocols_answer_over_tls_as_they_do_without() {
 }
 
 #[test]
+fn crooked_heads_are_refused_over_tls_as_without() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let served = serve(Setup::default());
+    let config = client(served.pair.root(), &[&TLS13], &[]);
+    let path = served.bench.a("aac/96/00001.mp4");
+    let good = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let crooked = |line: &str, lines: &str| format!("{line}\r\nHost: x\r\n{lines}\r\n");
+    for (what, status) in [
+        (crooked(&format!("GET {path} HTTP/1.2"), "Connection: close\r\n"), "200 OK"),
+        (crooked(&format!("GET {path} HTTP/2.0"), ""), "505 HTTP Version Not Supported"),
+        (crooked(&format!("GET {path}#x HTTP/1.1"), ""), "400 Bad Request"),
+        (crooked(&format!("GET {path} HTTP/1.1"), "Content-Length: 5\r\nContent-Length: 5\r\n"), "400 Bad Request"),
+        (crooked(&format!("GET {path} HTTP/1.1"), "Content-Length: 18446744073709551615\r\n"), "400 Bad Request"),
+        (crooked("GET  / HTTP/1.1", ""), "400 Bad Request"),
+    ] {
+        for before in ["", &good] {
+            let answer = block_on(async {
+                let mut stream = served.connect(&config).await.unwrap();
+                stream.write_all(format!("{before}{what}").as_bytes()).await.unwrap();
+                let mut answer = vec![];
+                let _ = stream.read_to_end(&mut answer).await; // reset once everything has been said, perhaps
+                String::from_utf8_lossy(&answer).into_owned()
+            });
+            let last = &answer[answer.rfind("HTTP/1.1 ").expect("an answer")..];
+            assert!(last.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{what}: {last:.300}");
+            let lower = last.to_ascii_lowercase();
+            assert!(lower.contains("x-content-type-options: nosniff") && lower.contains("connection: close"), "{what}");
+        }
+    }
+}
+
+#[test]
 fn a_client_that_only_knows_chacha_gets_it() {
     let served = serve(Setup::default());
     let mut provider = aws_lc_rs::default_provider();
