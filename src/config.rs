@@ -20,6 +20,9 @@ use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 
 mod explain;
+mod work;
+
+pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
 /// The largest configuration or key file we read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -40,6 +43,14 @@ pub struct Config {
     pub transcode: Transcode,
     /// Where sources given by URL may be read from.
     pub sources: Sources,
+    /// The database.
+    pub database: Database,
+    /// The pool that transcodes.
+    pub worker: Worker,
+    /// The control API.
+    pub api: Api,
+    /// Signed callbacks about jobs.
+    pub callbacks: Callbacks,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -249,6 +260,10 @@ impl Default for Config {
             origin: Origin::default(),
             transcode: Transcode::default(),
             sources: Sources::default(),
+            database: Database::default(),
+            worker: Worker::default(),
+            api: Api::default(),
+            callbacks: Callbacks::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -333,7 +348,9 @@ impl Config {
     /// `Usage` naming the file and line, or the variable, that cannot be read.
     pub fn load(file: Option<&Path>) -> Result<Config> {
         // Other people's variables may hold any bytes; ours would not be what they look like.
-        let ours = |name: &str| name.starts_with("SEGUE_") || name.starts_with("OTEL_") || name == "PORT";
+        let ours = |name: &str| {
+            name.starts_with("SEGUE_") || name.starts_with("OTEL_") || ["PORT", "DATABASE_URL"].contains(&name)
+        };
         let mut variables = Vec::new();
         for (name, value) in std::env::vars_os() {
             match (name.into_string(), value.into_string()) {
@@ -360,6 +377,7 @@ impl Config {
                 match name.strip_prefix("SEGUE_") {
                     Some(path) => overlay(tree, path, &value),
                     None if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
+                    None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
                     None => {}
                 }
             }
@@ -453,6 +471,10 @@ impl Config {
         #[cfg(feature = "transcode")]
         problems.extend(self.source_problems());
         problems.extend(self.token_problems());
+        problems.extend(self.database.problems());
+        problems.extend(self.worker.problems());
+        problems.extend(self.api.problems());
+        problems.extend(self.callbacks.problems());
         problems
     }
 
@@ -584,6 +606,8 @@ impl Config {
         if let Some(url) = collector {
             *url = redact::text(url).into_owned(); // it may hold a password
         }
+        shown.database.mask();
+        shown.callbacks.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
     }
 

@@ -20,6 +20,12 @@ pub mod origin;
 // ── control plane ──
 pub mod tracks;
 
+#[cfg(feature = "control")]
+pub mod jobs;
+
+#[cfg(feature = "control")]
+pub mod db;
+
 #[cfg(feature = "transcode")]
 pub mod transcode;
 
@@ -27,6 +33,9 @@ pub mod publish;
 
 #[cfg(feature = "transcode")]
 pub mod demo;
+
+#[cfg(feature = "control")]
+pub mod workers;
 
 pub mod admin;
 

@@ -23,6 +23,17 @@ use crate::tracks::{self, Track};
 /// # Errors
 /// `Internal` when the package is not whole or the disk refuses; the track shows what it showed before.
 pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+    let track = place(store, staging, id, title, index)?;
+    tracks::write(store, &track)?;
+    Ok(track)
+}
+
+/// All of `to_store` but its last step: the version is whole, and the track does not show it yet. Returns the
+/// record that would make it.
+///
+/// # Errors
+/// As `to_store`.
+pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
     show(store, staging, id, title, index)
 }
@@ -81,7 +92,7 @@ pub fn sweep_interim(store: &LocalStore, kept: Duration) -> Result<usize> {
 
 fn show(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     let version = store.publish(staging, id, index)?;
-    let track = Track {
+    Ok(Track {
         id,
         title: title.to_owned(),
         version,
@@ -89,9 +100,7 @@ fn show(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &
         rate: index.source.rate,
         flac: index.has(Family::Flac),
         lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
-    };
-    tracks::write(store, &track)?;
-    Ok(track)
+    })
 }
 
 /// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per

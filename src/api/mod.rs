@@ -1,6 +1,10 @@
 //! The control routes. In: requests that are not media, handed over by the public listener. Out:
 //! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
 
+pub mod keys;
+mod problem;
+pub mod transcodes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

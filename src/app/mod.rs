@@ -32,11 +32,15 @@ use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
 
+#[cfg(feature = "control")]
+pub mod database;
 #[cfg(all(feature = "control", feature = "transcode"))]
 mod demo;
 #[cfg(feature = "control")]
 mod pages;
 mod tls;
+#[cfg(feature = "control")]
+mod work;
 
 /// Requests that may wait for the control runtime before the cores answer 503.
 const HANDOVER_WAITING_MAX: usize = 1024;
@@ -48,6 +52,8 @@ pub struct Roles {
     pub pages: bool,
     /// Make a demo track when there is none.
     pub demo: bool,
+    /// Work on the queue beside that.
+    pub work: bool,
 }
 
 /// Everything that tokens are checked against, ready to use.
@@ -163,12 +169,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let metrics = telemetry::start_metrics()?;
     let (trigger, shutdown) = shutdown::channel();
 
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context(|| "cannot start the control runtime")?;
+    let control = control_runtime()?;
     // Before anybody hears that we listen: a signal that comes right then shall drain, not kill.
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
     // Before anything is made: a server that cannot listen leaves no data directory behind.
@@ -183,6 +184,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     #[cfg(feature = "control")]
     let blocks = origin.blocks();
     let pages = roles.pages && cfg!(feature = "control");
+    #[cfg(feature = "control")]
+    let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
     let server =
         server::start(&server_options(config, certificate.clone()), origin, pages.then_some(to_control), &shutdown)?;
@@ -201,7 +204,13 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     #[cfg(feature = "control")]
     let pages = {
         let beside = (control.handle(), from_cores);
-        pages::start(config, (&store, blocks), readiness, roles, beside, server.local_addr())?
+        let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
+        pages::start(config, (&store, blocks, queue), readiness, roles, beside, server.local_addr())?
+    };
+    #[cfg(feature = "control")]
+    let working = match &db {
+        Some(db) if roles.work => Some(work::start(config, (db, &store), false, &shutdown, control.handle()).0),
+        _ => None,
     };
     #[cfg(not(feature = "control"))]
     drop((from_cores, roles)); // the cores answer 404 for what is not media
@@ -214,11 +223,84 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     control.spawn(stop_on_second_signal(Arc::clone(&trigger)));
     #[cfg(feature = "control")]
     drop(pages); // stops and waits for a transcode that is still running
+    #[cfg(feature = "control")]
+    control.block_on(handed_back(working, &shutdown, config));
     let joined = server.join(); // the cores end when their connections have, or at the deadline
+    #[cfg(feature = "control")]
+    if let Some(db) = db {
+        control.block_on(close(db)); // nobody asks it any more
+    }
     trigger.advance(Phase::Now);
     control.shutdown_timeout(Duration::from_secs(2));
     tracing::info!("stopped");
     joined
+}
+
+fn control_runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
+    runtime.context(|| "cannot start the control runtime")
+}
+
+/// Runs the pool alone: no public listener, health and metrics only, until it is asked to stop and has
+/// handed back what it had.
+///
+/// # Errors
+/// As `serve`; `Unavailable` when the database does not answer.
+#[cfg(feature = "control")]
+pub fn work(config: &Config) -> Result<()> {
+    let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
+    let metrics = telemetry::start_metrics()?;
+    let (trigger, shutdown) = shutdown::channel();
+    let control = control_runtime()?;
+    let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
+    let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
+    let store = LocalStore::open(&config.store_dir()).map_err(|error| advised(error, &config.data, "--data"))?;
+    let db = control.block_on(database::open(config))?;
+    let (working, reachable) = work::start(config, (&db, &store), true, &shutdown, control.handle());
+    say(format_args!(
+        "working on the queue in {}",
+        if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" }
+    ));
+    say(format_args!("admin on http://{} (/metrics, /livez, /readyz)", local_addr(&admin)?));
+    let (store_check, store_readable) = store_check();
+    let database_check: admin::Check =
+        Box::new(move || (!reachable.load(Ordering::Relaxed)).then_some("database_unreachable"));
+    let readiness = Readiness::new(shutdown.clone(), vec![store_check, database_check]);
+    control.spawn(serve_admin(admin, admin::routes(readiness, metrics.clone()), shutdown.clone()));
+    control.spawn(look_around(metrics, config.store_dir(), store_readable));
+    let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
+    sweeper.context(|| "cannot start the sweeper")?;
+    control.block_on(asked_to_stop);
+    tracing::info!(drain_s = config.server.drain_s, "handing back; a second signal stops at once");
+    trigger.advance(Phase::Draining);
+    let trigger = Arc::new(trigger);
+    control.spawn(stop_on_second_signal(Arc::clone(&trigger)));
+    control.block_on(async {
+        handed_back(Some(working), &shutdown, config).await;
+        close(db).await;
+    });
+    trigger.advance(Phase::Now);
+    control.shutdown_timeout(Duration::from_secs(2));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits until leases are handed back, for as long as answers may take, or until somebody wants it to stop at once.
+#[cfg(feature = "control")]
+async fn handed_back(working: Option<work::Working>, shutdown: &Shutdown, config: &Config) {
+    let Some(working) = working else { return };
+    let mut now = shutdown.clone();
+    tokio::select! {
+        () = working.ended(Duration::from_secs(config.server.drain_s)) => {}
+        () = now.reached(Phase::Now) => {}
+    }
+}
+
+/// Closes the database; one that does not answer is left behind.
+#[cfg(feature = "control")]
+async fn close(db: crate::db::Db) {
+    let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
 }
 
 fn telemetry_options(config: &Config) -> telemetry::Options {

@@ -11,10 +11,14 @@ use tower::ServiceExt as _;
 use super::demo;
 use super::{Roles, links};
 use crate::admin::{self, Readiness};
+use crate::api::keys::Keys;
+use crate::api::transcodes::{self, Queue};
 use crate::api::{self, App};
 use crate::base::Result;
 use crate::base::clock::Clock;
+use crate::base::shutdown::Shutdown;
 use crate::config::Config;
+use crate::db::Db;
 use crate::origin::blocks::Blocks;
 use crate::server::{Body, handover};
 use crate::store::LocalStore;
@@ -28,7 +32,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks): (&LocalStore, Arc<Blocks>),
+    (store, blocks, queue): (&LocalStore, Arc<Blocks>, Option<Arc<Queue>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -43,12 +47,32 @@ pub(super) fn start(
 
     let links = links(config)?;
     let app = App { store: store.clone(), links, blocks, clock: Clock::System, demo: demo_page };
-    let routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
+    let mut routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
+    if let Some(queue) = queue {
+        routes = routes.merge(transcodes::routes(queue));
+    }
     let routes = admin::observed(routes);
     runtime.spawn(answer(from_cores, routes));
     Ok(Running {
         #[cfg(feature = "transcode")]
         _demo: demo.map(|demo| demo.start(config, addr)).transpose()?,
+    })
+}
+
+/// What the routes of the queue need.
+pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue> {
+    let api = &config.api;
+    Arc::new(Queue {
+        db: db.clone(),
+        keys: Keys::new(api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str()))),
+        source_dirs: api.source_dirs.clone(),
+        #[cfg(feature = "transcode")]
+        transcode: super::transcode_options(config),
+        callback_secrets: config.callbacks.secrets.clone(),
+        failures_max: config.worker.failures_max,
+        clock: Clock::System,
+        shutdown: shutdown.clone(),
+        streams: Arc::new(tokio::sync::Semaphore::new(transcodes::STREAMS_MAX)),
     })
 }
 

@@ -28,10 +28,56 @@ impl Clock {
         }
     }
 
+    /// Microseconds since 1970-01-01 UTC, as the database keeps them.
+    pub fn unix_us(&self) -> i64 {
+        match self {
+            Clock::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64),
+            Clock::Sim(now) => now.load(Ordering::Relaxed) as i64 * 1_000_000,
+        }
+    }
+
     /// Moves a simulated clock forward; the system clock does not listen.
     pub fn advance(&self, seconds: u64) {
         if let Clock::Sim(now) = self {
             now.fetch_add(seconds, Ordering::Relaxed);
         }
+    }
+}
+
+/// A time in microseconds since 1970 as RFC 3339, UTC, to the millisecond.
+pub fn rfc3339(unix_us: i64) -> String {
+    let (days, us) = (unix_us.div_euclid(86_400_000_000), unix_us.rem_euclid(86_400_000_000));
+    let (year, month, day) = civil(days);
+    let (s, ms) = (us / 1_000_000, us / 1_000 % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// The date of a day since 1970-01-01 in the Gregorian calendar. Eras of 400 years have 146,097 days each;
+/// years begin in March, so that a leap day is a year's last.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let from_era = days + 719_468;
+    let (era, day) = (from_era.div_euclid(146_097), from_era.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        let check = |unix_s: i64, text: &str| assert_eq!(rfc3339(unix_s * 1_000_000), text);
+        check(0, "1970-01-01T00:00:00.000Z");
+        check(951_782_399, "2000-02-28T23:59:59.000Z");
+        check(951_782_400, "2000-02-29T00:00:00.000Z");
+        check(1_700_000_000, "2023-11-14T22:13:20.000Z");
+        check(4_107_542_400, "2100-03-01T00:00:00.000Z");
+        check(-1, "1969-12-31T23:59:59.000Z");
+        assert_eq!(rfc3339(1_234), "1970-01-01T00:00:00.001Z");
     }
 }

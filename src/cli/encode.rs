@@ -470,7 +470,7 @@ fn progress_bar(file: &Path) -> ProgressBar {
     ProgressBar::new(0).with_style(style).with_message(name)
 }
 
-fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
+pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     let Some(path) = path else { return Ok(Ladder::default_audio()) };
     let name = path.display();
     let text = text::read(path, LADDER_BYTES_MAX).map_err(|cause| match cause.kind() {
@@ -497,7 +497,7 @@ fn preview_start(text: &str) -> Result<u64, String> {
     }
 }
 
-fn title_of(file: &Path) -> String {
+pub(super) fn title_of(file: &Path) -> String {
     let name = Input::from(file).file_name();
     let stem = Path::new(&name).file_stem().unwrap_or_default().to_string_lossy();
     // File names may hold line breaks; titles stand in lists and pages.

@@ -5,6 +5,8 @@ mod blocks;
 mod config_cmd;
 #[cfg(feature = "transcode")]
 mod encode;
+#[cfg(feature = "control")]
+mod jobs;
 mod serve;
 mod sign;
 
@@ -51,6 +53,17 @@ enum Command {
     Unblock(blocks::UnblockArgs),
     /// List the tracks that are not served.
     Blocks(blocks::BlocksArgs),
+    /// Look after the transcoding queue: list, show, retry, cancel, enqueue.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// Bring the database up to date; servers do so themselves when they start.
+    #[cfg(feature = "control")]
+    Migrate(jobs::MigrateArgs),
+    /// Make keys for the control API.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    Key(jobs::KeyCommand),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -155,6 +168,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Block(args) => blocks::block(&args),
         Command::Unblock(args) => blocks::unblock(&args),
         Command::Blocks(args) => blocks::list(&args),
+        #[cfg(feature = "control")]
+        Command::Jobs(command) => jobs::run(&command),
+        #[cfg(feature = "control")]
+        Command::Migrate(args) => jobs::migrate(&args),
+        #[cfg(feature = "control")]
+        Command::Key(command) => jobs::key(&command),
         Command::Config(command) => config_cmd::run(&command),
         #[cfg(feature = "transcode")]
         Command::Pipelines(command) => encode::pipelines(&command),

@@ -30,10 +30,16 @@ pub(super) struct ServeArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
-    /// Media, pages and aliases.
+    /// Everything in one process.
     All,
     /// Media only.
     Origin,
+    /// Pages, aliases and the control API, beside media; works on no job.
+    #[cfg(feature = "control")]
+    Api,
+    /// Works on jobs; no public listener.
+    #[cfg(feature = "control")]
+    Worker,
 }
 
 /// Names are not looked up: which of a name's addresses should be listened on?
@@ -54,12 +60,26 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let demo = args.demo;
     #[cfg(not(feature = "transcode"))]
     let demo = false;
-    let roles = Roles { pages: matches!(args.role, Role::All), demo };
+    let (pages, work) = match args.role {
+        Role::All => (true, true),
+        Role::Origin => (false, false),
+        #[cfg(feature = "control")]
+        Role::Api => (true, false),
+        #[cfg(feature = "control")]
+        Role::Worker => (false, true),
+    };
     if demo && config.profile == Profile::Production {
         return Err(crate::base::Error::usage("--demo is for the dev profile; leave it away in production"));
     }
-    if demo && !roles.pages {
-        return Err(crate::base::Error::usage("--demo is a page, which --role origin does not serve; leave one away"));
+    if demo && !pages {
+        let role = if work { "worker" } else { "origin" };
+        return Err(crate::base::Error::usage(format!(
+            "--demo is a page, which --role {role} does not serve; leave one away"
+        )));
     }
-    app::serve(&config, roles)
+    #[cfg(feature = "control")]
+    if matches!(args.role, Role::Worker) {
+        return app::work(&config);
+    }
+    app::serve(&config, Roles { pages, demo, work })
 }

@@ -121,7 +121,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db/"]),
     (&["aws_sdk_s3"], &["store/s3.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
-    (&["rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs"]),
+    (&["rustls", "tokio_rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs", "workers/callbacks.rs"]),
     (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];
 
@@ -142,6 +142,39 @@ fn each_door_is_used_only_where_it_stands() {
         }
     }
     assert!(broken.is_empty(), "doors used elsewhere:\n{}", broken.join("\n"));
+}
+
+/// What a statement of SQL looks like; string literals count here, comments do not.
+fn is_sql(line: &str) -> bool {
+    let line = line.split("//").next().unwrap_or_default().to_lowercase();
+    let has = |words: &[&str]| {
+        let mut rest = line.as_str();
+        words.iter().all(|word| match rest.find(word) {
+            Some(at) => {
+                rest = &rest[at + word.len()..];
+                true
+            }
+            None => false,
+        })
+    };
+    [&["select ", " from "][..], &["insert into "], &["update ", " set "], &["delete from "], &["create table "]]
+        .into_iter()
+        .any(has)
+}
+
+#[test]
+fn sql_is_only_in_db() {
+    let mut broken = Vec::new();
+    for source in sources().into_iter().filter(|source| source.module != "db") {
+        let text = fs::read_to_string(root().join("src").join(&source.path)).unwrap();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.contains('"') && is_sql(line)) {
+            broken.push(format!("src/{}:{}: {}", source.path.display(), number + 1, line.trim()));
+        }
+    }
+    assert!(broken.is_empty(), "SQL outside src/db:\n{}", broken.join("\n"));
+    assert!(
+        is_sql("tx.all(\"select id from job\")") && is_sql("\"UPDATE job SET x\"") && !is_sql("// select a from b")
+    );
 }
 
 /// Whether `word` stands in `line` and is not the tail of a longer name.

@@ -61,6 +61,13 @@ pub const BITS_PER_SECOND: Scale = Scale {
     per_unit: 1.0,
 };
 
+/// 0.5 … 500 times real time, recorded in thousandths.
+pub const FACTOR: Scale = Scale {
+    bounds: &[500, 1_000, 2_000, 5_000, 10_000, 15_000, 20_000, 30_000, 50_000, 75_000, 100_000, 200_000, 500_000],
+    times: 1.0,
+    per_unit: 1e3,
+};
+
 /// One histogram; lives as long as the process.
 #[derive(Debug)]
 pub struct Histogram {

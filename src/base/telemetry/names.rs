@@ -63,6 +63,26 @@ pub const IO_URING: &str = "segue_origin_io_uring";
 /// Control requests answered, by `route` template and `class` of status.
 pub const CONTROL_SECONDS: &str = "segue_control_request_seconds";
 
+/// Jobs whose time has come and that wait, by `priority`; -1 while the queue cannot be read.
+pub const JOBS_QUEUED: &str = "segue_jobs_queued";
+/// Seconds that the oldest of them waits, by `priority`.
+pub const JOBS_OLDEST: &str = "segue_jobs_oldest_age_seconds";
+/// Jobs that run, on any worker.
+pub const JOBS_RUNNING: &str = "segue_jobs_running";
+/// Jobs that failed for good and wait for a person.
+pub const JOBS_DEAD: &str = "segue_jobs_dead";
+/// Attempts of this process that ended, by `outcome`: `succeeded`, `failed`, `refused`, `cancelled`,
+/// `handed_back`, `lost`.
+pub const JOB_ATTEMPTS: &str = "segue_job_attempts_total";
+/// … of them, those that failed or were refused, by `reason`: `input`, `missing`, `stalled`, `lost`, `internal`.
+pub const JOB_FAILURES: &str = "segue_job_failures_total";
+/// Seconds of media that a transcode made in a second.
+pub const TRANSCODE_FACTOR: &str = "segue_transcode_realtime_factor";
+/// Tries to deliver a callback, by `outcome`: `delivered`, `failed`.
+pub const CALLBACKS: &str = "segue_callback_tries_total";
+/// Callbacks that wait to be delivered.
+pub const CALLBACKS_WAITING: &str = "segue_callbacks_waiting";
+
 /// Requests with CMCD, by `sf` (streaming format) and `ot` (object type).
 pub const CMCD_REQUESTS: &str = "segue_cmcd_requests_total";
 /// … of them, those that said that the player had run dry (`bs`).
@@ -128,6 +148,19 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, BLOCKS_FAILURES, "Times the origin could not learn which tracks are blocked."),
     (Kind::Gauge, IO_URING, "1 when cold files are read by io_uring, 0 when by threads."),
     (Kind::Histogram, CONTROL_SECONDS, "Seconds to answer a control request, by route template and status class."),
+    (
+        Kind::Gauge,
+        JOBS_QUEUED,
+        "Jobs whose time has come and that wait, by priority; -1 while the queue cannot be read.",
+    ),
+    (Kind::Gauge, JOBS_OLDEST, "Seconds that the oldest waiting job has waited, by priority."),
+    (Kind::Gauge, JOBS_RUNNING, "Jobs that run, on any worker."),
+    (Kind::Gauge, JOBS_DEAD, "Jobs that failed for good and wait for a person."),
+    (Kind::Counter, JOB_ATTEMPTS, "Attempts of this process that ended, by outcome."),
+    (Kind::Counter, JOB_FAILURES, "Attempts of this process that failed or were refused, by reason."),
+    (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
+    (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
+    (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
     (Kind::Counter, CMCD_REQUESTS, "Answered requests with CMCD, by streaming format and object type."),
     (Kind::Counter, CMCD_STARVED, "CMCD bs: the player had run dry before this request."),
     (Kind::Counter, CMCD_STARTUP, "CMCD su: needed urgently to start, seek or recover."),

@@ -1,0 +1,445 @@
+//! `/api/v1/transcodes`: other programs put work into the queue and watch it.
+//!
+//! Everything needs an API key, and a key sees the jobs it enqueued and no others. Thin: decode, call the
+//! queue, encode.
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use http_body_util::channel::{Channel, Sender};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::keys::Keys;
+use super::problem::Problem;
+use crate::base::clock::Clock;
+use crate::base::id::TrackId;
+use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::{Error, Result};
+use crate::db::Db;
+use crate::db::jobs::{Asked, Enqueued, Filter, PAGE_MAX};
+use crate::hls::ladder::Ladder;
+use crate::jobs::transcode::{Wish, track_for};
+use crate::jobs::{self, Job, JobId, view};
+use crate::tracks;
+
+/// What the routes need.
+#[derive(Debug)]
+pub struct Queue {
+    /// Where jobs are.
+    pub db: Db,
+    /// Who may ask.
+    pub keys: Keys,
+    /// Directories whose files may be named.
+    pub source_dirs: Vec<PathBuf>,
+    /// Which URLs may be named.
+    #[cfg(feature = "transcode")]
+    pub transcode: crate::transcode::Options,
+    /// Secrets that sign callbacks: without one there are no callbacks.
+    pub callback_secrets: Vec<String>,
+    /// Failed attempts that make a job dead.
+    pub failures_max: u32,
+    /// Times of jobs.
+    pub clock: Clock,
+    /// Streams of events end when the process drains.
+    pub shutdown: Shutdown,
+    /// Streams that may be open.
+    pub streams: Arc<Semaphore>,
+}
+
+/// Streams of events open at most: each asks the database twice a second.
+pub const STREAMS_MAX: usize = 64;
+/// The largest request, in bytes: a wish has some hundreds.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// How often a stream looks for news.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Silence after which a stream says that it still lives: balancers close what is silent for 30 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The longest a stream lasts; its reader comes back and goes on where it was.
+const STREAM_MAX: Duration = Duration::from_secs(600);
+
+/// The routes.
+pub fn routes(queue: Arc<Queue>) -> Router {
+    Router::new()
+        .route("/api/v1/transcodes", post(create).get(list))
+        .route("/api/v1/transcodes/{id}", get(show).delete(cancel))
+        .route("/api/v1/transcodes/{id}/retry", post(retry))
+        .route("/api/v1/transcodes/{id}/events", get(events))
+        .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
+        .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
+        .route("/api/{*rest}", any(no_such_route))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(queue)
+}
+
+type Answer = std::result::Result<Response, Problem>;
+
+/// A request's body, or why there is none.
+type Sent = std::result::Result<Bytes, BytesRejection>;
+
+fn wrong_query(cause: &QueryRejection) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", cause.body_text())
+}
+
+async fn no_such_route() -> Problem {
+    Problem::not_found()
+}
+
+async fn wrong_method() -> Problem {
+    let title = "There is no such method here";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
+}
+
+/// Reads a JSON body.
+fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
+    let body = body
+        .map_err(|cause| Problem::new(cause.status(), "body-invalid", "The body cannot be read", cause.body_text()))?;
+    serde_json::from_slice(&body).map_err(|cause| {
+        Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", cause.to_string())
+    })
+}
+
+/// What somebody asks for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asks {
+    /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
+    source: String,
+    title: Option<String>,
+    track: Option<TrackId>,
+    /// `audio`, the built-in plan.
+    ladder: Option<String>,
+    priority: Option<u8>,
+    callback: Option<String>,
+}
+
+/// `POST /api/v1/transcodes`.
+async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent) -> Answer {
+    let client = client(&queue, &headers)?.to_owned();
+    let key = idempotency_key(&headers)?;
+    let asks: Asks = read(body)?;
+    let wish = wish(&queue, &client, &key, asks).await?;
+    let priority = wish.1;
+    let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
+    let (status, id) = match queue.db.enqueue(&new, queue.clock.unix_us()).await? {
+        Enqueued::New(id) => (StatusCode::ACCEPTED, id),
+        Enqueued::Known(id) => (StatusCode::OK, id),
+        Enqueued::Conflict(id) => {
+            return Err(Problem::unprocessable(
+                "idempotency-key-reused",
+                "This idempotency key belongs to another request",
+                format!("it was used for {id}; use another key for another wish"),
+            ));
+        }
+    };
+    let job = find(&queue, &client, id.as_str()).await?;
+    let mut response = (status, axum::Json(view::job(&job, queue.clock.unix_us()))).into_response();
+    let location = format!("/api/v1/transcodes/{id}");
+    response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(location).expect("ids are ASCII"));
+    Ok(no_store(response))
+}
+
+/// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
+async fn list(
+    State(queue): State<Arc<Queue>>,
+    headers: HeaderMap,
+    page: std::result::Result<Query<Page>, QueryRejection>,
+) -> Answer {
+    let client = client(&queue, &headers)?.to_owned();
+    let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
+    let before = page.before.as_deref().map(|id| JobId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
+    let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
+    let filter = Filter { before, limit, client: Some(client), ..Filter::default() };
+    let jobs = queue.db.jobs(&filter).await?;
+    let next = (jobs.len() == limit as usize).then(|| jobs.last().map(|job| job.id.clone())).flatten();
+    let now_us = queue.clock.unix_us();
+    let items: Vec<_> = jobs.iter().map(|job| view::job(job, now_us)).collect();
+    Ok(no_store(axum::Json(json!({ "items": items, "next": next })).into_response()))
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+/// `GET /api/v1/transcodes/{id}`.
+async fn show(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    Ok(no_store(axum::Json(view::job(&job, queue.clock.unix_us())).into_response()))
+}
+
+/// `DELETE /api/v1/transcodes/{id}`: cancels.
+async fn cancel(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    asked(&queue, &job, queue.db.cancel(&job.id, queue.clock.unix_us()).await?).await
+}
+
+/// `POST /api/v1/transcodes/{id}/retry` with `{}` or `{"rungs":["aac/96"]}`.
+async fn retry(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>, body: Sent) -> Answer {
+    #[derive(Deserialize, Default)]
+    #[serde(deny_unknown_fields)]
+    struct Retry {
+        rungs: Option<Vec<String>>,
+    }
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
+    let Retry { rungs } = if nothing { Retry::default() } else { read(body)? };
+    Wish::decode(&job.input)?
+        .ladder_of(rungs.as_deref())
+        .map_err(|error| Problem::unprocessable("rung-unknown", "There is no such rung", error.chain()))?;
+    asked(&queue, &job, queue.db.retry(&job.id, rungs.as_deref(), queue.clock.unix_us()).await?).await
+}
+
+async fn asked(queue: &Queue, job: &Job, asked: Asked) -> Answer {
+    match asked {
+        Asked::Done | Asked::Told => {
+            let job = queue.db.job(&job.id).await?.ok_or_else(Problem::not_found)?;
+            let body = axum::Json(view::job(&job, queue.clock.unix_us()));
+            Ok(no_store((StatusCode::ACCEPTED, body).into_response()))
+        }
+        Asked::Not(state) => {
+            let detail = format!("{} is {}", job.id, state.as_str());
+            Err(Problem::new(
+                StatusCode::CONFLICT,
+                "state",
+                "The job does not stand so that this could be done",
+                detail,
+            ))
+        }
+        Asked::Unknown => Err(Problem::not_found()),
+    }
+}
+
+/// `GET /api/v1/transcodes/{id}/callbacks`: what was sent, and what came of it.
+async fn callbacks(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let items = queue.db.deliveries(&job.id).await?;
+    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+}
+
+/// `POST /api/v1/transcodes/{id}/callbacks/redeliver`: those that were not delivered, again.
+async fn redeliver(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let again = queue.db.redeliver(&job.id, false, queue.clock.unix_us()).await?;
+    Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
+}
+
+/// `GET /api/v1/transcodes/{id}/events`: server-sent events. Each has the number of the job's event as its
+/// id, so that a reader who lost the connection goes on behind it (`Last-Event-ID`). Progress has no id: it
+/// is only worth knowing while it is true.
+async fn events(
+    State(queue): State<Arc<Queue>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    from: std::result::Result<Query<Since>, QueryRejection>,
+) -> Answer {
+    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let Query(from) = from.map_err(|cause| wrong_query(&cause))?;
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let after: i64 = last.or(from.after).unwrap_or(0);
+    // 204 tells a browser not to come back (HTML, "Server-sent events", §9.2.3).
+    if job.state.is_final() && queue.db.events(&job.id, after, 1).await?.is_empty() {
+        return Ok(no_store(StatusCode::NO_CONTENT.into_response()));
+    }
+    let permit = Arc::clone(&queue.streams).try_acquire_owned().map_err(|_| {
+        let detail = format!("{STREAMS_MAX} streams are open; poll the job instead, or try again");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many streams", detail)
+    })?;
+    let (sender, body) = Channel::<Bytes, std::io::Error>::new(8);
+    // Not joined: it ends when the reader leaves, the job ends, the process drains, or after `STREAM_MAX`.
+    tokio::spawn(async move {
+        if let Err(error) = stream(&queue, &job.id, after, sender, permit).await {
+            tracing::warn!(error = error.chain(), "a stream of events ended early");
+        }
+    });
+    let response = ([(header::CONTENT_TYPE, "text/event-stream"), (header::VARY, "Last-Event-ID")], Body::new(body));
+    Ok(no_store(response.into_response()))
+}
+
+#[derive(Debug, Deserialize)]
+struct Since {
+    after: Option<i64>,
+}
+
+async fn stream(
+    queue: &Queue,
+    id: &JobId,
+    mut after: i64,
+    mut to: Sender<Bytes, std::io::Error>,
+    _permit: OwnedSemaphorePermit,
+) -> Result<()> {
+    let mut shutdown = queue.shutdown.clone();
+    let until = Instant::now() + STREAM_MAX;
+    let mut said = Instant::now();
+    let mut told = None;
+    let mut text = "retry: 1000\n\n".to_owned();
+    loop {
+        // The job is read before its events: what ends it is then among them.
+        let Some(job) = queue.db.job(id).await? else { return Ok(()) };
+        let events = queue.db.events(id, after, PAGE_MAX).await?;
+        let more = events.len() == PAGE_MAX as usize;
+        for event in events {
+            after = event.seq;
+            text.push_str(&format!("id: {}\nevent: {}\ndata: {}\n\n", event.seq, event.event, view::event(&event)));
+        }
+        let progress = job.progress().map(|progress| (progress * 1000.0) as u32);
+        if progress != told && job.state == jobs::State::Leased {
+            told = progress;
+            let eta_s = job.eta_s(queue.clock.unix_us()).map(f64::round);
+            let data = json!({ "progress": job.progress(), "eta_s": eta_s });
+            text.push_str(&format!("event: progress\ndata: {data}\n\n"));
+        }
+        if text.is_empty() && said.elapsed() >= KEEP_ALIVE {
+            text.push_str(": still here\n\n");
+        }
+        if !text.is_empty() {
+            said = Instant::now();
+            if to.send_data(Bytes::from(std::mem::take(&mut text))).await.is_err() {
+                return Ok(()); // the reader left
+            }
+        }
+        if (job.state.is_final() && !more) || Instant::now() >= until {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY), if !more => {}
+            () = std::future::ready(()), if more => {}
+            () = shutdown.reached(Phase::Draining) => return Ok(()),
+        }
+    }
+}
+
+/// Whose request it is.
+fn client<'a>(queue: &'a Queue, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
+    if queue.keys.is_empty() {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no-api-keys",
+            "Nobody may use this API yet",
+            "the operator has to add a key to api.keys: `segue key create` makes one",
+        ));
+    }
+    queue.keys.whose(headers).ok_or_else(|| {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "An API key is needed",
+            "send Authorization: Bearer sgk_… with a key that is in api.keys",
+        )
+    })
+}
+
+/// A job of this client; anybody else's does not exist.
+async fn find(queue: &Queue, client: &str, id: &str) -> std::result::Result<Job, Problem> {
+    let id = JobId::decode(id).ok_or_else(Problem::not_found)?;
+    let job = queue.db.job(&id).await?;
+    job.filter(|job| job.client == client).ok_or_else(Problem::not_found)
+}
+
+/// The key of the request: a structured-field string, `"8e03978e"`, or the same without quotes
+/// (draft-ietf-httpapi-idempotency-key-header).
+fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "idempotency-key-missing",
+            "An idempotency key is needed",
+            "send Idempotency-Key: \"…\", a UUID for example; the same key again is the same job",
+        ));
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    jobs::check_idempotency_key(text).map_err(|wrong| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "idempotency-key-invalid",
+            "The idempotency key cannot be used",
+            wrong.chain(),
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
+async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result::Result<(Wish, u8), Problem> {
+    let wrong = |name, title| move |wrong: Error| Problem::unprocessable(name, title, wrong.chain());
+    let priority = asks.priority.unwrap_or(jobs::PRIORITY);
+    if priority > jobs::PRIORITY_MAX {
+        return Err(Problem::unprocessable("priority", "There is no such priority", "give 0 to 9; 9 goes first"));
+    }
+    if asks.ladder.as_deref().is_some_and(|name| name != "audio") {
+        return Err(Problem::unprocessable("ladder", "There is no such ladder", "give audio, or leave it away"));
+    }
+    if let Some(url) = &asks.callback {
+        check_callback(url, &queue.callback_secrets).map_err(wrong("callback", "The callback cannot be used"))?;
+    }
+    let source = source(queue, asks.source).await?.map_err(wrong("source", "The source cannot be used"))?;
+    let title = asks.title.unwrap_or_else(|| {
+        let path = source.split(['?', '#']).next().unwrap_or_default();
+        let stem = FsPath::new(path).file_stem().unwrap_or_default().to_string_lossy();
+        stem.replace(char::is_control, " ").chars().take(tracks::TITLE_CHARS_MAX).collect()
+    });
+    tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
+    let track = asks.track.unwrap_or_else(|| track_for(client, key));
+    Ok((Wish { source, track, title, ladder: Ladder::default_audio(), callback: asks.callback }, priority))
+}
+
+/// What a worker will read, if it may.
+async fn source(queue: &Queue, source: String) -> Result<Result<String>> {
+    #[cfg(feature = "transcode")]
+    if source.contains("://") {
+        return Ok(crate::transcode::check_input(FsPath::new(&source), &queue.transcode).map(|()| source));
+    }
+    let dirs = queue.source_dirs.clone();
+    let resolved = tokio::task::spawn_blocking(move || resolve(&dirs, &source)).await;
+    resolved.map_err(|cause| Error::internal("a task panicked").because(cause))
+}
+
+/// The file that a source names, links followed, if it lies below one of `dirs`. Blocks.
+fn resolve(dirs: &[PathBuf], source: &str) -> Result<String> {
+    let Some(first) = dirs.first() else {
+        return Err(Error::invalid("no directory is open for sources; the operator sets api.source_dirs"));
+    };
+    // The same words whether a file outside exists or not.
+    let unknown = || Error::invalid(format!("{source} is not a file below a directory of api.source_dirs"));
+    let path = std::fs::canonicalize(first.join(source)).map_err(|_| unknown())?;
+    let inside = dirs.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).any(|dir| path.starts_with(dir));
+    if !inside || !path.is_file() {
+        return Err(unknown());
+    }
+    path.into_os_string().into_string().map_err(|_| unknown())
+}
+
+/// Whether somebody could be told at this URL.
+///
+/// # Errors
+/// `Usage` saying what is wrong with it.
+pub fn check_callback(url: &str, secrets: &[String]) -> Result<()> {
+    if secrets.is_empty() {
+        return Err(Error::usage("callbacks.secrets is unset: nobody could tell our callbacks from forged ones"));
+    }
+    let parsed: axum::http::Uri = url.parse().map_err(|_| Error::usage("it is not a URL; give https://host/path"))?;
+    let scheme = parsed.scheme_str().unwrap_or_default();
+    let authority = parsed.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains('@') || url.len() > 2048 {
+        return Err(Error::usage("it is not an http or https URL without a user; give https://host/path"));
+    }
+    Ok(())
+}
+
+fn no_store(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,103 @@
+//! The queue's side of a serving process: the pool, the janitor, the sampler, the callbacks.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::base::clock::Clock;
+use crate::base::shutdown::Shutdown;
+use crate::config::Config;
+use crate::db::Db;
+use crate::jobs::backoff::Backoff;
+use crate::store::LocalStore;
+use crate::workers::{self, callbacks, janitor};
+
+/// What runs beside requests.
+pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
+
+/// Starts everything that works on the queue, and says where it is seen whether the database answers.
+/// `alone`: no listeners share this machine's cores with it.
+pub(super) fn start(
+    config: &Config,
+    (db, store): (&Db, &LocalStore),
+    alone: bool,
+    shutdown: &Shutdown,
+    runtime: &Handle,
+) -> (Working, Arc<AtomicBool>) {
+    let name = workers::name();
+    let settings = &config.worker;
+    let backoff = Backoff { first: Duration::from_secs(settings.backoff_s), ..Backoff::default() };
+    let mut tasks = Vec::new();
+    #[cfg(feature = "transcode")]
+    {
+        let pool = workers::transcode::Pool::new(
+            db.clone(),
+            store.clone(),
+            pool_options(config, alone, backoff),
+            Clock::System,
+            name.clone(),
+        );
+        tasks.push(("pool", runtime.spawn(pool.run(shutdown.clone()))));
+    }
+    #[cfg(not(feature = "transcode"))]
+    let _ = alone;
+    let tidy = janitor::Options {
+        every: Duration::from_secs(settings.lease_s) / 3,
+        backoff,
+        keep: Duration::from_secs(settings.keep_days * 86_400),
+    };
+    let janitor = janitor::run((db.clone(), store.clone()), tidy, Clock::System, name.clone(), shutdown.clone());
+    tasks.push(("janitor", runtime.spawn(janitor)));
+    if !config.callbacks.secrets.is_empty() {
+        let options = callbacks::Options {
+            secrets: config.callbacks.secrets.iter().map(|text| callbacks::secret(text)).collect(),
+            private_hosts: config.callbacks.private_hosts.clone(),
+            poll: Duration::from_millis(settings.poll_ms),
+        };
+        let sender = callbacks::run(db.clone(), options, Clock::System, shutdown.clone());
+        tasks.push(("callbacks", runtime.spawn(sender)));
+    }
+    let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
+    let sampler = workers::metrics::run(db.clone(), Clock::System, Arc::clone(&reachable), shutdown.clone());
+    tasks.push(("sampler", runtime.spawn(sampler)));
+    tracing::info!(worker = name, "working on the queue");
+    (Working(tasks), reachable)
+}
+
+impl Working {
+    /// Waits for the end of all of it; what hands back leases must have done so before the process ends.
+    pub(super) async fn ended(self, most: Duration) {
+        let all = async {
+            for (name, task) in self.0 {
+                if let Err(cause) = task.await {
+                    tracing::error!(%cause, name, "a task of the queue ended badly");
+                }
+            }
+        };
+        if tokio::time::timeout(most, all).await.is_err() {
+            tracing::warn!("attempts did not stop in time; their leases will expire");
+        }
+    }
+}
+
+#[cfg(feature = "transcode")]
+fn pool_options(config: &Config, alone: bool, backoff: Backoff) -> workers::transcode::Options {
+    let settings = &config.worker;
+    let machine = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    let cores = match settings.cores {
+        0 if alone => machine,
+        0 => machine.div_ceil(2),
+        cores => cores,
+    };
+    workers::transcode::Options {
+        whole: crate::jobs::Cost { cpu_milli: cores.saturating_mul(1000), memory_bytes: settings.memory_bytes },
+        term: Duration::from_secs(settings.lease_s),
+        poll: Duration::from_millis(settings.poll_ms),
+        stall: Duration::from_secs(settings.stall_s),
+        backoff,
+        transcode: super::transcode_options(config),
+    }
+}

@@ -1,0 +1,216 @@
+//! One transaction, on either database: binds parameters, reads columns, names what went wrong.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, Transaction};
+
+use super::Dialect;
+use crate::base::{Error, Kind, Result};
+
+/// The longest a statement may take. Ours take milliseconds; this is for a server that hangs.
+const STATEMENT_MAX: Duration = Duration::from_secs(30);
+
+/// A transaction. Dropping it undoes it.
+#[derive(Debug)]
+pub struct Tx(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(Transaction<'static, sqlx::Sqlite>),
+    Postgres(Transaction<'static, sqlx::Postgres>),
+}
+
+/// One parameter; `None` is NULL.
+#[derive(Clone, Debug)]
+pub(super) enum Arg<'a> {
+    Text(Option<&'a str>),
+    Int(Option<i64>),
+}
+
+/// One row of an answer.
+pub(super) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+/// `args![id, now_us, None::<i64>]`: the parameters of a statement, `$1` first.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { &[$($crate::db::conn::Arg::from($value)),*] };
+}
+pub(super) use args;
+
+impl<'a> From<&'a str> for Arg<'a> {
+    fn from(text: &'a str) -> Arg<'a> {
+        Arg::Text(Some(text))
+    }
+}
+impl<'a> From<&'a String> for Arg<'a> {
+    fn from(text: &'a String) -> Arg<'a> {
+        Arg::Text(Some(text))
+    }
+}
+impl<'a> From<Option<&'a str>> for Arg<'a> {
+    fn from(text: Option<&'a str>) -> Arg<'a> {
+        Arg::Text(text)
+    }
+}
+impl From<i64> for Arg<'_> {
+    fn from(number: i64) -> Self {
+        Arg::Int(Some(number))
+    }
+}
+impl From<Option<i64>> for Arg<'_> {
+    fn from(number: Option<i64>) -> Self {
+        Arg::Int(number)
+    }
+}
+
+macro_rules! bound {
+    ($sql:expr, $args:expr, $persistent:expr) => {{
+        let mut query = sqlx::query($sql).persistent($persistent);
+        for arg in $args {
+            query = match arg {
+                Arg::Text(text) => query.bind(text.map(str::to_owned)),
+                Arg::Int(number) => query.bind(*number),
+            };
+        }
+        query
+    }};
+}
+
+impl Tx {
+    pub(super) fn sqlite(tx: Transaction<'static, sqlx::Sqlite>) -> Tx {
+        Tx(Inner::Sqlite(tx))
+    }
+
+    pub(super) fn postgres(tx: Transaction<'static, sqlx::Postgres>) -> Tx {
+        Tx(Inner::Postgres(tx))
+    }
+
+    /// Makes what was done visible and durable.
+    ///
+    /// # Errors
+    /// When it cannot be; whether it was done is then unknown, and everything we do may be done twice.
+    pub async fn commit(self) -> Result<()> {
+        let what = "cannot commit a transaction";
+        match self.0 {
+            Inner::Sqlite(tx) => within(what, tx.commit()).await,
+            Inner::Postgres(tx) => within(what, tx.commit()).await,
+        }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        match self.0 {
+            Inner::Sqlite(_) => Dialect::Sqlite,
+            Inner::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// Runs one statement and says how many rows it changed.
+    pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64> {
+        match &mut self.0 {
+            Inner::Sqlite(tx) => {
+                within(sql, bound!(sql, args, true).execute(&mut **tx)).await.map(|done| done.rows_affected())
+            }
+            Inner::Postgres(tx) => {
+                within(sql, bound!(sql, args, false).execute(&mut **tx)).await.map(|done| done.rows_affected())
+            }
+        }
+    }
+
+    /// Runs one statement and returns every row of its answer: bound it by `limit`.
+    pub(super) async fn all(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
+        match &mut self.0 {
+            Inner::Sqlite(tx) => {
+                let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **tx)).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Inner::Postgres(tx) => {
+                let rows = within(sql, bound!(sql, args, false).fetch_all(&mut **tx)).await?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+        }
+    }
+
+    /// Runs one statement and returns the first row of its answer.
+    pub(super) async fn first(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Option<Row>> {
+        Ok(self.all(sql, args).await?.into_iter().next())
+    }
+
+    /// Runs several statements without parameters: a migration.
+    pub(super) async fn script(&mut self, sql: &'static str) -> Result<()> {
+        match &mut self.0 {
+            Inner::Sqlite(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+            Inner::Postgres(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+        }
+    }
+}
+
+macro_rules! column {
+    ($row:expr, $at:expr, $type:ty) => {{
+        let value: std::result::Result<$type, sqlx::Error> = match $row {
+            Row::Sqlite(row) => row.try_get($at),
+            Row::Postgres(row) => row.try_get($at),
+        };
+        value.map_err(|cause| failed("cannot read a column", cause))
+    }};
+}
+
+impl Row {
+    pub(super) fn text(&self, at: &str) -> Result<String> {
+        column!(self, at, String)
+    }
+
+    pub(super) fn text_or_null(&self, at: &str) -> Result<Option<String>> {
+        column!(self, at, Option<String>)
+    }
+
+    pub(super) fn int(&self, at: &str) -> Result<i64> {
+        column!(self, at, i64)
+    }
+
+    pub(super) fn int_or_null(&self, at: &str) -> Result<Option<i64>> {
+        column!(self, at, Option<i64>)
+    }
+
+    /// A column whose type is the engine's choice: pragmas answer with either.
+    pub(super) fn text_or_int(&self, at: usize) -> Result<String> {
+        column!(self, at, String).or_else(|_| column!(self, at, i64).map(|number| number.to_string()))
+    }
+}
+
+/// Waits for the database, but not for ever. A statement that is given up loses its connection.
+pub(super) async fn within<T>(what: &str, work: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(STATEMENT_MAX, work).await {
+        Ok(done) => done.map_err(|cause| failed(what, cause)),
+        Err(_) => {
+            let (what, most) = (first_line(what), STATEMENT_MAX.as_secs());
+            Err(Error::new(Kind::Unavailable, format!("the database did not answer within {most} s ({what})")))
+        }
+    }
+}
+
+/// Names the kind of a failure: what trying again may mend, and what not.
+pub(super) fn failed(what: &str, cause: sqlx::Error) -> Error {
+    let what = first_line(what);
+    let kind = match &cause {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+            Kind::Unavailable
+        }
+        sqlx::Error::Database(answer) => match answer.code().as_deref() {
+            // PostgreSQL: serialization, deadlock, lock not available. SQLite: BUSY, LOCKED, BUSY_SNAPSHOT.
+            Some("40001" | "40P01" | "55P03" | "5" | "6" | "517") => Kind::Busy,
+            // PostgreSQL: shutting down, starting up, too many connections (Appendix A, "Error Codes").
+            Some("57P01" | "57P02" | "57P03" | "53300") => Kind::Unavailable,
+            _ => Kind::Internal,
+        },
+        _ => Kind::Internal,
+    };
+    Error::new(kind, format!("the database refused: {what}")).because(cause)
+}
+
+fn first_line(what: &str) -> &str {
+    what.trim_start().lines().next().unwrap_or_default()
+}

@@ -1,0 +1,235 @@
+//! The database: the only place with SQL. In: a data directory or a PostgreSQL URL. Out: `Db`, whose
+//! methods in the files beside are verbs (`lease`, `settle`) that return plain values.
+//!
+//! One set of SQL serves both dialects: `$1` parameters, text ids, whole microseconds since 1970, JSON as
+//! text, no booleans. Where they differ, `Dialect` says so at the place. SQLite is for one machine and has
+//! one writer; PostgreSQL may stand behind PgBouncer in transaction mode: no session state, no prepared
+//! statement that outlives its query, no `LISTEN`.
+
+mod conn;
+pub mod deliveries;
+pub mod jobs;
+pub mod metrics;
+mod migrate;
+pub mod singletons;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+pub use conn::Tx;
+use conn::{Row, args, failed, within};
+pub use migrate::Schema;
+
+use crate::base::error::Context as _;
+use crate::base::{Error, Kind, Result};
+
+/// Where the database is, and what it may cost.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which one.
+    pub place: Place,
+    /// Connections open at most; on SQLite those that read, beside the one that writes.
+    pub connections_max: u32,
+}
+
+/// Which database.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// The embedded one, in this file.
+    Sqlite(PathBuf),
+    /// A PostgreSQL URL, password and all: never print it.
+    Postgres(String),
+}
+
+/// An open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Db {
+    /// The embedded one.
+    Sqlite(Sqlite),
+    /// A server that several processes share.
+    Postgres(PgPool),
+}
+
+/// The embedded database: one connection that writes, so that nobody waits for a lock inside the process.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+/// What differs between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Writers stand in line.
+    Sqlite,
+    /// Rows are locked one by one.
+    Postgres,
+}
+
+/// How long to wait for a connection. Longer than a busy moment, shorter than a client's patience.
+const ACQUIRE_MAX: Duration = Duration::from_secs(5);
+/// How long SQLite waits for another process that writes.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+
+impl Db {
+    /// Opens the database; the embedded one is made when it is missing. Applies no migration.
+    ///
+    /// # Errors
+    /// `Usage` for a URL that cannot be read, `Unavailable` when no server answers, `Internal` when the file
+    /// cannot be used.
+    pub async fn open(options: &Options) -> Result<Db> {
+        match &options.place {
+            Place::Sqlite(file) => Sqlite::open(file, options.connections_max).await.map(Db::Sqlite),
+            Place::Postgres(url) => open_postgres(url, options.connections_max).await.map(Db::Postgres),
+        }
+    }
+
+    /// Begins a transaction that may write. Dropping it undoes it.
+    ///
+    /// # Errors
+    /// `Unavailable` when no connection can be had, `Busy` when another process holds the file too long.
+    pub async fn begin(&self) -> Result<Tx> {
+        let what = "cannot begin a transaction";
+        match self {
+            // IMMEDIATE: a transaction that reads first and then writes would fail when somebody wrote in between
+            // (https://www.sqlite.org/lang_transaction.html).
+            Db::Sqlite(sqlite) => within(what, sqlite.writer.begin_with("begin immediate")).await.map(Tx::sqlite),
+            Db::Postgres(pool) => within(what, pool.begin()).await.map(Tx::postgres),
+        }
+    }
+
+    /// Begins a transaction that only reads: it waits for no writer.
+    ///
+    /// # Errors
+    /// As `begin`.
+    pub async fn begin_read(&self) -> Result<Tx> {
+        match self {
+            Db::Sqlite(sqlite) => within("cannot begin to read", sqlite.readers.begin()).await.map(Tx::sqlite),
+            Db::Postgres(_) => self.begin().await,
+        }
+    }
+
+    /// Which dialect it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Db::Sqlite(_) => Dialect::Sqlite,
+            Db::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// Asks for nothing, to see whether anybody answers.
+    ///
+    /// # Errors
+    /// As `begin`.
+    pub async fn ping(&self) -> Result<()> {
+        let mut tx = self.begin_read().await?;
+        tx.all("select 1", args![]).await.map(drop)
+    }
+
+    /// Closes every connection after what runs on it; SQLite's log is written back into its file.
+    pub async fn close(&self) {
+        match self {
+            Db::Sqlite(sqlite) => {
+                sqlite.readers.close().await;
+                sqlite.writer.close().await;
+            }
+            Db::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Sqlite {
+    async fn open(file: &Path, readers_max: u32) -> Result<Sqlite> {
+        let what = || format!("cannot open the database {}", file.display());
+        if let Some(dir) = file.parent() {
+            std::fs::create_dir_all(dir).context(what)?;
+        }
+        // Made by us, for its owner only: SQLite gives its companions (-wal, -shm) the same mode.
+        let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(file);
+        drop(made.context(what)?);
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .journal_mode(SqliteJournalMode::Wal)
+            // FULL: a commit that was answered survives a power cut (https://www.sqlite.org/pragma.html).
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_MAX)
+            .pragma("trusted_schema", "off");
+        // Several processes that open a new file at once all want to change it to WAL, and SQLite refuses all but
+        // one without waiting (https://www.sqlite.org/wal.html §8).
+        let give_up = Instant::now() + BUSY_MAX;
+        let writer = loop {
+            let opened = SqlitePoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(ACQUIRE_MAX)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_with(options.clone())
+                .await
+                .map_err(|cause| failed(&what(), cause));
+            match opened {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => break opened?,
+            }
+        };
+        let readers = SqlitePoolOptions::new()
+            .max_connections(readers_max.max(1))
+            .acquire_timeout(ACQUIRE_MAX)
+            .connect_lazy_with(options.pragma("query_only", "on"));
+        let sqlite = Sqlite { writer, readers };
+        sqlite.assert_pragmas(file).await?;
+        Ok(sqlite)
+    }
+
+    /// A pragma that cannot be had is no error for SQLite: it answers with what it has. Some file systems
+    /// have no shared memory for WAL, and some builds no foreign keys.
+    async fn assert_pragmas(&self, file: &Path) -> Result<()> {
+        const WANTED: [(&str, &str, &str); 5] = [
+            ("pragma journal_mode", "journal_mode", "wal"),
+            ("pragma synchronous", "synchronous", "2"),
+            ("pragma foreign_keys", "foreign_keys", "1"),
+            ("pragma busy_timeout", "busy_timeout", "5000"),
+            ("pragma trusted_schema", "trusted_schema", "0"),
+        ];
+        let begun = within("cannot read the database's settings", self.writer.begin()).await?;
+        let mut tx = Tx::sqlite(begun);
+        for (ask, name, wanted) in WANTED {
+            let row = tx.first(ask, args![]).await?;
+            let have = row.map(|row| row.text_or_int(0)).transpose()?.unwrap_or_default();
+            if have != wanted {
+                return Err(Error::internal(format!(
+                    "the database {} has {name} = {have} and needs {wanted}: keep the data directory on a local file \
+                     system, or set DATABASE_URL to a PostgreSQL server",
+                    file.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn open_postgres(url: &str, connections_max: u32) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url).map_err(|cause| {
+        Error::usage("DATABASE_URL cannot be read; set it to postgres://user:password@host:5432/database")
+            .because(cause.to_string())
+    })?;
+    // PgBouncer in transaction mode gives every transaction another session: no statement may be kept in one, and
+    // it refuses start-up parameters that it does not know (https://www.pgbouncer.org/config.html).
+    let options = options.statement_cache_capacity(0).extra_float_digits(None).application_name("segue");
+    let (host, port) = (options.get_host().to_owned(), options.get_port());
+    PgPoolOptions::new()
+        .max_connections(connections_max.max(1))
+        .acquire_timeout(ACQUIRE_MAX)
+        .max_lifetime(Duration::from_secs(30 * 60)) // a server behind a balancer may be gone
+        .connect_with(options)
+        .await
+        .map_err(|cause| failed(&format!("cannot reach PostgreSQL at {host}:{port} (DATABASE_URL)"), cause))
+}

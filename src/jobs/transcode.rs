@@ -1,0 +1,132 @@
+//! The wish to transcode: from a source to a published version of a track.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Cost, NewJob};
+use crate::base::id::TrackId;
+use crate::base::{Error, Result, hex};
+use crate::hls::ladder::Ladder;
+use crate::hls::version::Family;
+
+/// `job.kind` of these jobs.
+pub const KIND: &str = "transcode";
+
+/// What to transcode, into what. Written once when the job is enqueued; everything a worker needs is here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// Absolute path of the source, on the worker.
+    pub source: String,
+    /// The track to publish a version of.
+    pub track: TrackId,
+    /// What people call it.
+    pub title: String,
+    /// The encoding plan, whole: a file may be edited or missing when the job's turn comes.
+    pub ladder: Ladder,
+    /// Who wants to hear of it: a URL for signed callbacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<String>,
+}
+
+impl Wish {
+    /// Reads the input of a job.
+    ///
+    /// # Errors
+    /// `Invalid` when it was written by something else.
+    pub fn decode(input: &str) -> Result<Wish> {
+        serde_json::from_str(input)
+            .map_err(|cause| Error::invalid("the job's input is not a wish to transcode").because(cause))
+    }
+
+    /// The input of a job.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).expect("plain data always serialises")
+    }
+
+    /// What it occupies while it runs. Measured on the default ladder: 1.9 cores while there are two, 120 MiB
+    /// for the child at any duration.
+    pub fn cost(&self) -> Cost {
+        let rung_milli = |family| match family {
+            Family::Aac => 400,
+            Family::Flac => 300,
+        };
+        let rungs_milli: u32 = self.ladder.rungs.iter().map(|rung| rung_milli(rung.family)).sum();
+        Cost { cpu_milli: rungs_milli.max(500), memory_bytes: 160 << 20 }
+    }
+
+    /// The ladder with only these rungs; `None`: the whole one.
+    ///
+    /// # Errors
+    /// `Usage` naming the rung that it does not have.
+    pub fn ladder_of(&self, rungs: Option<&[String]>) -> Result<Ladder> {
+        let mut ladder = self.ladder.clone();
+        if let Some(wanted) = rungs {
+            let have: Vec<String> = ladder.rungs.iter().map(path_of).collect();
+            if let Some(unknown) = wanted.iter().find(|rung| !have.contains(rung)) {
+                return Err(Error::usage(format!("there is no rung {unknown}; choose from {}", have.join(", "))));
+            }
+            ladder.rungs.retain(|rung| wanted.contains(&path_of(rung)));
+        }
+        Ok(ladder)
+    }
+
+    /// The job that does it.
+    pub fn job(&self, client: &str, priority: u8, idempotency_key: Option<String>, failures_max: u32) -> NewJob {
+        NewJob {
+            kind: KIND,
+            priority,
+            input: self.encode(),
+            client: client.to_owned(),
+            idempotency_key,
+            cost: self.cost(),
+            failures_max,
+        }
+    }
+}
+
+/// The track of a wish that names none but has an idempotency key: the same for the same key, because the
+/// track is part of what must not change.
+pub fn track_for(client: &str, key: &str) -> TrackId {
+    let digest = Sha256::digest(format!("{client}\n{key}").as_bytes());
+    TrackId::decode(&format!("trk_{}", &hex::encode(&digest)[..26])).expect("30 characters of the alphabet")
+}
+
+/// Directory of a rung below its version: `aac/96`, `flac`.
+fn path_of(rung: &crate::hls::ladder::Rung) -> String {
+    match rung.name.as_str() {
+        "" => rung.family.as_str().to_owned(),
+        name => format!("{}/{name}", rung.family.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish() -> Wish {
+        Wish {
+            source: "/srv/masters/song.flac".into(),
+            track: TrackId::decode("trk_1").unwrap(),
+            title: "Song".into(),
+            ladder: Ladder::default_audio(),
+            callback: None,
+        }
+    }
+
+    #[test]
+    fn a_wish_comes_back_as_it_was_written() {
+        assert_eq!(Wish::decode(&wish().encode()).unwrap(), wish());
+        assert!(Wish::decode("{}").is_err());
+        assert!(Wish::decode(&wish().encode().replace("\"title\"", "\"titel\"")).is_err());
+    }
+
+    #[test]
+    fn one_rung_can_be_asked_for_by_its_path() {
+        let one = wish().ladder_of(Some(&["aac/96".into()])).unwrap();
+        assert_eq!(one.rungs.iter().map(path_of).collect::<Vec<_>>(), ["aac/96"]);
+        assert_eq!(wish().ladder_of(None).unwrap(), wish().ladder);
+        let error = wish().ladder_of(Some(&["aac/97".into()])).unwrap_err();
+        assert!(error.chain().contains("aac/97") && error.chain().contains("flac"), "{error:?}");
+    }
+}

@@ -1,0 +1,134 @@
+//! What the pool and the queue show to Prometheus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, counter, gauge};
+use tokio::time::MissedTickBehavior;
+
+use crate::base::clock::Clock;
+use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::telemetry::{self, Histogram, histogram};
+use crate::db::Db;
+use crate::jobs::{Outcome, PRIORITY_MAX, Reason};
+
+/// How often the queue is sampled.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Counters of attempts. All are shown from the start: a rate needs a zero to begin at.
+#[derive(Debug)]
+pub struct Attempts {
+    succeeded: Counter,
+    failed: Counter,
+    refused: Counter,
+    cancelled: Counter,
+    handed_back: Counter,
+    lost: Counter,
+    reasons: [(Reason, Counter); Reason::ALL.len()],
+    factor: &'static Histogram,
+}
+
+impl Attempts {
+    /// Makes the handles.
+    pub fn new() -> Attempts {
+        let by = |outcome: &'static str| {
+            let counter = counter!(telemetry::JOB_ATTEMPTS, "outcome" => outcome);
+            counter.increment(0);
+            counter
+        };
+        Attempts {
+            succeeded: by("succeeded"),
+            failed: by("failed"),
+            refused: by("refused"),
+            cancelled: by("cancelled"),
+            handed_back: by("handed_back"),
+            lost: by("lost"),
+            reasons: Reason::ALL.map(|reason| {
+                let counter = counter!(telemetry::JOB_FAILURES, "reason" => reason.as_str());
+                counter.increment(0);
+                (reason, counter)
+            }),
+            factor: histogram(telemetry::TRANSCODE_FACTOR, &[], &histogram::FACTOR),
+        }
+    }
+
+    /// Counts an attempt that published media of this length.
+    pub fn succeeded(&self, media_s: f64, took: Duration) {
+        self.succeeded.increment(1);
+        self.factor.record((media_s / took.as_secs_f64().max(0.001) * 1000.0) as u64);
+    }
+
+    /// Counts an attempt whose lease went to somebody else.
+    pub fn lost(&self) {
+        self.lost.increment(1);
+    }
+
+    /// Counts an attempt that was settled.
+    pub fn ended(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Succeeded(_) => self.succeeded.increment(1),
+            Outcome::Failed(reason, _) => {
+                self.failed.increment(1);
+                self.failed_for(*reason);
+            }
+            Outcome::Refused(reason, _) => {
+                self.refused.increment(1);
+                self.failed_for(*reason);
+            }
+            Outcome::Cancelled => self.cancelled.increment(1),
+            Outcome::HandedBack => self.handed_back.increment(1),
+        }
+    }
+
+    fn failed_for(&self, reason: Reason) {
+        for (_, counter) in self.reasons.iter().filter(|(known, _)| *known == reason) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl Default for Attempts {
+    fn default() -> Attempts {
+        Attempts::new()
+    }
+}
+
+/// Samples the queue until the process drains, and says whether the database answers. A queue that cannot
+/// be read shows -1, not its last value.
+pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown: Shutdown) {
+    let by = |name: &'static str| -> Vec<Gauge> {
+        (0..=PRIORITY_MAX).map(|priority| gauge!(name, "priority" => priority.to_string())).collect()
+    };
+    let (queued, ages) = (by(telemetry::JOBS_QUEUED), by(telemetry::JOBS_OLDEST));
+    let (running, dead) = (gauge!(telemetry::JOBS_RUNNING), gauge!(telemetry::JOBS_DEAD));
+    let waiting = gauge!(telemetry::CALLBACKS_WAITING);
+    for outcome in ["delivered", "failed"] {
+        counter!(telemetry::CALLBACKS, "outcome" => outcome).increment(0); // shown although nobody wants callbacks
+    }
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.reached(Phase::Draining) => return,
+        }
+        let now_us = clock.unix_us();
+        let standing = db.standing(now_us).await;
+        reachable.store(standing.is_ok(), Ordering::Relaxed);
+        let known = if standing.is_ok() { 0.0 } else { -1.0 };
+        queued.iter().chain(&ages).for_each(|gauge| gauge.set(known));
+        let (total_running, total_dead, total_waiting) = match &standing {
+            Ok(standing) => (standing.running as f64, standing.dead as f64, standing.deliveries as f64),
+            Err(_) => (-1.0, -1.0, -1.0),
+        };
+        for (priority, jobs, since_us) in standing.iter().flat_map(|standing| &standing.queued) {
+            let place = usize::from(*priority);
+            queued[place].set(*jobs as f64);
+            ages[place].set((now_us - since_us).max(0) as f64 / 1e6);
+        }
+        running.set(total_running);
+        dead.set(total_dead);
+        waiting.set(total_waiting);
+    }
+}

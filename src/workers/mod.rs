@@ -1,0 +1,16 @@
+//! What runs beside requests: the transcoding pool, its janitors, the sampler of the queue.
+
+pub mod callbacks;
+pub mod janitor;
+pub mod metrics;
+#[cfg(feature = "transcode")]
+pub mod transcode;
+
+/// A name that no other worker has, and that a person can find: host, process, four random digits.
+pub fn name() -> String {
+    let mut random = [0; 2];
+    getrandom::fill(&mut random).expect("the operating system gives random bytes");
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy().into_owned();
+    format!("{host}-{}-{}", std::process::id(), crate::base::hex::encode(&random))
+}

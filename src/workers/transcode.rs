@@ -1,0 +1,424 @@
+//! The transcoding pool: leases jobs that fit, runs each in a child process, keeps the lease while it runs,
+//! and publishes what came of it if the lease is still ours.
+//!
+//! ```text
+//! lease ─▶ thread: stage ▶ child ▶ place the version, which nothing refers to yet
+//!   ▲         │   heartbeat every third of the term; stopped by cancel, drain, a lost lease, no progress
+//!   │         ▼
+//!   └──── one transaction: fence, events, settle, the track's record
+//! ```
+//!
+//! Any step may run twice: a version is named by its content, so whoever places it second changes nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::Instrument as _;
+
+use super::metrics::Attempts;
+use crate::base::clock::Clock;
+use crate::base::error::Context as _;
+use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::{Error, Kind, Result};
+use crate::db::Db;
+use crate::db::jobs::{guard, record, settle};
+use crate::hls::version::{Rung, VersionIndex};
+use crate::jobs::backoff::Backoff;
+use crate::jobs::transcode::{KIND, Wish};
+use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
+use crate::publish;
+use crate::store::{LocalStore, Staging};
+use crate::tracks::{self, Track};
+use crate::transcode::{self, Progress};
+
+/// How the pool works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it may occupy.
+    pub whole: Cost,
+    /// How long a lease lasts without a heartbeat.
+    pub term: Duration,
+    /// How often an idle pool looks for work.
+    pub poll: Duration,
+    /// How long an attempt may stand still.
+    pub stall: Duration,
+    /// When a failed attempt is followed by the next.
+    pub backoff: Backoff,
+    /// What a transcode may cost.
+    pub transcode: transcode::Options,
+}
+
+/// A pool of attempts. `run` is its whole life.
+#[derive(Debug)]
+pub struct Pool {
+    db: Db,
+    store: LocalStore,
+    options: Options,
+    clock: Clock,
+    name: String,
+    attempts: Attempts,
+}
+
+/// Why an attempt is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Cancelled,
+    Draining,
+    Lost,
+    Stalled,
+}
+
+/// How far transcodes stand behind everything else: with 10 they get a tenth of what a listener's thread gets
+/// while both want the same core (sched(7)).
+const NICE: i32 = 10;
+
+/// What an attempt and its thread share.
+#[derive(Debug, Default)]
+struct Live {
+    stop: AtomicBool,
+    /// Microseconds of media that every rung has.
+    done_us: AtomicI64,
+    /// Length of the media in microseconds; 0 while unknown.
+    total_us: AtomicI64,
+}
+
+/// What a thread made: a version that is whole, and the record that would make the track show it.
+struct Made {
+    track: Track,
+    index: VersionIndex,
+}
+
+impl Pool {
+    /// A pool that is not running yet.
+    pub fn new(db: Db, store: LocalStore, options: Options, clock: Clock, name: String) -> Pool {
+        Pool { db, store, options, clock, name, attempts: Attempts::new() }
+    }
+
+    /// Works until the process drains, then hands back what it has.
+    pub async fn run(self, mut shutdown: Shutdown) {
+        let pool = Arc::new(self);
+        let mut budget = Budget::new(pool.options.whole);
+        let mut running = JoinSet::new();
+        let mut costs = HashMap::new();
+        while shutdown.phase() == Phase::Running {
+            while budget.has_room() && shutdown.phase() == Phase::Running {
+                let Some((lease, job, cost)) = pool.lease(budget.room()).await else { break };
+                budget.take(cost);
+                let span = tracing::info_span!("job", id = job.id.as_str(), attempt = lease.attempt);
+                let attempt = Arc::clone(&pool).attempt(lease, job, shutdown.clone()).instrument(span);
+                costs.insert(running.spawn(attempt).id(), cost);
+            }
+            tokio::select! {
+                Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(cause) => {
+                            tracing::error!(%cause, "an attempt panicked; its lease will expire");
+                            cause.id()
+                        }
+                    };
+                    budget.give_back(costs.remove(&id).unwrap_or_default());
+                }
+                () = tokio::time::sleep(pool.options.poll) => {}
+                () = shutdown.reached(Phase::Draining) => {}
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn lease(&self, room: Cost) -> Option<(Lease, Job, Cost)> {
+        let now_us = self.clock.unix_us();
+        match self.db.lease(KIND, &self.name, room, now_us, now_us + self.term_us()).await {
+            Ok(leased) => leased,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "cannot look for work; trying again");
+                None
+            }
+        }
+    }
+
+    /// One attempt, from its lease to its end.
+    async fn attempt(self: Arc<Self>, lease: Lease, job: Job, mut shutdown: Shutdown) {
+        let begun = Instant::now();
+        tracing::info!("attempt started");
+        let live = Arc::new(Live::default());
+        let (made, stopped) = match Wish::decode(&job.input) {
+            Err(error) => (Err(error), None),
+            Ok(wish) => self.watch(&lease, self.start(wish, job.rungs.clone(), &live), &live, &mut shutdown).await,
+        };
+        let outcome = match (made, stopped) {
+            (_, Some(Stop::Lost)) => {
+                tracing::warn!("the lease is lost; what was made is dropped");
+                self.attempts.lost();
+                return;
+            }
+            (Ok(made), None | Some(Stop::Draining | Stop::Stalled)) => {
+                let media_s = made.index.duration_s();
+                match self.publish(&lease, &made).await {
+                    Ok(true) => {
+                        self.attempts.succeeded(media_s, begun.elapsed());
+                        tracing::info!(track = made.track.id.as_str(), version = %made.track.version, "published");
+                        return;
+                    }
+                    Ok(false) => {
+                        tracing::warn!("the lease is lost; the track shows what it showed before");
+                        self.attempts.lost();
+                        return;
+                    }
+                    Err(error) => failure(error),
+                }
+            }
+            (Ok(_), Some(Stop::Cancelled)) | (Err(_), Some(Stop::Cancelled)) => Outcome::Cancelled,
+            (Err(_), Some(Stop::Draining)) => Outcome::HandedBack,
+            (Err(_), Some(Stop::Stalled)) => {
+                let most = self.options.stall.as_secs();
+                Outcome::Failed(Reason::Stalled, format!("it stood still for {most} s and was stopped"))
+            }
+            (Err(error), None) => failure(error),
+        };
+        self.end(&lease, &outcome).await;
+    }
+
+    /// Starts the work on a thread of its own; it blocks for as long as a transcode takes.
+    fn start(&self, wish: Wish, rungs: Option<Vec<String>>, live: &Arc<Live>) -> oneshot::Receiver<Result<Made>> {
+        let (tell, told) = oneshot::channel();
+        let (store, options, live) = (self.store.clone(), self.options.transcode.clone(), Arc::clone(live));
+        let span = tracing::Span::current();
+        let work = move || {
+            let _inside = span.entered();
+            // The nice value is a thread's, and its children inherit it (sched(7)): listeners go before transcodes.
+            let _ = rustix::process::setpriority_process(None, NICE);
+            let _ = tell.send(make(&store, &wish, rungs.as_deref(), &options, &live)); // the attempt may be gone
+        };
+        // When no thread can be had, the closure and its sender are dropped, and the receiver says so.
+        let _ = std::thread::Builder::new().name("job".into()).spawn(work);
+        told
+    }
+
+    /// Keeps the lease until the work ends, and stops it when it should.
+    async fn watch(
+        &self,
+        lease: &Lease,
+        mut told: oneshot::Receiver<Result<Made>>,
+        live: &Live,
+        shutdown: &mut Shutdown,
+    ) -> (Result<Made>, Option<Stop>) {
+        let mut beat = tokio::time::interval(self.options.term / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.tick().await; // the first one is at once, and the lease is fresh
+        let (mut renewed, mut moved, mut done_us) = (Instant::now(), Instant::now(), 0);
+        let mut stopped = None;
+        loop {
+            tokio::select! {
+                made = &mut told => {
+                    let died = |_| Err(Error::internal("the attempt's thread could not run or panicked"));
+                    return (made.unwrap_or_else(died), stopped);
+                }
+                _ = beat.tick() => {}
+                () = shutdown.reached(Phase::Draining), if stopped.is_none() => {
+                    stopped = Some(Stop::Draining);
+                    live.stop.store(true, Ordering::Relaxed);
+                    continue;
+                }
+            }
+            let now_done_us = live.done_us.load(Ordering::Relaxed);
+            if now_done_us > done_us {
+                (done_us, moved) = (now_done_us, Instant::now());
+            }
+            let why = match self.beat(lease, live).await {
+                Ok(Held::Yes) => {
+                    renewed = Instant::now();
+                    (moved.elapsed() > self.options.stall).then_some(Stop::Stalled)
+                }
+                Ok(Held::CancelAsked) => Some(Stop::Cancelled),
+                Ok(Held::Lost) => Some(Stop::Lost),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "cannot renew the lease");
+                    (renewed.elapsed() > self.options.term).then_some(Stop::Lost)
+                }
+            };
+            // A lost lease outranks everything: nothing may be written any more.
+            if why == Some(Stop::Lost) || stopped.is_none() {
+                stopped = why.or(stopped);
+            }
+            live.stop.store(stopped.is_some(), Ordering::Relaxed);
+        }
+    }
+
+    async fn beat(&self, lease: &Lease, live: &Live) -> Result<Held> {
+        let now_us = self.clock.unix_us();
+        let total_us = Some(live.total_us.load(Ordering::Relaxed)).filter(|total| *total > 0);
+        let progress = (live.done_us.load(Ordering::Relaxed), total_us);
+        self.db.heartbeat(lease, progress, now_us, now_us + self.term_us()).await
+    }
+
+    /// Makes what was made the track's version, if the lease is still ours; false when it is not.
+    async fn publish(&self, lease: &Lease, made: &Made) -> Result<bool> {
+        // The media is made and safe; a database that is away for a moment must not cost it.
+        let give_up = Instant::now() + self.options.term;
+        loop {
+            match self.commit(lease, &made.track, &made.index).await {
+                Ok(ours) => return Ok(ours),
+                Err(error) if Instant::now() > give_up || !is_transient(&error) => return Err(error),
+                Err(error) => tracing::warn!(error = error.chain(), "cannot settle the attempt; trying again"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// The fence, what happened, the end, and the track's record, in one transaction. The record is a file:
+    /// the row stays locked for the two fsyncs that writing it takes, some milliseconds, and if the commit then
+    /// fails the attempt is repeated and writes the same record.
+    async fn commit(&self, lease: &Lease, track: &Track, index: &VersionIndex) -> Result<bool> {
+        let now_us = self.clock.unix_us();
+        let mut tx = self.db.begin().await?;
+        if !guard(&mut tx, lease, now_us).await? {
+            return Ok(false);
+        }
+        for rung in &index.rungs {
+            let body = json!({
+                "path": rung.path(), "codecs": rung.codecs, "bandwidth": rung.peak_bps,
+                "average_bandwidth": rung.average_bps, "segments": rung.segments.len(),
+            });
+            record(&mut tx, &lease.job, now_us, "rung", &body).await?;
+        }
+        let output = json!({
+            "track": track.id, "version": track.version, "duration_s": track.duration_s(), "lossless": track.lossless,
+        });
+        record(&mut tx, &lease.job, now_us, "published", &output).await?;
+        let outcome = Outcome::Succeeded(output.to_string());
+        let settled = settle(&mut tx, lease, &outcome, self.options.backoff, now_us).await?;
+        if settled != Some(State::Succeeded) {
+            return Ok(false);
+        }
+        let (store, track) = (self.store.clone(), track.clone());
+        blocking(move || tracks::write(&store, &track)).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Settles an attempt that made nothing. When the database stays away the lease ends by itself.
+    async fn end(&self, lease: &Lease, outcome: &Outcome) {
+        self.attempts.ended(outcome);
+        match outcome {
+            Outcome::Refused(_, why) => tracing::info!(why, "refused"),
+            Outcome::Failed(_, why) => tracing::warn!(why, "attempt failed"),
+            Outcome::Cancelled => tracing::info!("cancelled"),
+            _ => tracing::info!("handed back"),
+        }
+        for _ in 0..3 {
+            match self.db.settle(lease, outcome, self.options.backoff, self.clock.unix_us()).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(error = error.chain(), "cannot settle the attempt"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn term_us(&self) -> i64 {
+        self.options.term.as_micros() as i64
+    }
+}
+
+/// Transcodes, and places the version. Blocks.
+fn make(
+    store: &LocalStore,
+    wish: &Wish,
+    rungs: Option<&[String]>,
+    options: &transcode::Options,
+    live: &Live,
+) -> Result<Made> {
+    let ladder = wish.ladder_of(rungs)?;
+    let staging = store.stage()?;
+    let mut rate = 1;
+    let media_us = |samples: u64, rate: u32| (samples as i128 * 1_000_000 / i128::from(rate.max(1))) as i64;
+    let mut on_progress = |progress| match progress {
+        Progress::Probed { rate: source, total_samples, .. } => {
+            rate = source;
+            live.total_us.store(media_us(total_samples.unwrap_or(0), rate), Ordering::Relaxed);
+        }
+        Progress::Encoded { done_samples, .. } => live.done_us.store(media_us(done_samples, rate), Ordering::Relaxed),
+        Progress::Rung { .. } | Progress::Playable(_) => {}
+    };
+    let source = Path::new(&wish.source);
+    let index = transcode::run(source, &ladder, staging.dir(), options, &mut on_progress, &live.stop)?;
+    let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
+    if live.stop.load(Ordering::Relaxed) {
+        return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
+    }
+    let track = publish::place(store, staging, wish.track, &wish.title, &index)?;
+    Ok(Made { track, index })
+}
+
+/// Adds to some rungs made again the others of the version that the track shows now, so that the result is
+/// whole. Links, no copies: files below `v/` are never written again.
+fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIndex) -> Result<VersionIndex> {
+    let track = wish.track;
+    let current = tracks::read(store, track).context(|| "there is no version that a single rung could be added to")?;
+    let document = store.read_version(track, current.version)?;
+    let mut whole = VersionIndex::decode_as(current.version, &document)?;
+    if whole.source != made.source {
+        return Err(Error::invalid(format!(
+            "the source is not the one that version {} of track {track} was made from; retry the whole job",
+            current.version
+        )));
+    }
+    let from = store.version_dir(track, current.version);
+    let same = |a: &Rung, b: &Rung| (a.family, &a.name) == (b.family, &b.name);
+    for rung in &mut whole.rungs {
+        match made.rungs.iter().find(|new| same(new, rung)) {
+            Some(new) => *rung = new.clone(),
+            None => link(&from, staging, &rung.object.name)?,
+        }
+    }
+    if let Some(new) = made.rungs.iter().find(|new| !whole.rungs.iter().any(|rung| same(new, rung))) {
+        return Err(Error::invalid(format!("the version has no rung {}; retry the whole job", new.path())));
+    }
+    match (made.preview, &whole.preview) {
+        (Some(new), _) => whole.preview = Some(new),
+        (None, Some(kept)) => link(&from, staging, &kept.rung.object.name)?,
+        (None, None) => {}
+    }
+    for extra in &mut whole.extras {
+        match made.extras.iter().find(|new| new.object.name == extra.object.name) {
+            Some(new) => *extra = new.clone(),
+            None => link(&from, staging, &extra.object.name)?,
+        }
+    }
+    for encoder in made.encoders {
+        if !whole.encoders.contains(&encoder) {
+            whole.encoders.push(encoder);
+        }
+    }
+    Ok(whole)
+}
+
+fn link(from: &Path, staging: &Staging, name: &str) -> Result<()> {
+    std::fs::hard_link(from.join(name), staging.dir().join(name)).context(|| format!("cannot keep {name}"))
+}
+
+/// What an error of an attempt means for its job.
+fn failure(error: Error) -> Outcome {
+    let why = error.chain();
+    match error.kind() {
+        Kind::Invalid | Kind::Usage => Outcome::Refused(Reason::Input, why),
+        Kind::NotFound => Outcome::Refused(Reason::Missing, why),
+        Kind::Busy | Kind::Unavailable | Kind::Cancelled | Kind::Internal => Outcome::Failed(Reason::Internal, why),
+    }
+}
+
+fn is_transient(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Busy | Kind::Unavailable)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|cause| Error::internal("a task panicked").because(cause))?
+}
