@@ -35,7 +35,16 @@ pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, 
 /// As `to_store`.
 pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
-    show(store, staging, id, title, index)
+    let version = store.publish(staging, id, index)?;
+    Ok(Track {
+        id,
+        title: title.to_owned(),
+        version,
+        samples: index.source.samples,
+        rate: index.source.rate,
+        flac: index.has(Family::Flac),
+        lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
+    })
 }
 
 /// How long a version stays that was only the first rung: whoever began with it goes on with it.
@@ -57,7 +66,7 @@ pub fn first_to_store(
     let staging = store.stage_links(objects, index)?;
     // First the note: a version that nobody would remove must not come to be.
     store.note_interim(id, index.seal().1)?;
-    show(store, staging, id, title, index)
+    to_store(store, staging, id, title, index)
 }
 
 /// Takes back what `first_to_store` published, when the rest could not be made.
@@ -88,19 +97,6 @@ pub fn sweep_interim(store: &LocalStore, kept: Duration) -> Result<usize> {
         }
     }
     Ok(removed)
-}
-
-fn show(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
-    let version = store.publish(staging, id, index)?;
-    Ok(Track {
-        id,
-        title: title.to_owned(),
-        version,
-        samples: index.source.samples,
-        rate: index.source.rate,
-        flac: index.has(Family::Flac),
-        lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
-    })
 }
 
 /// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per
