@@ -6,12 +6,13 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 use crate::hls::package;
-use crate::hls::playlist::{self, Scope};
+use crate::hls::playlist::{self, PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
 use crate::store::{LocalStore, Staging};
@@ -46,6 +47,58 @@ pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, ind
     })
 }
 
+/// How long a version stays that was only the first rung: whoever began with it goes on with it.
+pub const INTERIM_KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// Publishes what is whole of a new track, while the rest is still made: a smaller version, as immutable as any,
+/// that `to_store` replaces later. `objects` is where the rest goes on being written.
+///
+/// # Errors
+/// As `to_store`.
+pub fn first_to_store(
+    store: &LocalStore,
+    objects: &Path,
+    id: TrackId,
+    title: &str,
+    index: &VersionIndex,
+) -> Result<Track> {
+    package::check(index)?;
+    let staging = store.stage_links(objects, index)?;
+    // First the note: a version that nobody would remove must not come to be.
+    store.note_interim(id, index.seal().1)?;
+    to_store(store, staging, id, title, index)
+}
+
+/// Takes back what `first_to_store` published, when the rest could not be made.
+///
+/// # Errors
+/// `Internal` when the disk refuses.
+pub fn withdraw(store: &LocalStore, first: &Track) -> Result<()> {
+    store.remove_record(first.id)?;
+    store.remove_version(first.id, first.version)
+}
+
+/// Removes interim versions that were replaced at least `kept` ago, and answers how many. One that is still shown stays:
+/// its publisher is at work, or was killed and left a track that plays.
+///
+/// # Errors
+/// `Internal` when the store cannot be read; single versions that resist are skipped.
+pub fn sweep_interim(store: &LocalStore, kept: Duration) -> Result<usize> {
+    let mut removed = 0;
+    for (id, version, age) in store.interims()? {
+        let replaced = match tracks::read(store, id) {
+            Ok(track) => track.version != version && store.record_age(id).is_some_and(|age| age >= kept),
+            // Noted and never shown, or withdrawn half-way; a publisher between its two steps is not this slow.
+            Err(error) if error.kind() == Kind::NotFound => age >= kept,
+            Err(_) => false,
+        };
+        if replaced && store.remove_version(id, version).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per
 /// segment, extras, and `version.json` last. `objects` holds the objects of `index`.
 ///
@@ -58,6 +111,15 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
         fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
         cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
         write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung, &[]))?;
+    }
+    if let Some(preview) = &index.preview {
+        let Rung { object, .. } = &preview.rung;
+        let dir = PREVIEW_DIRECTORY.trim_end_matches('/');
+        fs::create_dir(tree.join(dir)).context(|| format!("cannot make the directory {dir}"))?;
+        cut_rung(&objects.join(&object.name), &preview.rung, tree, dir)?;
+        write(tree, "preview.m3u8", &playlist::preview(&preview.rung))?;
+        fs::copy(objects.join(&object.name), tree.join(&object.name))
+            .context(|| format!("cannot write {}", object.name))?;
     }
     for extra in &index.extras {
         let name = &extra.object.name;

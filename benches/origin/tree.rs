@@ -67,6 +67,8 @@ impl Tree {
             encoders: vec!["noise".into()],
             loudness: None,
             rungs,
+            skipped: Vec::new(),
+            preview: None,
             extras: Vec::new(),
         };
         package::check(&index).map_err(|e| e.chain())?;
@@ -123,6 +125,8 @@ pub(crate) fn many(dir: &Path, versions: usize) -> Outcome<(PathBuf, TrackId, Ve
         encoders: vec!["noise".into()],
         loudness: None,
         rungs: vec![rung(1, &bytes)],
+        skipped: Vec::new(),
+        preview: None,
         extras: Vec::new(),
     };
     let mut original: Option<(TrackId, VersionId)> = None;

@@ -208,8 +208,11 @@ pub fn target(data: &[u8]) {
         ObjectName::Multivariant(scope) => ("a", scope.path().to_owned()),
         ObjectName::OfRung(of, part) => ("a", rung(of.family.as_str(), of.name, part)),
         ObjectName::File(name) => ("d", name.to_owned()),
+        ObjectName::OfPreview(Part::Playlist) => ("p", "preview.m3u8".to_owned()),
+        ObjectName::OfPreview(part) => ("p", rung("preview", "", part)),
         ObjectName::Extra(Role::Preview) => ("p", "preview.m4a".to_owned()),
         ObjectName::Extra(Role::Peaks) => ("w", "peaks.bin".to_owned()),
+        ObjectName::Extra(Role::PeaksAt(zoom)) => ("w", format!("peaks-{zoom}.bin")),
         ObjectName::Extra(Role::PeaksSmall) => ("w", "peaks.json".to_owned()),
     };
     assert_eq!(target.path, format!("/{space}/{}/{}/{rest}", target.track, target.version));

@@ -27,6 +27,7 @@ use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::{self, Profile};
 use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
+use crate::publish;
 use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::LocalStore;
@@ -496,6 +497,11 @@ fn sweep(store: &LocalStore) {
         Ok(0) => {}
         Ok(attempts) => tracing::info!(attempts, "removed what interrupted attempts left in staging"),
         Err(error) => tracing::warn!(error = error.chain(), "cannot sweep the store"),
+    }
+    match publish::sweep_interim(store, publish::INTERIM_KEPT) {
+        Ok(0) => {}
+        Ok(versions) => tracing::info!(versions, "removed first rungs that whole versions have replaced"),
+        Err(error) => tracing::warn!(error = error.chain(), "cannot look for replaced first rungs"),
     }
 }
 

@@ -96,6 +96,11 @@ impl Links {
     pub fn preview(&self, track: TrackId, version: VersionId) -> String {
         format!("{}/p/{track}/{version}/preview.m4a", self.base)
     }
+
+    /// The same for players of HLS.
+    pub fn preview_hls(&self, track: TrackId, version: VersionId) -> String {
+        format!("{}/p/{track}/{version}/preview.m3u8", self.base)
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
 use crate::hls::playlist::Scope;
-use crate::hls::version::{Family, Role, VersionIndex};
+use crate::hls::version::{Family, Skipped, VersionIndex};
 use crate::publish;
 use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
@@ -47,9 +47,15 @@ pub(super) struct PublishArgs {
     /// Encoding plan [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
     ladder: Option<PathBuf>,
+    /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    preview_start: Option<u64>,
     /// Print one JSON object a line for each published file.
     #[arg(long)]
     json: bool,
+    /// Print one JSON object a line to standard error for each rung that is whole, and when the track can be played.
+    #[arg(long)]
+    events: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -64,6 +70,9 @@ pub(super) struct TranscodeArgs {
     /// Encoding plan [default: the built-in pipelines/audio.toml].
     #[arg(long, value_name = "FILE")]
     ladder: Option<PathBuf>,
+    /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    preview_start: Option<u64>,
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -102,7 +111,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     }
     let config = args.settings.load()?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = app::transcode_options(&config);
+    let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     let mut batch = Batch { files: args.files.len(), published: 0 };
     // Before the store is opened: a wrong file name must not leave a data directory behind. And before the
     // first long transcode, so that whoever typed the names hears at once.
@@ -219,10 +228,43 @@ fn publish_one(
     let id = known.map_or_else(TrackId::random, |track| track.id);
     let kept = known.map(|track| track.title.clone());
     let title = args.title.clone().or(kept).unwrap_or_else(|| title_of(file));
+    publish::sweep_interim(&store, publish::INTERIM_KEPT)?;
     let staging = store.stage()?;
-    let index = run(file, ladder, staging.dir(), options, cancel)?;
-    let track = publish::to_store(&store, staging, id, &title, &index)?;
-    Ok((track, index))
+    let mut first = None;
+    let made = run(file, ladder, staging.dir(), options, cancel, &mut |progress| {
+        if args.events {
+            tell_event(id, progress);
+        }
+        // A track that shows a version already keeps it until the new one is whole.
+        if let (Progress::Playable(index), None) = (progress, known) {
+            match publish::first_to_store(&store, staging.dir(), id, &title, index) {
+                Ok(track) => first = Some(track),
+                // The whole version is what was asked for; it will say what is wrong with the store.
+                Err(error) => tracing::warn!(track = %id, error = error.chain(), "the first rung is not published"),
+            }
+        }
+    });
+    let published =
+        made.and_then(|index| publish::to_store(&store, staging, id, &title, &index).map(|track| (track, index)));
+    if let (Err(_), Some(first)) = (&published, &first) {
+        publish::withdraw(&store, first)?;
+    }
+    published
+}
+
+/// One line of JSON on standard error; the result has standard output to itself.
+fn tell_event(track: TrackId, progress: &Progress) {
+    let event = match progress {
+        Progress::Rung { path, peak_bps, average_bps } => json!({
+            "event": "rung", "track_id": track, "path": path, "bandwidth": peak_bps, "average_bandwidth": average_bps,
+        }),
+        Progress::Playable(index) => json!({
+            "event": "playable", "track_id": track, "version": index.seal().1, "rungs": index.rungs.len(),
+        }),
+        Progress::Probed { .. } | Progress::Encoded { .. } => return,
+    };
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{event}"); // nobody listens, then
 }
 
 fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: &VersionIndex) -> Result<()> {
@@ -244,6 +286,7 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             lines.push(format!("  all       {}", master(Scope::All)));
             lines.extend(index.loss(flac).map(|why| format!("  FLAC is not lossless here: {why}")));
         }
+        lines.extend(index.skipped.iter().map(not_made));
         return tell(lines.join("\n"));
     }
     let rungs: Vec<_> = index
@@ -260,7 +303,6 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             })
         })
         .collect();
-    let has_preview = index.extras.iter().any(|extra| extra.role == Role::Preview);
     tell(json!({
         "file": file.to_string_lossy(),
         "track_id": track.id,
@@ -269,20 +311,23 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "master_url": aac,
         "lossless_master_url": flac.map(|_| master(Scope::Flac)),
         "all_master_url": master(Scope::All),
-        "preview_url": has_preview.then(|| links.preview(track.id, track.version)),
+        "preview_url": index.has_preview().then(|| links.preview(track.id, track.version)),
+        "preview_hls_url": index.preview.is_some().then(|| links.preview_hls(track.id, track.version)),
+        "preview_start_s": index.preview.as_ref().map(|preview| preview.start as f64 / f64::from(index.source.rate)),
         "duration_s": track.duration_s(),
         "samples": track.samples,
         "rate": track.rate,
         "lossless": flac.is_some_and(|flac| index.is_lossless(flac)),
         "loudness": index.loudness,
         "rungs": rungs,
+        "skipped": index.skipped,
     }))
 }
 
 pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
     let ladder = read_ladder(args.ladder.as_deref())?;
-    let options = app::transcode_options(&config);
+    let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     refuse_used_directory(&args.out)?;
     transcode::check_input(&args.input, &options)?;
     let cancel = cancel_on_signal()?;
@@ -318,7 +363,7 @@ fn transcode_to(
     for dir in [&objects, &tree] {
         std::fs::create_dir(dir).context(making)?;
     }
-    let index = run(input, ladder, &objects, options, cancel)?;
+    let index = run(input, ladder, &objects, options, cancel, &mut |_| ())?;
     let version = publish::to_tree(&objects, &index, &tree).context(making)?;
     put_tree(&tree, &absolute).context(making)?;
     made.keep();
@@ -333,6 +378,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
     if args.json {
         let mut document = serde_json::to_value(&report).expect("plain data always serialises");
         document["rungs"] = json!(rungs);
+        document["skipped"] = json!(report.skipped(&ladder));
         say(document);
         return Ok(ExitCode::SUCCESS);
     }
@@ -353,6 +399,9 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
         let depth = if rung.nominal_bps == 0 { format!(", {} bits", rung.bits) } else { String::new() };
         say(format!("  {:<8} {} Hz, {} channels{kbps}{depth}", rung.path, rung.rate, rung.channels));
     }
+    for skipped in report.skipped(&ladder) {
+        say(not_made(&skipped));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -370,7 +419,14 @@ pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
 }
 
 /// Runs one transcode with a progress bar on a terminal.
-fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &AtomicBool) -> Result<VersionIndex> {
+fn run(
+    file: &Path,
+    ladder: &Ladder,
+    dir: &Path,
+    options: &Options,
+    cancel: &AtomicBool,
+    watch: &mut dyn FnMut(&Progress),
+) -> Result<VersionIndex> {
     let bar = progress_bar(file);
     let mut rate = 1;
     let index = transcode::run(
@@ -378,12 +434,16 @@ fn run(file: &Path, ladder: &Ladder, dir: &Path, options: &Options, cancel: &Ato
         ladder,
         dir,
         options,
-        &mut |progress| match progress {
-            Progress::Probed { rate: source_rate, total_samples, .. } => {
-                rate = u64::from(source_rate.max(1));
-                bar.set_length(total_samples.unwrap_or(0) / rate);
+        &mut |progress| {
+            watch(&progress);
+            match progress {
+                Progress::Probed { rate: source_rate, total_samples, .. } => {
+                    rate = u64::from(source_rate.max(1));
+                    bar.set_length(total_samples.unwrap_or(0) / rate);
+                }
+                Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
+                Progress::Rung { .. } | Progress::Playable(_) => {}
             }
-            Progress::Encoded { done_samples, .. } => bar.set_position(done_samples / rate),
         },
         cancel,
     );
@@ -422,6 +482,19 @@ pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
     Ladder::decode(&text, &name.to_string()).map_err(|wrong| {
         Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
     })
+}
+
+fn not_made(skipped: &Skipped) -> String {
+    format!("  {:<8} not made: {}", skipped.path, skipped.why)
+}
+
+/// Seconds as they are typed, in milliseconds.
+fn preview_start(text: &str) -> Result<u64, String> {
+    // A day: far beyond the longest source, far below where milliseconds stop being exact.
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok((seconds * 1000.0).round() as u64),
+        _ => Err("give seconds from the track's beginning, like 42.5".into()),
+    }
 }
 
 pub(super) fn title_of(file: &Path) -> String {

@@ -77,6 +77,14 @@ impl Encoder {
 }
 
 impl Rung {
+    /// The rung's directory below the version: `aac/64`, `flac`.
+    pub fn path(&self) -> String {
+        match self.name.as_str() {
+            "" => self.family.as_str().to_owned(),
+            name => format!("{}/{name}", self.family.as_str()),
+        }
+    }
+
     /// The rung's file in the version's directory: `aac-64.mp4`, `flac.mp4`.
     pub fn object_name(&self) -> String {
         match self.name.as_str() {

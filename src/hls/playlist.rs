@@ -97,12 +97,25 @@ pub fn multivariant(index: &VersionIndex, scope: Scope, handed_on: HandedOn) -> 
 
 /// Renders the media playlist of a rung.
 pub fn media(rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
+    media_below("", rung, handed_on)
+}
+
+/// Renders the preview's media playlist, `preview.m3u8`. Its segments are in `PREVIEW_DIRECTORY` beside it. It
+/// takes no token, so it hands none on.
+pub fn preview(rung: &Rung) -> Vec<u8> {
+    media_below(PREVIEW_DIRECTORY, rung, &[])
+}
+
+/// The preview's directory, below where its playlist is.
+pub const PREVIEW_DIRECTORY: &str = "preview/";
+
+fn media_below(directory: &str, rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
     let query = references(handed_on);
     let durations_s = durations_s(rung);
     let segments = durations_s.enumerate().map(|(number, duration_s)| MediaSegment {
-        uri: segment_name(number) + &query,
+        uri: format!("{directory}{}{query}", segment_name(number)),
         duration: duration_s,
-        map: (number == 0).then(|| Map { uri: format!("init.mp4{query}"), ..Default::default() }),
+        map: (number == 0).then(|| Map { uri: format!("{directory}init.mp4{query}"), ..Default::default() }),
         ..Default::default()
     });
     let playlist = MediaPlaylist {
@@ -172,18 +185,22 @@ pub fn target_duration_s(segments: &[Segment], rate: u32) -> u64 {
 }
 
 fn session_data(loudness: &Loudness) -> Vec<SessionData> {
-    let entry = |name: &str, value: Option<f64>| {
+    let entry = |name: &str, value: Option<String>| {
         value.map(|value| SessionData {
-            data_id: format!("segue.loudness.{name}"),
-            field: SessionDataField::Value(format!("{value:.2}")),
+            data_id: format!("segue.{name}"),
+            field: SessionDataField::Value(value),
             language: None,
             other_attributes: None,
         })
     };
+    let decimals = |value: f64| format!("{value:.2}");
+    let replay_gain = loudness.replay_gain.as_ref();
     [
-        entry("integrated-lufs", loudness.integrated_lufs),
-        entry("range-lu", Some(loudness.range_lu)),
-        entry("true-peak-dbtp", loudness.true_peak_dbtp),
+        entry("loudness.integrated-lufs", loudness.integrated_lufs.map(decimals)),
+        entry("loudness.range-lu", Some(decimals(loudness.range_lu))),
+        entry("loudness.true-peak-dbtp", loudness.true_peak_dbtp.map(decimals)),
+        entry("replaygain.track-gain-db", replay_gain.map(|gain| decimals(gain.track_gain_db))),
+        entry("replaygain.track-peak", replay_gain.map(|gain| format!("{:.6}", gain.track_peak))),
     ]
     .into_iter()
     .flatten()
@@ -193,6 +210,7 @@ fn session_data(loudness: &Loudness) -> Vec<SessionData> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hls::version::ReplayGain;
     use crate::hls::version::tests::sample;
 
     fn text(bytes: Vec<u8>) -> String {
@@ -228,10 +246,21 @@ mod tests {
     #[test]
     fn loudness_travels_as_session_data() {
         let mut index = sample();
-        index.loudness = Some(Loudness { integrated_lufs: Some(-14.2), range_lu: 3.0, true_peak_dbtp: None });
+        let replay_gain = Some(ReplayGain { track_gain_db: -3.8, track_peak: 0.9875 });
+        let loudness = Loudness { integrated_lufs: Some(-14.2), range_lu: 3.0, true_peak_dbtp: None, replay_gain };
+        index.loudness = Some(loudness);
         let playlist = text(multivariant(&index, Scope::Aac, &[]).unwrap());
         assert!(playlist.contains("#EXT-X-SESSION-DATA:DATA-ID=\"segue.loudness.integrated-lufs\",VALUE=\"-14.20\"\n"));
+        assert!(playlist.contains("DATA-ID=\"segue.replaygain.track-gain-db\",VALUE=\"-3.80\"\n"), "{playlist}");
+        assert!(playlist.contains("DATA-ID=\"segue.replaygain.track-peak\",VALUE=\"0.987500\"\n"), "{playlist}");
         assert!(!playlist.contains("true-peak"));
+    }
+
+    #[test]
+    fn the_previews_playlist_names_segments_in_its_own_directory() {
+        let playlist = text(preview(&sample().rungs[0]));
+        let names: Vec<_> = playlist.lines().filter(|line| line.contains(".mp4")).collect();
+        assert_eq!(names, ["#EXT-X-MAP:URI=\"preview/init.mp4\"", "preview/00000.mp4", "preview/00001.mp4"]);
     }
 
     #[test]

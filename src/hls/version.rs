@@ -38,7 +38,13 @@ pub struct VersionIndex {
     pub loudness: Option<Loudness>,
     /// The ladder, AAC rungs by rising bit rate, then FLAC. Never empty.
     pub rungs: Vec<Rung>,
-    /// Objects beside the ladder: preview, waveform.
+    /// Rungs of the ladder that were not made, because they could add nothing to this source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
+    /// The preview, when the ladder has an AAC rung.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
+    /// Objects beside the ladder: the waveform.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extras: Vec<Extra>,
 }
@@ -73,6 +79,41 @@ pub struct Loudness {
     /// Highest true peak of any channel in dBTP, two decimals; absent for silence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub true_peak_dbtp: Option<f64>,
+    /// The same as players that know ReplayGain want it; absent for silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_gain: Option<ReplayGain>,
+}
+
+/// What ReplayGain 2.0 calls the track's gain and peak. Advice for players: nothing is baked in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayGain {
+    /// Gain to -18 LUFS in dB, two decimals.
+    pub track_gain_db: f64,
+    /// Largest sample of the source, 1 is full scale, six decimals.
+    pub track_peak: f64,
+}
+
+/// A rung that was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skipped {
+    /// Where it would have been below the version: `aac/256`.
+    pub path: String,
+    /// The bit rate it would have had, in bit/s.
+    pub nominal_bps: u64,
+    /// Why not, in words.
+    pub why: String,
+}
+
+/// The preview: an encode of its own, cut from the decoded source. Its object is `preview.m4a`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preview {
+    /// Where it begins in the source, in samples of the source.
+    pub start: u64,
+    /// How it was encoded and cut.
+    pub rung: Rung,
 }
 
 /// The codec family of a rung, which is also its directory and its entitlement.
@@ -185,10 +226,12 @@ pub struct Extra {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// `/p/…/preview.m4a`, `audio/mp4`, public.
+    /// `/p/…/preview.m4a`, `audio/mp4`, public: in versions made before `VersionIndex::preview`.
     Preview,
     /// `/w/…/peaks.bin`, audiowaveform version 2, public.
     Peaks,
+    /// `/w/…/peaks-2048.bin`, the same at so many samples per point.
+    PeaksAt(u32),
     /// `/w/…/peaks.json`, small, public.
     PeaksSmall,
 }
@@ -250,7 +293,7 @@ impl VersionIndex {
         if self.source.rate == 0 {
             return wrong("the source has no rate".into());
         }
-        for rung in &self.rungs {
+        for rung in self.encodings() {
             let at = rung.path();
             if rung.rate == 0 || rung.segments.is_empty() {
                 return wrong(format!("rung {at} has no rate or no segments"));
@@ -290,7 +333,17 @@ impl VersionIndex {
 
     /// Every object of the version, `version.json` aside.
     pub fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.rungs.iter().map(|rung| &rung.object).chain(self.extras.iter().map(|extra| &extra.object))
+        self.encodings().map(|rung| &rung.object).chain(self.extras.iter().map(|extra| &extra.object))
+    }
+
+    /// The rungs, and the preview.
+    fn encodings(&self) -> impl Iterator<Item = &Rung> {
+        self.rungs.iter().chain(self.preview.iter().map(|preview| &preview.rung))
+    }
+
+    /// Whether there is a preview.
+    pub fn has_preview(&self) -> bool {
+        self.preview.is_some() || self.extras.iter().any(|extra| extra.role == Role::Preview)
     }
 
     /// Length of the source in seconds, for people; media times stay in ticks.
@@ -428,6 +481,8 @@ pub(crate) mod tests {
                 rung(Family::Aac, "96", "mp4a.40.2", 2),
                 rung(Family::Flac, "", "fLaC", 9),
             ],
+            skipped: vec![],
+            preview: None,
             extras: vec![],
         }
     }
@@ -504,6 +559,14 @@ pub(crate) mod tests {
         check(|v| v.rungs[0].segments[0].ticks += 1, "samples");
         check(|v| v.rungs[0].object.name = "../x".into(), "not plain");
         check(|v| v.rungs[0].name = "..".into(), "not plain");
+        check(
+            |v| {
+                let mut rung = v.rungs[0].clone();
+                rung.segments.pop();
+                v.preview = Some(Preview { start: 0, rung });
+            },
+            "add up",
+        );
         check(|v| v.rungs[0].object.sha256 = "zz".into(), "not one");
     }
 }

@@ -121,7 +121,7 @@ struct Look {
 
 impl Cache {
     pub(super) fn new(store: LocalStore, limits: Limits, handed_on: HandedOn) -> Arc<Cache> {
-        /// Rungs and extras of a typical version: four AAC, one FLAC, preview, two waveforms.
+        /// Rungs and extras of a typical version: four AAC, one FLAC, preview, four waveforms.
         const FILES_PER_VERSION: u64 = 8;
         let versions = (limits.files_max / FILES_PER_VERSION).max(1) as usize;
         Arc::new(Cache {

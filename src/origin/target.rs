@@ -5,7 +5,7 @@
 
 use crate::base::id::{TrackId, VersionId};
 use crate::cdn::bunny;
-use crate::hls::playlist::Scope;
+use crate::hls::playlist::{PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Role};
 
 /// A well-formed media path.
@@ -32,7 +32,9 @@ pub enum ObjectName<'p> {
     OfRung(RungName<'p>, Part),
     /// `/d/…/{file}`: a rung's whole file, progressive.
     File(&'p str),
-    /// `/p/…`, `/w/…`: beside the ladder, public.
+    /// `/p/…/preview.m3u8`, `/p/…/preview/…`: the preview's HLS form, public.
+    OfPreview(Part),
+    /// `/p/…/preview.m4a`, `/w/…`: beside the ladder, public.
     Extra(Role),
 }
 
@@ -99,7 +101,7 @@ impl Route {
             Route::Init => "/a/{track}/{version}/{rung}/init.mp4",
             Route::Segment => "/a/{track}/{version}/{rung}/{segment}.mp4",
             Route::File => "/d/{track}/{version}/{file}",
-            Route::Preview => "/p/{track}/{version}/preview.m4a",
+            Route::Preview => "/p/{track}/{version}/preview",
             Route::Waveform => "/w/{track}/{version}/peaks",
             Route::Unknown => "unknown",
         }
@@ -127,8 +129,11 @@ impl<'p> Target<'p> {
             ("a", _) => decode_adaptive(rest)?,
             ("d", _) => ObjectName::File(decode_file(rest)?),
             ("p", "preview.m4a") => ObjectName::Extra(Role::Preview),
+            ("p", "preview.m3u8") => ObjectName::OfPreview(Part::Playlist),
+            ("p", _) => ObjectName::OfPreview(decode_slice(rest.strip_prefix(PREVIEW_DIRECTORY)?)?),
             ("w", "peaks.bin") => ObjectName::Extra(Role::Peaks),
             ("w", "peaks.json") => ObjectName::Extra(Role::PeaksSmall),
+            ("w", _) => ObjectName::Extra(Role::PeaksAt(decode_zoom(rest)?)),
             _ => return None,
         };
         Some(Target { token, path, track, version, object })
@@ -136,7 +141,7 @@ impl<'p> Target<'p> {
 
     /// Whether it takes a token to get it.
     pub fn needs_token(&self) -> bool {
-        !matches!(self.object, ObjectName::Extra(_))
+        !matches!(self.object, ObjectName::Extra(_) | ObjectName::OfPreview(_))
     }
 
     /// The kind of object.
@@ -147,8 +152,8 @@ impl<'p> Target<'p> {
             ObjectName::OfRung(_, Part::Init) => Route::Init,
             ObjectName::OfRung(_, Part::Segment(_)) => Route::Segment,
             ObjectName::File(_) => Route::File,
-            ObjectName::Extra(Role::Preview) => Route::Preview,
-            ObjectName::Extra(Role::Peaks | Role::PeaksSmall) => Route::Waveform,
+            ObjectName::OfPreview(_) | ObjectName::Extra(Role::Preview) => Route::Preview,
+            ObjectName::Extra(Role::Peaks | Role::PeaksAt(_) | Role::PeaksSmall) => Route::Waveform,
         }
     }
 }
@@ -181,9 +186,23 @@ fn decode_adaptive(rest: &str) -> Option<ObjectName<'_>> {
 fn decode_part(file: &str) -> Option<Part> {
     match file {
         "index.m3u8" => Some(Part::Playlist),
+        _ => decode_slice(file),
+    }
+}
+
+/// A slice of an encoding's file.
+fn decode_slice(file: &str) -> Option<Part> {
+    match file {
         "init.mp4" => Some(Part::Init),
         _ => decode_number(file.strip_suffix(".mp4")?).map(Part::Segment),
     }
+}
+
+/// `peaks-2048.bin`; no zeros in front.
+fn decode_zoom(file: &str) -> Option<u32> {
+    let digits = file.strip_prefix("peaks-")?.strip_suffix(".bin")?;
+    let plain = (1..=7).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    if plain && !digits.starts_with('0') { digits.parse().ok() } else { None }
 }
 
 /// Five digits or more, and no more zeros in front than it takes to make five.
@@ -235,6 +254,10 @@ mod tests {
         check("/p/{v}/preview.m4a", Some(ObjectName::Extra(Role::Preview)));
         check("/w/{v}/peaks.bin", Some(ObjectName::Extra(Role::Peaks)));
         check("/w/{v}/peaks.json", Some(ObjectName::Extra(Role::PeaksSmall)));
+        check("/w/{v}/peaks-2048.bin", Some(ObjectName::Extra(Role::PeaksAt(2048))));
+        check("/p/{v}/preview.m3u8", Some(ObjectName::OfPreview(Part::Playlist)));
+        check("/p/{v}/preview/init.mp4", Some(ObjectName::OfPreview(Part::Init)));
+        check("/p/{v}/preview/00004.mp4", Some(ObjectName::OfPreview(Part::Segment(4))));
     }
 
     #[test]
@@ -264,6 +287,15 @@ mod tests {
             "/d/{v}/.mp4",
             "/d/{v}/a/b.mp4",
             "/p/{v}/aac/96/00000.mp4",
+            "/p/{v}/preview/index.m3u8",
+            "/p/{v}/preview/../aac/96/00000.mp4",
+            "/p/{v}/preview/aac/96/00000.mp4",
+            "/p/{v}/init.mp4",
+            "/p/{v}/master.m3u8",
+            "/a/{v}/preview/00000.mp4",
+            "/w/{v}/peaks-02048.bin",
+            "/w/{v}/peaks-.bin",
+            "/w/{v}/peaks-99999999.bin",
             "/w/{v}/preview.m4a",
             "/x/{v}/master.m3u8",
             "/",

@@ -25,6 +25,7 @@ use crate::store::mapped::Mapped;
 #[derive(Debug)]
 pub(super) struct Version {
     rungs: Vec<OpenRung>,
+    preview: Option<OpenRung>,
     extras: Vec<OpenExtra>,
     /// By `Scope`: `All`, `Aac`, `Flac`.
     multivariants: [Option<Document>; 3],
@@ -148,8 +149,14 @@ impl Version {
             let etag = etag_of_digest(&object.sha256[..32]);
             Ok(Stored { file: Mapped::open(file, object.bytes).context(what)?, etag })
         };
-        let rung = |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object)?, handed_on));
+        let rung = |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object)?, playlist::media(rung, handed_on)));
         let rungs: Vec<OpenRung> = index.rungs.iter().map(rung).collect::<Result<_>>()?;
+        // Public: its playlist hands no token on.
+        let preview = index.preview.as_ref().map(|preview| {
+            let playlist = playlist::preview(&preview.rung);
+            Ok(OpenRung::new(&preview.rung, open(&preview.rung.object)?, playlist))
+        });
+        let preview = preview.transpose()?;
         let extras = index.extras.iter().map(|Extra { role, object }| Ok(OpenExtra::new(*role, open(object)?)));
         let extras = extras.collect::<Result<_>>()?;
         let modified = published(store, track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
@@ -158,6 +165,7 @@ impl Version {
         let scopes = [Scope::All, Scope::Aac, Scope::Flac];
         Ok(Version {
             rungs,
+            preview,
             extras,
             multivariants: scopes.map(|scope| playlist::multivariant(&index, scope, handed_on).map(Document::new)),
             modified_s,
@@ -168,15 +176,15 @@ impl Version {
 
     /// How many files are open for it: its weight in the cache.
     pub(super) fn files(&self) -> u64 {
-        (self.rungs.len() + self.extras.len()) as u64
+        (self.rungs.len() + self.preview.iter().len() + self.extras.len()) as u64
     }
 
     /// Bytes of memory that it holds for as long as it is open, without what its files map.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let rungs = self
-            .rungs
-            .iter()
-            .map(|rung| rung.playlist.memory_bytes() + rung.etags.len() + size_of_val::<[(u64, u64)]>(&rung.slices));
+        let rungs =
+            self.rungs.iter().chain(&self.preview).map(|rung| {
+                rung.playlist.memory_bytes() + rung.etags.len() + size_of_val::<[(u64, u64)]>(&rung.slices)
+            });
         let multivariants = self.multivariants.iter().flatten().map(Document::memory_bytes);
         let extras = self.extras.iter().map(|extra| extra.codings.bytes());
         rungs.chain(multivariants).chain(extras).sum::<usize>() as u64
@@ -199,11 +207,15 @@ impl Version {
                 let rung = self.rungs.iter().find(|rung| *rung.file_name == **name)?;
                 Some(rung.whole.object(Media::Audio))
             }
+            ObjectName::OfPreview(part) => self.preview.as_ref()?.select(*part, headers),
+            ObjectName::Extra(Role::Preview) if self.preview.is_some() => {
+                Some(self.preview.as_ref()?.whole.object(Media::Audio))
+            }
             ObjectName::Extra(role) => {
                 let extra = self.extras.iter().find(|extra| extra.role == *role)?;
                 let media = match role {
                     Role::Preview => Media::Audio,
-                    Role::Peaks => Media::Peaks,
+                    Role::Peaks | Role::PeaksAt(_) => Media::Peaks,
                     Role::PeaksSmall => Media::PeaksSmall,
                 };
                 let coded = extra.codings.select(headers, &extra.stored.etag);
@@ -218,7 +230,7 @@ impl Version {
 }
 
 impl OpenRung {
-    fn new(rung: &Rung, whole: Stored, handed_on: HandedOn) -> OpenRung {
+    fn new(rung: &Rung, whole: Stored, playlist: Vec<u8>) -> OpenRung {
         let segments = rung.segments.iter().zip(rung.offsets());
         // Cannot overflow: `VersionIndex::decode` added them up.
         let slices = segments.map(|(segment, start)| (start, start + segment.bytes));
@@ -229,7 +241,7 @@ impl OpenRung {
             name: rung.name.as_str().into(),
             file_name: rung.object.name.as_str().into(),
             whole,
-            playlist: Document::new(playlist::media(rung, handed_on)),
+            playlist: Document::new(playlist),
             slices: std::iter::once((0, rung.init.bytes)).chain(slices).collect(),
             etags: etags.into(),
         }

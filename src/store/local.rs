@@ -4,6 +4,7 @@
 //! {root}/staging/{attempt}.lock   held (flock) by the process that fills {attempt}/; names the track once there is one
 //! {root}/staging/{attempt}/…      objects being made, invisible
 //! {root}/v/{track}/{version}/…    objects and version.json, whole from the moment the name exists
+//! {root}/interim/{track}.{version}  versions that another one is about to replace, see `publish::first_to_store`
 //! {root}/tracks/{track}.json      which version a track shows now
 //! {root}/blocks.json              which tracks are not served, see `origin::blocks`
 //! {root}/blocks.lock              held (flock) by the process that changes blocks.json; not empty once there is one
@@ -19,6 +20,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::error::Context as _;
 use crate::base::held::same_file;
@@ -121,6 +123,92 @@ impl LocalStore {
     /// Whether anything is known of a track: a record, or a version. Blocks.
     pub fn has_track(&self, track: TrackId) -> bool {
         self.record_path(track).exists() || self.track_dir(track).exists()
+    }
+
+    /// A staging directory with the objects of `index` that lie in `dir`, on the same file system. Nothing is copied:
+    /// the same bytes have two names, so nobody may write them any more.
+    ///
+    /// # Errors
+    /// `Internal` when an object is missing or the disk refuses.
+    pub fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
+        let staging = self.stage()?;
+        for object in index.objects() {
+            let name = &object.name;
+            fs::hard_link(dir.join(name), staging.dir.join(name)).context(|| format!("cannot link {name}"))?;
+        }
+        Ok(staging)
+    }
+
+    /// Notes that a version will be replaced, before it is published: `interims` lists it from now on. Durable.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn note_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
+        let dir = self.root.join("interim");
+        let note = || {
+            fs::create_dir_all(&dir)?;
+            File::create(self.interim_path(track, version))?.sync_all()
+        };
+        note().context(|| format!("cannot note the interim version of track {track}"))?;
+        sync_dir(&dir)
+    }
+
+    /// The versions that were to be replaced and are not removed yet, whether they are there or not, and how long ago
+    /// each was noted. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the directory cannot be read.
+    pub fn interims(&self) -> Result<Vec<(TrackId, VersionId, Duration)>> {
+        let entries = match fs::read_dir(self.root.join("interim")) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.context(|| "cannot list the interim versions")?,
+        };
+        let decode = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (track, version) = name.rsplit_once('.')?;
+            let age = entry.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
+            Some((TrackId::decode(track)?, VersionId::decode(version)?, age))
+        };
+        Ok(entries.filter_map(|entry| decode(entry.ok()?)).collect())
+    }
+
+    /// Removes a version, and the note that it was to be replaced. It is gone at once for whoever asks anew; open
+    /// files stay readable. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses; then it is there as a whole, or not at all.
+    pub fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
+        let staging = self.stage()?;
+        match fs::rename(self.version_dir(track, version), staging.dir.join("removed")) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+            renamed => renamed.context(|| format!("cannot remove version {version} of track {track}"))?,
+        }
+        drop(staging);
+        let _ = fs::remove_dir(self.track_dir(track)); // one that holds versions stays
+        match fs::remove_file(self.interim_path(track, version)) {
+            Err(cause) if cause.kind() != ErrorKind::NotFound => {
+                Err(cause).context(|| format!("cannot remove the note of version {version}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the record of a track that shall not have been. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn remove_record(&self, track: TrackId) -> Result<()> {
+        fs::remove_file(self.record_path(track)).context(|| format!("cannot remove the record of {track}"))?;
+        sync_dir(&self.root.join("tracks"))
+    }
+
+    /// How long the record of a track is as it is; `None` when there is none. Blocks.
+    pub fn record_age(&self, track: TrackId) -> Option<Duration> {
+        Some(fs::metadata(self.record_path(track)).ok()?.modified().ok()?.elapsed().unwrap_or_default())
+    }
+
+    fn interim_path(&self, track: TrackId, version: VersionId) -> PathBuf {
+        self.root.join("interim").join(format!("{track}.{version}"))
     }
 
     /// Makes a private staging directory on the store's own file system, so that publishing is a rename.

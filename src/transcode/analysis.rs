@@ -4,10 +4,13 @@ use ebur128::{EbuR128, Mode};
 
 use super::plan::Format;
 use crate::base::{Error, Result};
-use crate::hls::version::Loudness;
+use crate::hls::version::{Loudness, ReplayGain};
 
 /// Samples behind one point of the waveform: 5.8 ms at 44.1 kHz, audiowaveform's usual finest zoom.
 pub(super) const SAMPLES_PER_POINT: u32 = 256;
+
+/// What ReplayGain 2.0 brings tracks to.
+const REPLAY_GAIN_LUFS: f64 = -18.0;
 
 /// Measures a source block by block; its memory does not grow but for 8 bytes per 100 ms (loudness).
 pub(super) struct Analysis {
@@ -66,10 +69,17 @@ impl Analysis {
         let peaks: Result<Vec<f64>> =
             (0..self.channels as u32).map(|channel| self.meter.true_peak(channel).map_err(failed)).collect();
         let peak = peaks?.into_iter().fold(0.0, f64::max);
+        let samples: Result<Vec<f64>> =
+            (0..self.channels as u32).map(|channel| self.meter.sample_peak(channel).map_err(failed)).collect();
+        let sample_peak = samples?.into_iter().fold(0.0, f64::max);
+        let integrated = self.meter.loudness_global().map_err(failed)?;
+        let replay_gain = finite(REPLAY_GAIN_LUFS - integrated)
+            .map(|track_gain_db| ReplayGain { track_gain_db, track_peak: (sample_peak * 1e6).round() / 1e6 });
         let loudness = Loudness {
-            integrated_lufs: finite(self.meter.loudness_global().map_err(failed)?),
+            integrated_lufs: finite(integrated),
             range_lu: finite(self.meter.loudness_range().map_err(failed)?).unwrap_or(0.0),
             true_peak_dbtp: finite(20.0 * peak.log10()),
+            replay_gain,
         };
         Ok((loudness, points))
     }

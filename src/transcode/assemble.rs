@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
+use super::analysis::SAMPLES_PER_POINT;
 use super::plan::RungPlan;
 use super::source::ReadAt;
 use super::waveform;
@@ -86,6 +87,11 @@ impl RungFile {
     /// The plan it follows.
     pub(super) fn plan(&self) -> &RungPlan {
         &self.plan
+    }
+
+    /// Whether the child has said all of it.
+    pub(super) fn is_final(&self) -> bool {
+        self.init_is_final
     }
 
     /// Whole segments written so far, as presented samples.
@@ -291,7 +297,7 @@ pub(super) fn hash_of(source: &impl ReadAt, unwanted: &AtomicBool) -> std::io::R
 /// An object beside the ladder, written as it comes.
 pub(super) struct ExtraFile {
     role: Role,
-    name: &'static str,
+    name: String,
     file: File,
     bytes: u64,
 }
@@ -305,8 +311,8 @@ pub(super) struct Peaks {
 
 impl Peaks {
     pub(super) fn create(workspace: &mut Workspace, rate: u32) -> Result<Peaks> {
-        let mut file = ExtraFile::create(workspace, Role::Peaks, "peaks.bin")?;
-        file.write(workspace, &waveform::header(rate, 0))?;
+        let mut file = ExtraFile::create(workspace, Role::Peaks, "peaks.bin".into())?;
+        file.write(workspace, &waveform::header(rate, 0, SAMPLES_PER_POINT))?;
         Ok(Peaks { file, rate, points: 0 })
     }
 
@@ -316,21 +322,28 @@ impl Peaks {
         self.file.write(workspace, points)
     }
 
-    /// Both files.
-    pub(super) fn finish(self, workspace: &mut Workspace) -> Result<[Extra; 2]> {
-        let head = waveform::header(self.rate, self.points);
+    /// Every file of it.
+    pub(super) fn finish(self, workspace: &mut Workspace) -> Result<Vec<Extra>> {
+        let head = waveform::header(self.rate, self.points, SAMPLES_PER_POINT);
         self.file.patch(0, &head)?;
         let mut points = vec![0; self.points as usize * 2];
         self.file.file.read_exact_at(&mut points, head.len() as u64).context(|| "cannot read back peaks.bin")?;
-        let mut small = ExtraFile::create(workspace, Role::PeaksSmall, "peaks.json")?;
+        let mut extras = vec![self.file.finish()?];
+        for zoom in waveform::ZOOMS {
+            let mut file = ExtraFile::create(workspace, Role::PeaksAt(zoom), waveform::zoom_name(zoom))?;
+            file.write(workspace, &waveform::zoomed(self.rate, &points, zoom))?;
+            extras.push(file.finish()?);
+        }
+        let mut small = ExtraFile::create(workspace, Role::PeaksSmall, "peaks.json".into())?;
         small.write(workspace, &waveform::small(self.rate, &points))?;
-        Ok([self.file.finish()?, small.finish()?])
+        extras.push(small.finish()?);
+        Ok(extras)
     }
 }
 
 impl ExtraFile {
-    fn create(workspace: &mut Workspace, role: Role, name: &'static str) -> Result<ExtraFile> {
-        Ok(ExtraFile { role, name, file: workspace.create(name)?, bytes: 0 })
+    fn create(workspace: &mut Workspace, role: Role, name: String) -> Result<ExtraFile> {
+        Ok(ExtraFile { role, file: workspace.create(&name)?, name, bytes: 0 })
     }
 
     /// Appends.
@@ -348,7 +361,7 @@ impl ExtraFile {
     fn finish(self) -> Result<Extra> {
         let sha256 =
             hash_of(&self.file, &AtomicBool::new(false)).context(|| format!("cannot read back {}", self.name))?;
-        Ok(Extra { role: self.role, object: Object { name: self.name.to_owned(), bytes: self.bytes, sha256 } })
+        Ok(Extra { role: self.role, object: Object { name: self.name, bytes: self.bytes, sha256 } })
     }
 }
 
@@ -377,7 +390,7 @@ mod tests {
     fn a_dropped_workspace_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let mut workspace = Workspace::new(directory.path(), 10);
-        let mut extra = ExtraFile::create(&mut workspace, Role::Peaks, "peaks.bin").unwrap();
+        let mut extra = ExtraFile::create(&mut workspace, Role::Peaks, "peaks.bin".into()).unwrap();
         extra.write(&mut workspace, &[0; 10]).unwrap();
         assert!(extra.write(&mut workspace, &[0; 1]).unwrap_err().chain().contains("output"));
         drop(workspace);

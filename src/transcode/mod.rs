@@ -35,7 +35,7 @@ use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
 use crate::hls::package::rescale;
-use crate::hls::version::{Extra, FORMAT, Loudness, Role, Source, VersionIndex};
+use crate::hls::version::{FORMAT, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
 use fetch::Download;
 use guard::Url;
@@ -65,7 +65,22 @@ pub enum Progress {
         /// Samples per channel that the container promises.
         total_samples: Option<u64>,
     },
+    /// A rung, or the preview, is whole and its file will not change any more.
+    Rung {
+        /// `aac/96`, `flac`; `preview`.
+        path: String,
+        /// Peak segment bit rate in bit/s, measured.
+        peak_bps: u64,
+        /// Average segment bit rate in bit/s, measured.
+        average_bps: u64,
+    },
+    /// The preview and the first rung are whole while others are not: a version of their own, whose objects are in the
+    /// work directory and stay as they are. Only of sources that take long enough.
+    Playable(Box<VersionIndex>),
 }
+
+/// A source of fewer seconds is whole before anybody could play its first rung.
+const PLAYABLE_S_MIN: u64 = 60;
 
 /// What an input is, measured by decoding all of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -75,6 +90,9 @@ pub struct ProbeReport {
     pub source: Source,
     /// Length in seconds.
     pub duration_s: f64,
+    /// Bit rate in bit/s of a source whose codec is lossy, where its container says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lossy_bps: Option<u64>,
     /// EBU R128 numbers.
     pub loudness: Loudness,
 }
@@ -97,20 +115,25 @@ pub struct Outline {
 impl ProbeReport {
     /// The rungs `run` would make of it.
     pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
-        let Source { rate, channels, bits, .. } = self.source;
-        let format = Format { rate, channels, bits, float: bits == 32 };
-        let rungs = format.outputs(ladder).into_iter().filter(|plan| !plan.preview);
+        let rungs = self.format().outputs(ladder, self.lossy_bps).into_iter().filter(|plan| !plan.preview);
         let outline = |plan: plan::RungPlan| Outline {
-            path: match plan.rung.name.as_str() {
-                "" => plan.rung.family.as_str().to_owned(),
-                name => format!("{}/{name}", plan.rung.family.as_str()),
-            },
+            path: plan.rung.path(),
             rate: plan.rate,
             channels: plan.channels,
             bits: plan.bits,
             nominal_bps: plan.rung.bitrate_bps.into(),
         };
         rungs.map(outline).collect()
+    }
+
+    /// The rungs `run` would not make of it, and why.
+    pub fn skipped(&self, ladder: &Ladder) -> Vec<Skipped> {
+        self.format().skipped(ladder, self.lossy_bps)
+    }
+
+    fn format(&self) -> Format {
+        let Source { rate, channels, bits, .. } = self.source;
+        Format { rate, channels, bits, float: bits == 32 }
     }
 }
 
@@ -257,6 +280,8 @@ fn trial_plan(trial: Trial, options: &Options) -> Plan {
         trim: None,
         patches: Vec::new(),
         bits: None,
+        lossy_bps: None,
+        preview_start_ms: None,
         duration_s_max: limits.duration_s_max,
         memory_bytes_max: limits.memory_bytes_max,
         cpu_s_max: limits.cpu_s(0),
@@ -346,6 +371,8 @@ impl Job {
             trim: self.sniffed.trim,
             patches: self.sniffed.patches.clone(),
             bits: self.sniffed.bits,
+            lossy_bps: self.sniffed.lossy_bps,
+            preview_start_ms: options.preview_start_ms,
             duration_s_max: limits.duration_s_max,
             memory_bytes_max: limits.memory_bytes_max,
             cpu_s_max: limits.cpu_s(self.length),
@@ -369,7 +396,7 @@ impl Job {
         let sha256 = self.hashed(self.hash(&never))?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
-        Ok(ProbeReport { source, duration_s, loudness: outcome.loudness })
+        Ok(ProbeReport { source, duration_s, lossy_bps: self.sniffed.lossy_bps, loudness: outcome.loudness })
     }
 
     fn transcode(
@@ -383,44 +410,32 @@ impl Job {
         let plan = self.plan(Some(ladder), options);
         let mut making = Making::default();
         let failed = AtomicBool::new(false);
-        let (hash, outcome) = std::thread::scope(|scope| {
+        let outcome = std::thread::scope(|scope| {
             // The source's hash costs nothing while the child waits for its plugins.
-            let hash = scope.spawn(|| self.hash(&failed));
+            let mut hash = Some(scope.spawn(|| self.hash(&failed)));
+            let mut known = |making: &mut Making, workspace: &mut Workspace, on_progress: &mut dyn FnMut(Progress)| {
+                // A last part that the decoder has no use for may still be to come.
+                let Some(done) = hash.take_if(|hash| hash.is_finished() && making.decoded.is_some()) else {
+                    return Ok(hash.is_none());
+                };
+                let found = done.join().map_err(|_| Error::internal("the hashing thread panicked"))?;
+                making.measured(self.hashed(found)?, self, ladder, workspace, on_progress).map(|()| true)
+            };
             let outcome = supervise::attempt(&plan, &self.bytes, options, cancel, &mut |event, payload| {
-                making.take(event, &payload, self, ladder, workspace, on_progress)
+                making.take(event, &payload, self, ladder, workspace, on_progress)?;
+                known(&mut making, workspace, on_progress).map(|_| ())
             });
             failed.store(outcome.is_err(), Ordering::Relaxed);
-            // The decoder may have no use for a last part that is still to come.
-            while !hash.is_finished() {
+            let outcome = outcome?;
+            while making.decoded.is_some() && !known(&mut making, workspace, on_progress)? {
                 if cancel.load(Ordering::Relaxed) {
                     failed.store(true, Ordering::Relaxed);
                 }
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
-            (hash.join(), outcome)
-        });
-        let outcome = outcome?;
-        let hash = hash.map_err(|_| Error::internal("the hashing thread panicked"))?;
-        let sha256 = self.hashed(hash)?;
-        let Some(format) = making.format else { return Err(Error::internal("the child did not say what it decoded")) };
-        let source = self.source(&format, &outcome, sha256)?;
-        let Making { outputs, peaks, .. } = making;
-        let (previews, rungs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|file| file.plan().preview);
-        let rungs = rungs.into_iter().map(RungFile::finish).collect::<Result<Vec<_>>>()?;
-        for rung in &rungs {
-            if rung.samples != rescale(source.samples, source.rate, rung.rate) {
-                return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
-            }
-        }
-        let mut extras = Vec::new();
-        for preview in previews {
-            extras.push(Extra { role: Role::Preview, object: preview.finish()?.object });
-        }
-        if let Some(peaks) = peaks {
-            extras.extend(peaks.finish(workspace)?);
-        }
-        let loudness = Some(outcome.loudness);
-        Ok(VersionIndex { format: FORMAT, source, encoders: outcome.encoders, loudness, rungs, extras })
+            Ok(outcome)
+        })?;
+        making.finish(outcome)
     }
 
     fn hash(&self, unwanted: &AtomicBool) -> std::io::Result<String> {
@@ -476,10 +491,22 @@ fn unopened(name: &str, cause: std::io::Error) -> Error {
 struct Making {
     format: Option<Format>,
     /// The ladder's rungs, then the preview.
-    outputs: Vec<RungFile>,
+    outputs: Vec<Output>,
     peaks: Option<Peaks>,
+    /// What the child found, until the source's hash is known too.
+    decoded: Option<Outcome>,
+    /// The version, once the source is measured.
+    measured: Option<VersionIndex>,
     total_samples: Option<u64>,
     told: u64,
+}
+
+/// One file.
+enum Output {
+    /// Being written.
+    Open(RungFile),
+    /// Read back, checked and measured.
+    Whole { rung: Box<Rung>, preview: bool },
 }
 
 impl Making {
@@ -492,15 +519,14 @@ impl Making {
         workspace: &mut Workspace,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let unknown = || Error::internal("the child speaks of a rung it was not asked for");
         match event {
             Event::Opened(format) => {
                 if self.format.replace(format).is_some() {
                     return Err(Error::internal("the child opened the source twice"));
                 }
                 format.check()?;
-                for plan in format.outputs(ladder) {
-                    self.outputs.push(RungFile::create(workspace, plan)?);
+                for plan in format.outputs(ladder, job.sniffed.lossy_bps) {
+                    self.outputs.push(Output::Open(RungFile::create(workspace, plan)?));
                 }
                 self.peaks = Some(Peaks::create(workspace, format.rate)?);
                 self.total_samples = job.sniffed.samples_at(format.rate);
@@ -508,25 +534,128 @@ impl Making {
                 on_progress(Progress::Probed { rate, channels, bits, total_samples: self.total_samples });
                 Ok(())
             }
-            Event::Init { rung } => self.outputs.get_mut(rung).ok_or_else(unknown)?.init(workspace, payload),
+            Event::Init { rung } => {
+                self.open(rung)?.init(workspace, payload)?;
+                self.close(rung, on_progress)
+            }
             Event::Segment { rung } => {
-                self.outputs.get_mut(rung).ok_or_else(unknown)?.segment(workspace, payload)?;
+                self.open(rung)?.segment(workspace, payload)?;
                 self.tell(on_progress);
                 Ok(())
             }
             Event::Peaks => match &mut self.peaks {
                 Some(peaks) => peaks.add(workspace, payload),
-                None => Err(Error::internal("the child sent a waveform before it opened the source")),
+                None => Err(Error::internal("the child sent a waveform where none is expected")),
+            },
+            Event::Measured(outcome) => match self.decoded.replace(outcome) {
+                None => Ok(()),
+                Some(_) => Err(Error::internal("the child measured the source twice")),
             },
             Event::Decoded { .. } | Event::Sandboxed(_) | Event::Want { .. } => Ok(()),
             Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
         }
     }
 
+    fn open(&mut self, rung: usize) -> Result<&mut RungFile> {
+        match self.outputs.get_mut(rung) {
+            Some(Output::Open(file)) => Ok(file),
+            Some(Output::Whole { .. }) => Err(Error::internal("the child goes on with a rung that it finished")),
+            None => Err(Error::internal("the child speaks of a rung it was not asked for")),
+        }
+    }
+
+    /// Reads a rung back as soon as it is whole.
+    fn close(&mut self, at: usize, on_progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        let Output::Open(file) = &self.outputs[at] else { return Ok(()) };
+        if !file.is_final() {
+            return Ok(());
+        }
+        let Output::Open(file) = self.outputs.remove(at) else { return Ok(()) };
+        let preview = file.plan().preview;
+        let rung = Box::new(file.finish()?);
+        let path = if preview { "preview".to_owned() } else { rung.path() };
+        on_progress(Progress::Rung { path, peak_bps: rung.peak_bps, average_bps: rung.average_bps });
+        self.outputs.insert(at, Output::Whole { rung, preview });
+        Ok(())
+    }
+
+    /// The source is decoded to its end: everything about it is known, and what is whole can be played.
+    fn measured(
+        &mut self,
+        sha256: String,
+        job: &Job,
+        ladder: &Ladder,
+        workspace: &mut Workspace,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let Some(format) = self.format else { return Err(Error::internal("the child did not say what it decoded")) };
+        let outcome = self.decoded.take().ok_or_else(|| Error::internal("nothing was decoded to its end"))?;
+        let source = job.source(&format, &outcome, sha256)?;
+        let long = source.samples >= PLAYABLE_S_MIN * u64::from(source.rate);
+        let extras = self.peaks.take().map(|peaks| peaks.finish(workspace)).transpose()?.unwrap_or_default();
+        let skipped = format.skipped(ladder, job.sniffed.lossy_bps);
+        let mut index = VersionIndex {
+            format: FORMAT,
+            source,
+            encoders: outcome.encoders,
+            loudness: Some(outcome.loudness),
+            rungs: vec![],
+            skipped,
+            preview: None,
+            extras,
+        };
+        self.fill(&mut index, outcome.preview_start)?;
+        let whole = self.outputs.iter().all(|output| matches!(output, Output::Whole { .. }));
+        if long && !whole && !index.rungs.is_empty() {
+            on_progress(Progress::Playable(Box::new(index.clone())));
+        }
+        self.measured = Some(index);
+        Ok(())
+    }
+
+    /// Puts every rung that is whole into an index.
+    fn fill(&self, index: &mut VersionIndex, preview_start: u64) -> Result<()> {
+        index.rungs.clear();
+        for output in &self.outputs {
+            match output {
+                Output::Whole { rung, preview: true } => {
+                    index.preview = Some(Preview { start: preview_start, rung: Rung::clone(rung) });
+                }
+                Output::Whole { rung, preview: false } => {
+                    if rung.samples != rescale(index.source.samples, index.source.rate, rung.rate) {
+                        return Err(Error::internal(format!("{} is not as long as the source", rung.object.name)));
+                    }
+                    index.rungs.push(Rung::clone(rung));
+                }
+                Output::Open(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is whole.
+    fn finish(mut self, outcome: Outcome) -> Result<VersionIndex> {
+        let open = |output: &Output| match output {
+            Output::Open(file) => Some(file.plan().file_name()),
+            Output::Whole { .. } => None,
+        };
+        if let Some(name) = self.outputs.iter().find_map(open) {
+            return Err(Error::internal(format!("the child did not finish {name}")));
+        }
+        let index = self.measured.take().filter(|index| index.source.samples == outcome.samples);
+        let mut index = index.ok_or_else(|| Error::internal("the child did not measure what it decoded"))?;
+        self.fill(&mut index, outcome.preview_start)?;
+        index.encoders = outcome.encoders;
+        Ok(index)
+    }
+
     fn tell(&mut self, on_progress: &mut dyn FnMut(Progress)) {
         let Some(format) = self.format else { return };
-        let in_source = |rung: &RungFile| rescale(rung.samples(), rung.plan().rate, format.rate);
-        let done_samples = self.outputs.iter().filter(|file| !file.plan().preview).map(in_source).min().unwrap_or(0);
+        let in_source = |output: &Output| match output {
+            Output::Open(file) if !file.plan().preview => Some(rescale(file.samples(), file.plan().rate, format.rate)),
+            _ => None,
+        };
+        let Some(done_samples) = self.outputs.iter().filter_map(in_source).min() else { return };
         let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
         if done_samples > self.told {
             self.told = done_samples;

@@ -14,6 +14,8 @@ pub struct Options {
     /// The child's whole environment; empty is enough for an installed GStreamer. `GST_REGISTRY`,
     /// `GST_PLUGIN_SYSTEM_PATH_1_0` or `HOME` go here.
     pub env: Vec<(String, String)>,
+    /// Where the preview begins in the source, in milliseconds; `None`: at the loudest 30 seconds.
+    pub preview_start_ms: Option<u64>,
     /// What an input may cost.
     pub limits: Limits,
     /// What to do where this kernel or container lacks a part of the sandbox.
@@ -56,6 +58,7 @@ impl Default for Options {
         Options {
             exe: PathBuf::from("/proc/self/exe"),
             env: Vec::new(),
+            preview_start_ms: None,
             limits: Limits::default(),
             sandbox: Sandbox::BestEffort,
             fetching: Fetching::default(),

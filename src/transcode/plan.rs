@@ -7,7 +7,7 @@ use super::sandbox::{Sandbox, Trial};
 use super::source::Arrivals;
 use crate::base::{Error, Result};
 use crate::hls::ladder::{self, AAC_FRAME, Encoder, FLAC_BLOCK, Ladder};
-use crate::hls::version::Family;
+use crate::hls::version::{Family, Skipped};
 
 /// What the parent asks of the child; its only argument.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,10 @@ pub(super) struct Plan {
     pub(super) patches: Vec<Patch>,
     /// Depth the container states, where decoders say more than there is.
     pub(super) bits: Option<u32>,
+    /// Bit rate of a source whose codec is lossy, where that is known.
+    pub(super) lossy_bps: Option<u64>,
+    /// Where the preview begins in the source, in milliseconds; `None`: at the loudest.
+    pub(super) preview_start_ms: Option<u64>,
     /// Longest source accepted, in seconds.
     pub(super) duration_s_max: u64,
     /// Address space, in bytes.
@@ -91,6 +95,13 @@ pub(super) struct RungPlan {
 
 /// Channels of 5.1, the most that is accepted.
 const CHANNELS_MAX: u32 = 6;
+/// Length of a preview in seconds: "30 seconds" is what the page says, and no decoder gives more.
+const PREVIEW_S: u32 = 30;
+/// Bits that AAC can use for a sample, tenths: 320 kbit/s for 48 kHz stereo is all that anybody hears, and half as
+/// much for half the samples.
+const USEFUL_BITS_TENTHS: u64 = 33;
+/// A rung is as good as its source from nine tenths of the source's bit rate on: MP3 headers and tags count too.
+const AS_GOOD_TENTHS: u64 = 9;
 /// Bit rate of the preview: plain enough for a taste, clean enough to want more.
 const PREVIEW_BPS: u32 = 128_000;
 
@@ -111,6 +122,12 @@ impl RungPlan {
     /// Samples the decoder gives before the first of the source.
     pub(super) fn priming(&self) -> u32 {
         Encoder::priming(self.rung.encoder)
+    }
+
+    /// The most samples a preview has. With the priming they are whole frames of at most 30 s, so that players which
+    /// know no edit list do not play more either.
+    pub(super) fn preview_samples_max(&self) -> u32 {
+        PREVIEW_S * self.rate / AAC_FRAME * AAC_FRAME - self.priming()
     }
 }
 
@@ -150,9 +167,9 @@ impl Format {
     }
 
     /// Everything that is encoded: the rungs of the ladder, then the preview, which needs an AAC rung to
-    /// be cut from.
-    pub(super) fn outputs(&self, ladder: &Ladder) -> Vec<RungPlan> {
-        let mut outputs = self.rungs(ladder);
+    /// be cut from. `lossy_bps` is the source's bit rate when its codec is lossy.
+    pub(super) fn outputs(&self, ladder: &Ladder, lossy_bps: Option<u64>) -> Vec<RungPlan> {
+        let mut outputs = self.rungs(ladder, lossy_bps);
         if let Some(aac) = outputs.iter().find(|plan| plan.rung.family == Family::Aac).cloned() {
             let rung = ladder::Rung { name: "preview".into(), bitrate_bps: PREVIEW_BPS, ..aac.rung.clone() };
             outputs.push(RungPlan { rung, preview: true, ..aac });
@@ -161,7 +178,7 @@ impl Format {
     }
 
     /// Every rung of the ladder for this source.
-    fn rungs(&self, ladder: &Ladder) -> Vec<RungPlan> {
+    fn rungs(&self, ladder: &Ladder, lossy_bps: Option<u64>) -> Vec<RungPlan> {
         let aac_rate = self.aac_rate();
         let segment = u64::from(ladder.segment_samples(aac_rate));
         // A quarter of a second: added to six seconds it still rounds to a target duration of six.
@@ -186,7 +203,35 @@ impl Format {
                 preview: false,
             },
         };
-        ladder.rungs.iter().map(settle).collect()
+        let useful = |rung: &&ladder::Rung| self.why_not(ladder, rung, lossy_bps).is_none();
+        ladder.rungs.iter().filter(useful).map(settle).collect()
+    }
+
+    /// The rungs that are not made, and why.
+    pub(super) fn skipped(&self, ladder: &Ladder, lossy_bps: Option<u64>) -> Vec<Skipped> {
+        let skipped = |rung: &ladder::Rung| {
+            let why = self.why_not(ladder, rung, lossy_bps)?;
+            Some(Skipped { path: rung.path(), nominal_bps: rung.bitrate_bps.into(), why })
+        };
+        ladder.rungs.iter().filter_map(skipped).collect()
+    }
+
+    /// Why a rung could add nothing: a lower one has as many bits as the source has, or as its samples can use.
+    fn why_not(&self, ladder: &Ladder, rung: &ladder::Rung, lossy_bps: Option<u64>) -> Option<String> {
+        let lower = || {
+            let lower = ladder.rungs.iter().take_while(|other| other.name != rung.name);
+            lower.filter(|other| other.family == Family::Aac && rung.family == Family::Aac)
+        };
+        let as_good = |source: &u64| lower().find(|r| u64::from(r.bitrate_bps) * 10 >= source * AS_GOOD_TENTHS);
+        if let Some((source, other)) = lossy_bps.and_then(|source| Some((source, as_good(&source)?))) {
+            let kbps = source.div_ceil(1000);
+            return Some(format!("the source is lossy and has {kbps} kbit/s, {} is as good", other.path()));
+        }
+        let channels = self.channels.min(2);
+        let useful_bps = u64::from(self.rate) * u64::from(channels) * USEFUL_BITS_TENTHS / 10;
+        let other = lower().find(|other| u64::from(other.bitrate_bps) >= useful_bps)?;
+        let sound = if channels == 1 { "mono" } else { "stereo" };
+        Some(format!("{} has all the bits that {} Hz {sound} can use", other.path(), self.rate))
     }
 }
 
@@ -197,8 +242,11 @@ mod tests {
     #[test]
     fn each_source_gets_rates_channels_and_depths() {
         let check = |(rate, channels, bits, float), aac: (u32, u32), flac: (u32, u32, u32), segment: u64| {
-            let rungs = Format { rate, channels, bits, float }.outputs(&Ladder::default_audio());
-            let (a, f) = (&rungs[0], &rungs[4]);
+            let rungs = Format { rate, channels, bits, float }.outputs(&Ladder::default_audio(), None);
+            let (a, f) = (&rungs[0], &rungs[rungs.len() - 2]);
+            let preview = &rungs[rungs.len() - 1];
+            let all = preview.preview_samples_max() + preview.priming();
+            assert!(preview.preview && all <= 30 * a.rate && all > 30 * a.rate - 1024 && all.is_multiple_of(1024));
             assert_eq!((a.rate, a.channels), aac, "{rate}");
             assert_eq!((f.rate, f.channels, f.bits), flac, "{rate}");
             assert_eq!(f.segment_samples, segment, "{rate}");
@@ -215,6 +263,33 @@ mod tests {
         check((8_000, 1, 8, false), (48_000, 1), (48_000, 1, 16), 294_912);
         check((22_050, 3, 16, false), (44_100, 2), (44_100, 3, 16), 266_240);
         check((64_000, 2, 16, false), (48_000, 2), (48_000, 2, 16), 294_912);
+    }
+
+    #[test]
+    fn rungs_that_add_nothing_are_skipped_and_say_so() {
+        let check = |(rate, channels), lossy_bps, made: &[&str], why: &str| {
+            let format = Format { rate, channels, bits: 16, float: false };
+            let ladder = Ladder::default_audio();
+            let plans = format.outputs(&ladder, lossy_bps);
+            let names: Vec<_> = plans.iter().filter(|p| !p.preview).map(|p| p.rung.path()).collect();
+            assert_eq!(names, made, "{rate} Hz, {channels} channels, {lossy_bps:?}");
+            let skipped = format.skipped(&ladder, lossy_bps);
+            assert_eq!(skipped.len() + made.len(), 5);
+            assert!(skipped.last().is_none_or(|s| s.path == "aac/256" && s.nominal_bps == 256_000));
+            assert!(skipped.iter().all(|s| s.why.contains(why)), "{skipped:?}");
+        };
+        let all = ["aac/64", "aac/96", "aac/160", "aac/256", "flac"];
+        let to_160 = ["aac/64", "aac/96", "aac/160", "flac"];
+        check((44_100, 2), None, &all, "");
+        check((192_000, 6), None, &all, "");
+        check((32_000, 2), None, &all, "");
+        check((22_050, 2), None, &to_160, "aac/160 has all the bits that 22050 Hz stereo can use");
+        check((48_000, 1), None, &to_160, "aac/160 has all the bits that 48000 Hz mono can use");
+        check((8_000, 1), None, &["aac/64", "flac"], "aac/64 has all the bits that 8000 Hz mono can use");
+        check((44_100, 2), Some(320_000), &all, "");
+        check((44_100, 2), Some(128_500), &to_160, "the source is lossy and has 129 kbit/s, aac/160 is as good");
+        check((44_100, 2), Some(64_100), &["aac/64", "flac"], "has 65 kbit/s");
+        check((44_100, 2), Some(8_000), &["aac/64", "flac"], "has 8 kbit/s");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Finds the preview while the source passes: the loudest 30 seconds. In: samples at the AAC rate. Out:
-//! the excerpt, faded. Holds at most two windows, whatever the length of the source.
+//! Cuts the preview while the source passes: from a chosen start, or the loudest 30 seconds. In: samples at the
+//! AAC rate. Out: the excerpt, faded. Holds at most two windows, whatever the length of the source.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Length of a preview. A sale page says "30 seconds"; no sample more.
+/// Length of the window that is searched for.
 const WINDOW_S: usize = 30;
 /// Blocks in a second: the excerpt begins on one.
 const BLOCKS_PER_S: usize = 2;
@@ -21,11 +21,26 @@ struct Block {
     energy: f64,
 }
 
+/// What was cut out.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Excerpt {
+    /// Frames of the source before it.
+    pub(super) start: u64,
+    /// Interleaved.
+    pub(super) samples: Vec<i16>,
+}
+
 /// The search.
 pub(super) struct Highlight {
     channels: usize,
     rate: usize,
-    /// The block being filled.
+    /// The most frames an excerpt may have.
+    frames_max: usize,
+    /// Where it was chosen to begin, in frames.
+    chosen: Option<u64>,
+    /// Frames heard.
+    heard: u64,
+    /// The block being filled; with a chosen start, the excerpt.
     open: Vec<i16>,
     /// The last blocks, at most `BLOCKS_MAX`.
     recent: VecDeque<Arc<Block>>,
@@ -39,10 +54,14 @@ pub(super) struct Highlight {
 }
 
 impl Highlight {
-    pub(super) fn new(rate: u32, channels: u32) -> Highlight {
+    /// `frames_max`: the most that an excerpt may have. `chosen`: where it begins, in frames; else the loudest.
+    pub(super) fn new(rate: u32, channels: u32, frames_max: usize, chosen: Option<u64>) -> Highlight {
         Highlight {
             channels: channels as usize,
             rate: rate as usize,
+            frames_max,
+            chosen,
+            heard: 0,
             open: Vec::new(),
             recent: VecDeque::new(),
             energy: 0.0,
@@ -55,14 +74,27 @@ impl Highlight {
 
     /// Interleaved little-endian floats.
     pub(super) fn add(&mut self, bytes: &[u8]) {
+        if let Some(from) = self.chosen {
+            return self.take_chosen(from, bytes);
+        }
         let full = self.rate / BLOCKS_PER_S * self.channels;
         for word in bytes.as_chunks().0 {
-            self.open.push((f32::from_le_bytes(*word) * 32_767.0).round().clamp(-32_768.0, 32_767.0) as i16);
+            self.open.push(narrow(*word));
             if self.open.len() == full {
                 let next = Vec::with_capacity(full);
                 let samples = std::mem::replace(&mut self.open, next);
                 self.close(samples);
             }
+        }
+    }
+
+    fn take_chosen(&mut self, from: u64, bytes: &[u8]) {
+        let most = self.frames_max * self.channels;
+        for frame in bytes.chunks_exact(4 * self.channels) {
+            if self.heard >= from && self.open.len() < most {
+                self.open.extend(frame.as_chunks().0.iter().map(|word| narrow(*word)));
+            }
+            self.heard += 1;
         }
     }
 
@@ -80,8 +112,19 @@ impl Highlight {
         }
     }
 
-    /// The excerpt, interleaved: all of a short source, else the loudest window; faded where it was cut.
-    pub(super) fn finish(mut self) -> Vec<i16> {
+    /// The excerpt, faded where it was cut: from the chosen start, or all of a short source, or the loudest window.
+    pub(super) fn finish(mut self) -> Excerpt {
+        if let Some(start) = self.chosen {
+            let mut samples = std::mem::take(&mut self.open);
+            let frames = (samples.len() / self.channels) as u64;
+            if start > 0 {
+                self.fade(&mut samples, FADE_IN_S, false);
+            }
+            if start + frames < self.heard {
+                self.fade(&mut samples, FADE_OUT_S, true);
+            }
+            return Excerpt { start, samples };
+        }
         let whole = self.best.is_empty();
         if whole {
             let rest = std::mem::take(&mut self.open);
@@ -90,13 +133,16 @@ impl Highlight {
         }
         let mut out: Vec<i16> = self.best.iter().flat_map(|block| block.samples.iter().copied()).collect();
         let at_end = self.passed == self.best_at && self.open.is_empty();
+        let too_long = out.len() > self.frames_max * self.channels;
+        out.truncate(self.frames_max * self.channels);
         if self.best_at > 0 {
             self.fade(&mut out, FADE_IN_S, false);
         }
-        if !whole && !at_end {
+        if too_long || !whole && !at_end {
             self.fade(&mut out, FADE_OUT_S, true);
         }
-        out
+        let start = self.best_at * (self.rate / BLOCKS_PER_S);
+        Excerpt { start: start as u64, samples: out }
     }
 
     /// A raised cosine over the first or last seconds.
@@ -113,18 +159,44 @@ impl Highlight {
     }
 }
 
+fn narrow(word: [u8; 4]) -> i16 {
+    (f32::from_le_bytes(word) * 32_767.0).round().clamp(-32_768.0, 32_767.0) as i16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// 100 Hz "sample rate" keeps the arithmetic visible: a block is 50 samples, a window 3000.
     fn excerpt(levels: &[(usize, f32)]) -> Vec<i16> {
-        let mut highlight = Highlight::new(100, 1);
+        cut(levels, 3000, None).samples
+    }
+
+    fn cut(levels: &[(usize, f32)], frames_max: usize, chosen: Option<u64>) -> Excerpt {
+        let mut highlight = Highlight::new(100, 1, frames_max, chosen);
         for (seconds, level) in levels {
             let bytes: Vec<u8> = level.to_le_bytes().repeat(seconds * 100);
             highlight.add(&bytes);
         }
         highlight.finish()
+    }
+
+    #[test]
+    fn a_chosen_start_is_kept_to_the_sample() {
+        let found = cut(&[(10, 0.5), (60, 0.1)], 2900, Some(901));
+        assert_eq!((found.start, found.samples.len()), (901, 2900));
+        assert_eq!((found.samples[0], found.samples[2899]), (0, 0), "faded on both sides");
+        assert_eq!((found.samples[98], found.samples[99]), (16_384, 3_277));
+        let found = cut(&[(10, 0.5)], 2900, Some(0));
+        assert_eq!((found.samples.len(), found.samples[0], found.samples[999]), (1000, 16_384, 16_384), "not cut");
+        assert_eq!(cut(&[(10, 0.5)], 2900, Some(1000)).samples.len(), 0, "beyond the end");
+    }
+
+    #[test]
+    fn no_excerpt_is_longer_than_it_may_be() {
+        assert_eq!(cut(&[(40, 0.1), (30, 0.5), (60, 0.2)], 2990, None).samples.len(), 2990);
+        let found = cut(&[(30, 0.5)], 2990, None);
+        assert_eq!((found.samples.len(), found.samples[0], found.samples[2989]), (2990, 16_384, 0));
     }
 
     #[test]
@@ -151,7 +223,7 @@ mod tests {
 
     #[test]
     fn memory_does_not_grow_with_the_source() {
-        let mut highlight = Highlight::new(100, 1);
+        let mut highlight = Highlight::new(100, 1, 3000, None);
         for n in 0..600u32 {
             highlight.add(&(n as f32 / 600.0).to_le_bytes().repeat(100));
             assert!(highlight.recent.len() <= BLOCKS_MAX && highlight.best.len() <= BLOCKS_MAX);

@@ -45,6 +45,9 @@ pub(super) enum Event {
     },
     /// Payload: the next points of the waveform, pairs of minimum and maximum.
     Peaks,
+    /// The source is decoded and measured to its end, and the first rung and the preview are whole. Once, before
+    /// `Done`, which says the same and the other encoders.
+    Measured(Outcome),
     /// Everything is encoded; the last event.
     Done(Outcome),
     /// It cannot be done; the last event.
@@ -67,6 +70,8 @@ pub(super) struct Outcome {
     pub(super) codec: Option<String>,
     /// Loudness of the source.
     pub(super) loudness: Loudness,
+    /// Where the preview begins, in samples at the source's rate.
+    pub(super) preview_start: u64,
     /// Name and version of each encoder.
     pub(super) encoders: Vec<String>,
 }

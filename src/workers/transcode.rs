@@ -345,6 +345,7 @@ fn make(
             live.total_us.store(media_us(total_samples.unwrap_or(0), rate), Ordering::Relaxed);
         }
         Progress::Encoded { done_samples, .. } => live.done_us.store(media_us(done_samples, rate), Ordering::Relaxed),
+        Progress::Rung { .. } | Progress::Playable(_) => {}
     };
     let source = Path::new(&wish.source);
     let index = transcode::run(source, &ladder, staging.dir(), options, &mut on_progress, &live.stop)?;
@@ -379,6 +380,11 @@ fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIn
     }
     if let Some(new) = made.rungs.iter().find(|new| !whole.rungs.iter().any(|rung| same(new, rung))) {
         return Err(Error::invalid(format!("the version has no rung {}; retry the whole job", new.path())));
+    }
+    match (made.preview, &whole.preview) {
+        (Some(new), _) => whole.preview = Some(new),
+        (None, Some(kept)) => link(&from, staging, &kept.rung.object.name)?,
+        (None, None) => {}
     }
     for extra in &mut whole.extras {
         match made.extras.iter().find(|new| new.object.name == extra.object.name) {

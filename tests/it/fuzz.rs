@@ -131,7 +131,7 @@ fn documents() -> Vec<Vec<u8>> {
             rung.segments[0].ticks = ticks;
         })
     };
-    let loudness = Loudness { integrated_lufs: Some(-14.2), range_lu: 1e300, true_peak_dbtp: None };
+    let loudness = Loudness { integrated_lufs: Some(-14.2), range_lu: 1e300, true_peak_dbtp: None, replay_gain: None };
     vec![
         index.seal().0,
         lasting(u64::MAX, 1),

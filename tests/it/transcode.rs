@@ -3,8 +3,11 @@
 
 mod bench;
 mod faults;
+mod first;
 mod formats;
 mod hostile;
 mod output;
+mod preview;
+mod quality;
 mod sandbox;
 mod sources;

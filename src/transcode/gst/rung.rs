@@ -6,6 +6,7 @@ use gst::prelude::*;
 
 use super::libav::let_aac_choose_stereo;
 use super::registry::make;
+use super::turnstile::{Turns, Turnstile};
 use crate::base::{Error, Result};
 use crate::hls::cmaf::{Header, STREAMINFO_BYTES, Setup, encode_segment};
 use crate::hls::ladder::Encoder;
@@ -28,7 +29,12 @@ pub(super) struct Finished {
 }
 
 /// The elements of a rung, to be linked in this order behind a tee, and the rung they fill.
-pub(super) fn elements(index: usize, plan: &RungPlan, pipe: &Pipe) -> Result<(Vec<gst::Element>, Arc<Rung>)> {
+pub(super) fn elements(
+    index: usize,
+    plan: &RungPlan,
+    pipe: &Pipe,
+    turns: Option<Arc<Turns>>,
+) -> Result<(Vec<gst::Element>, Arc<Rung>)> {
     let queue = make("queue")?;
     // Two seconds let the encoders drift apart a little; the bytes bound holds at any rate.
     queue.set_property("max-size-time", 2_000_000_000u64);
@@ -58,7 +64,9 @@ pub(super) fn elements(index: usize, plan: &RungPlan, pipe: &Pipe) -> Result<(Ve
             let _ = report(sink, of_end.lock().finish());
         });
     sink.set_callbacks(callbacks.build());
-    let mut chain = vec![queue, encoder];
+    let mut chain = vec![queue];
+    chain.extend(turns.map(Turnstile::element));
+    chain.push(encoder);
     if plan.rung.family == Family::Aac {
         let raw = gst::Caps::builder("audio/mpeg").field("mpegversion", 4i32).field("stream-format", "raw").build();
         let filter = make("capsfilter")?;

@@ -33,6 +33,8 @@ pub(super) struct Sniffed {
     pub(super) end: Option<u64>,
     /// Bits per sample.
     pub(super) bits: Option<u32>,
+    /// Bit rate of a lossy stream; covers and tags may count.
+    pub(super) lossy_bps: Option<u64>,
 }
 
 /// The length a container promises.
@@ -126,6 +128,12 @@ fn cut(missing: u64, whole: u64) -> Error {
 
 fn seconds(samples: u64, rate: u32) -> f64 {
     samples as f64 / f64::from(rate.max(1))
+}
+
+/// Bits per second of so many bytes for so many samples.
+fn bps(bytes: u64, samples: u64, rate: u32) -> Option<u64> {
+    let bits = u128::from(bytes) * 8 * u128::from(rate);
+    u64::try_from(bits.checked_div(samples.into())?).ok()
 }
 
 /// Random access to the input.

@@ -66,11 +66,14 @@ pub(super) fn mp3(look: &Look<'_>, at: u64) -> Result<Sniffed> {
     match xing(&frame, bytes).or_else(|| vbri(&frame, bytes)) {
         Some(summary) => {
             refuse_short(look, &summary, first)?;
-            Ok(summary.sniffed)
+            let bytes = if summary.bytes > 0 { summary.bytes } else { look.bytes - first };
+            let lossy_bps = super::bps(bytes, summary.frames * frame.samples, frame.rate);
+            Ok(Sniffed { lossy_bps, ..summary.sniffed })
         }
         None => {
             frames::refuse_cut(look, &MPEG, first)?;
-            Ok(Sniffed::default())
+            // Without a header of the stream all frames are of the first one's bit rate.
+            Ok(Sniffed { lossy_bps: super::bps(frame.length, frame.samples, frame.rate), ..Sniffed::default() })
         }
     }
 }

@@ -139,7 +139,9 @@ impl Audio {
         let tolerance = if &self.entry == b"alac" { 0 } else { AAC_FRAME_MAX };
         let declared = length.map(|samples| Declared { samples, rate: self.timescale, tolerance });
         let trim = Trim { start, length, rate: self.timescale };
-        Ok(Sniffed { declared, trim: Some(trim), patches, ..base })
+        let lossy = length.filter(|_| &self.entry == b"mp4a");
+        let lossy_bps = lossy.and_then(|samples| super::bps(look.bytes, samples, self.timescale));
+        Ok(Sniffed { declared, trim: Some(trim), patches, lossy_bps, ..base })
     }
 
     /// First sample presented and how many, in media ticks, which are samples.

@@ -46,6 +46,7 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     Ok(Sniffed {
         declared: Some(Declared { samples, rate, tolerance: 8192 }), // the longest Vorbis block
         trim: Some(Trim { start: 0, length: Some(samples), rate }),
+        lossy_bps: super::bps(look.bytes, samples, rate), // `clock` knows Vorbis and Opus only
         ..Sniffed::default()
     })
 }

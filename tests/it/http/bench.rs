@@ -107,7 +107,16 @@ impl Published {
             samples: 3 * 266_240,
         };
         let encoders = vec!["test".into()];
-        let index = VersionIndex { format: 1, source, encoders, loudness: None, rungs, extras: extras.into() };
+        let index = VersionIndex {
+            format: 1,
+            source,
+            encoders,
+            loudness: None,
+            rungs,
+            skipped: vec![],
+            preview: None,
+            extras: extras.into(),
+        };
         let (document, version) = index.seal();
         let directory = root.join("v").join(TRACK).join(version.to_string());
         fs::create_dir_all(&directory).unwrap();
