@@ -98,7 +98,7 @@ pub(super) async fn serve<S: Service, W: Wire>(
                 match refused(status, &error, &parts.read_buf, &watched) {
                     Refused::Again(head) => wire.rewind(head),
                     Refused::With(status) => {
-                        say_and_leave(wire, status, &parts.read_buf, &watched).await;
+                        say_and_leave(wire, status, &watched).await;
                         return None;
                     }
                 }
@@ -117,13 +117,12 @@ pub(super) async fn serve<S: Service, W: Wire>(
             }
             End::TimeUp => {
                 let phase = watched.phase();
-                let parts = Pin::into_inner(connection).into_parts();
-                let mut wire = parts.io;
+                let mut wire = Pin::into_inner(connection).into_parts().io;
                 match phase {
                     // RFC 9110 §15.5.9: tell a slow sender, if it still listens.
                     Phase::Head => {
                         telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
-                        wire.last_word(&reply::last(StatusCode::REQUEST_TIMEOUT, &parts.read_buf));
+                        wire.last_word(&reply::last(StatusCode::REQUEST_TIMEOUT, watched.asks_head()));
                     }
                     Phase::Busy | Phase::Flushing => wire.reset_on_close(),
                     _ => {}
@@ -197,9 +196,9 @@ fn refused(status: StatusCode, error: &hyper::Error, unread: &[u8], watched: &Wa
 }
 
 /// Refuses what was no request, and waits a moment for the peer to hang up.
-async fn say_and_leave(mut wire: impl Wire, status: StatusCode, head: &[u8], watched: &Watched) {
+async fn say_and_leave(mut wire: impl Wire, status: StatusCode, watched: &Watched) {
     telemetry::door_refused(status.as_u16());
-    wire.last_word(&reply::last(status, head));
+    wire.last_word(&reply::last(status, watched.asks_head()));
     poll_fn(|cx| match watched.verdict(cx) {
         Verdict::Close => Poll::Ready(()),
         _ => Pin::new(&mut wire).poll_shutdown(cx).map(drop),

@@ -62,7 +62,10 @@ impl Heads {
         while let Some(&byte) = bytes.first() {
             match self.at {
                 At::Start if matches!(byte, b'\r' | b'\n') => bytes = &bytes[1..],
-                At::Start => self.at = At::RequestLine,
+                At::Start => {
+                    watched.see_method(bytes.starts_with(b"HEAD "));
+                    self.at = At::RequestLine;
+                }
                 At::RequestLine | At::Skip => {
                     let (line, rest, ended) = to_line_end(bytes);
                     self.fragment |= self.at == At::RequestLine && line.contains(&b'#');

@@ -140,7 +140,7 @@ pub(super) async fn serve<S: Service>(
             Verdict::Close => {
                 if !begun.is_empty() {
                     telemetry::door_refused(StatusCode::REQUEST_TIMEOUT.as_u16());
-                    socket.last_word(&reply::last(StatusCode::REQUEST_TIMEOUT, &begun));
+                    socket.last_word(&reply::last(StatusCode::REQUEST_TIMEOUT, false));
                 }
                 Poll::Ready(Step::Over)
             }

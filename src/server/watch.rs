@@ -97,6 +97,8 @@ pub(super) struct Watched {
     waker: RefCell<Option<Waker>>,
     /// The peer's first bytes are HTTP/2's.
     preface: Cell<bool>,
+    /// Whether the request that began last asks for a head alone.
+    asks_head: Cell<bool>,
     /// Request heads that hyper has whole and that were not answered.
     heads: Cell<u32>,
     /// The number of the first of them that is crooked, from 1; 0 when none is.
@@ -120,6 +122,7 @@ impl Watched {
             verdict: Cell::new(Verdict::Go),
             waker: RefCell::new(None),
             preface: Cell::new(false),
+            asks_head: Cell::new(false),
             heads: Cell::new(0),
             crooked: Cell::new(0),
             streams: Streams::default(),
@@ -247,6 +250,15 @@ impl Watched {
     fn restart(&self) {
         self.since.set(now_tick());
         self.streams.restart();
+    }
+
+    /// A request begins: whether it asks for a head alone, as far as its first bytes tell.
+    pub(super) fn see_method(&self, asks_head: bool) {
+        self.asks_head.set(asks_head);
+    }
+
+    pub(super) fn asks_head(&self) -> bool {
+        self.asks_head.get()
     }
 
     /// Takes the verdict, once; the next one wakes this task.

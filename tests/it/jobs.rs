@@ -650,7 +650,7 @@ fn callbacks_are_signed_repeated_and_sent_nowhere_private_by_chance() {
     let worker = site.worker();
     let refused = site.until(&private, |job| job["callbacks"][0]["tries"][0].is_object());
     let error = refused["callbacks"][0]["tries"][0]["error"].as_str().unwrap();
-    assert!(error.contains("not public") && error.contains("callbacks.private_hosts"), "{error}");
+    assert!(error.contains("a loopback address") && error.contains("callbacks.private_hosts"), "{error}");
     drop(worker);
 
     let site = site.with("SEGUE_CALLBACKS__PRIVATE_HOSTS", &format!("[\"{addr}\"]"));
