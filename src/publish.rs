@@ -14,14 +14,14 @@ use crate::hls::package;
 use crate::hls::playlist::{self, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
-use crate::store::{LocalStore, Staging};
+use crate::store::{Staging, Store};
 use crate::tracks::{self, Track};
 
 /// Publishes the objects in `staging` as the current version of track `id`.
 ///
 /// # Errors
 /// `Internal` when the package is not whole or the disk refuses; the track shows what it showed before.
-pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+pub fn to_store(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     let track = place(store, staging, id, title, index)?;
     tracks::write(store, &track)?;
     Ok(track)
@@ -32,7 +32,7 @@ pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, 
 ///
 /// # Errors
 /// As `to_store`.
-pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
     let version = store.publish(staging, id, index)?;
     Ok(Track {
