@@ -35,6 +35,10 @@ pub struct Config {
     pub profile: Profile,
     /// Where the embedded default keeps everything: the store and generated secrets.
     pub data: PathBuf,
+    /// Where published versions are.
+    pub store: Store,
+    /// What an origin keeps of a bucket on its own disk.
+    pub cache: DiskCache,
     /// Listeners, cores, connection limits.
     pub server: Server,
     /// What the media origin serves and to whom.
@@ -65,6 +69,103 @@ pub enum Profile {
     Dev,
     /// No generated secrets.
     Production,
+}
+
+/// Where published versions are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `local`, below `data`, or `s3`.
+    pub kind: StoreKind,
+    /// The bucket.
+    pub s3: S3,
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A directory of this machine.
+    #[default]
+    Local,
+    /// A bucket.
+    S3,
+}
+
+/// A bucket of AWS or of a server that speaks its protocol.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    /// Its name.
+    pub bucket: String,
+    /// Its region. `AWS_REGION` below the file.
+    pub region: String,
+    /// `https://s3.example.com`; unset: AWS. `AWS_ENDPOINT_URL_S3` below the file.
+    pub endpoint: Option<String>,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// Put in front of every key, for a bucket that holds other things too.
+    pub prefix: String,
+    /// Key id. `AWS_ACCESS_KEY_ID` below the file.
+    pub access_key: String,
+    /// Key. `AWS_SECRET_ACCESS_KEY` below the file.
+    pub secret_key: String,
+    /// Of temporary keys. `AWS_SESSION_TOKEN` below the file.
+    pub session_token: Option<String>,
+    /// `required`, or `supported`: a CRC32 with every upload, which many third-party servers refuse.
+    pub checksums: Checksums,
+    /// Seconds a connection to it may take.
+    pub connect_timeout_s: u64,
+    /// Seconds it may say nothing.
+    pub read_timeout_s: u64,
+    /// How often a request is tried.
+    pub attempts: u32,
+}
+
+/// When uploads carry a checksum of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksums {
+    /// Where the protocol asks for one.
+    #[default]
+    Required,
+    /// Always.
+    Supported,
+}
+
+impl Default for S3 {
+    fn default() -> S3 {
+        S3 {
+            bucket: String::new(),
+            region: "us-east-1".into(),
+            endpoint: None,
+            path_style: false,
+            prefix: String::new(),
+            access_key: String::new(),
+            secret_key: String::new(),
+            session_token: None,
+            checksums: Checksums::Required,
+            connect_timeout_s: 3,
+            read_timeout_s: 10,
+            attempts: 3,
+        }
+    }
+}
+
+/// What an origin keeps of a bucket on its own disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskCache {
+    /// A directory for this process alone. Unset: `cache` below `data`.
+    pub dir: Option<PathBuf>,
+    /// Bytes it may take.
+    pub bytes_max: u64,
+}
+
+impl Default for DiskCache {
+    fn default() -> DiskCache {
+        DiskCache { dir: None, bytes_max: 16 << 30 }
+    }
 }
 
 /// Listeners, cores, connection limits.
@@ -256,6 +357,8 @@ impl Default for Config {
         Config {
             profile: Profile::Dev,
             data: "data".into(),
+            store: Store::default(),
+            cache: DiskCache::default(),
             server: Server::default(),
             origin: Origin::default(),
             transcode: Transcode::default(),
@@ -371,6 +474,7 @@ impl Config {
         };
         let variables: Vec<(String, String)> = variables.collect();
         overlay_otel(&mut tree, &variables);
+        overlay_aws(&mut tree, &variables);
         for (name, value) in variables {
             let mut alone = toml::Table::new();
             for tree in [&mut tree, &mut alone] {
@@ -466,6 +570,7 @@ impl Config {
             "origin.blocked_by is not a plain http:// or https:// URL: nobody could follow it",
         );
         need(self.sources.idle_timeout_s > 0, "sources.idle_timeout_s is 0: no download could work; set it above 0");
+        problems.extend(self.store_problems());
         problems.extend(self.server.wait_problems());
         problems.extend(self.server.listener_problems());
         #[cfg(feature = "transcode")]
@@ -486,6 +591,61 @@ impl Config {
         let networks = self.sources.allow_private.iter().filter_map(|text| text.parse::<Network>().err());
         let hosts = hosts.map(|wrong| format!("sources.allow_hosts: {}", wrong.chain()));
         hosts.chain(networks.map(|wrong| format!("sources.allow_private: {}", wrong.chain()))).collect()
+    }
+
+    /// What is wrong with the settings about the bucket.
+    fn store_problems(&self) -> Vec<String> {
+        let s3 = &self.store.s3;
+        let mut problems = Vec::new();
+        let mut need = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        if self.store.kind == StoreKind::Local {
+            return problems;
+        }
+        need(
+            cfg!(feature = "s3"),
+            "store.kind is s3, but this build has no S3: nothing could be served; set it to local, or build with the \
+             feature s3",
+        );
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        need(
+            (3..=63).contains(&s3.bucket.len()) && s3.bucket.bytes().all(plain),
+            "store.s3.bucket is no name of a bucket, but store.kind is s3: nothing could be served; set it (3 to 63 of a-z, \
+             0-9, - and .)",
+        );
+        need(
+            !s3.access_key.is_empty() && !s3.secret_key.is_empty(),
+            "store.s3.access_key or store.s3.secret_key is unset, but store.kind is s3: the bucket would refuse us; set \
+             both, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        );
+        need(
+            !s3.region.is_empty(),
+            "store.s3.region is empty: nothing could be signed; set it, us-east-1 if there are none",
+        );
+        need(
+            s3.endpoint.as_deref().is_none_or(is_plain_http_url),
+            "store.s3.endpoint is not a plain http:// or https:// URL: the bucket could not be reached",
+        );
+        let in_prefix = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
+        need(
+            s3.prefix.is_empty() || (s3.prefix.ends_with('/') && s3.prefix.bytes().all(in_prefix)),
+            "store.s3.prefix does not end with / or has unusual characters: keys would run into others; write it like music/",
+        );
+        need(
+            (1..=60).contains(&s3.connect_timeout_s)
+                && (1..=60).contains(&s3.read_timeout_s)
+                && (1..=10).contains(&s3.attempts),
+            "store.s3.connect_timeout_s, read_timeout_s (1 to 60) or attempts (1 to 10) is out of range: a listener would \
+             wait for ever, or not at all",
+        );
+        need(
+            self.cache.bytes_max >= 64 << 20,
+            "cache.bytes_max is below 64 MiB: what one listener fetches would push out what the next one needs",
+        );
+        problems
     }
 
     /// What is wrong with the settings about tokens.
@@ -602,6 +762,12 @@ impl Config {
         for key in keys.bunny.iter_mut().chain(&mut keys.cloudflare).chain(&mut shown.origin.secret_header) {
             *key = "(hidden)".into();
         }
+        let s3 = &mut shown.store.s3;
+        for secret in [&mut s3.access_key, &mut s3.secret_key].into_iter().chain(&mut s3.session_token) {
+            if !secret.is_empty() {
+                *secret = "(hidden)".into();
+            }
+        }
         let collector = shown.telemetry.otlp_traces_endpoint.as_mut();
         if let Some(url) = collector {
             *url = redact::text(url).into_owned(); // it may hold a password
@@ -614,6 +780,11 @@ impl Config {
     /// Directory of the local store.
     pub fn store_dir(&self) -> PathBuf {
         self.data.join("store")
+    }
+
+    /// Directory of the disk cache.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.cache.dir.clone().unwrap_or_else(|| self.data.join("cache"))
     }
 
     /// Whether there is a key already, configured or generated by an earlier start.
@@ -744,6 +915,28 @@ fn overlay_otel(tree: &mut toml::Table, variables: &[(String, String)]) {
     }
     if let Some(name) = get("OTEL_SERVICE_NAME") {
         set("TELEMETRY__SERVICE_NAME", name);
+    }
+}
+
+/// The standard variables of AWS, for what the file does not say.
+fn overlay_aws(tree: &mut toml::Table, variables: &[(String, String)]) {
+    const KNOWN: [(&str, &str); 7] = [
+        ("AWS_ACCESS_KEY_ID", "access_key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret_key"),
+        ("AWS_SESSION_TOKEN", "session_token"),
+        ("AWS_REGION", "region"),
+        ("AWS_DEFAULT_REGION", "region"),
+        ("AWS_ENDPOINT_URL_S3", "endpoint"),
+        ("AWS_ENDPOINT_URL", "endpoint"),
+    ];
+    for (name, key) in KNOWN {
+        let value = variables.iter().find(|(known, value)| known == name && !value.is_empty());
+        let is_set = tree.get("store").and_then(|store| store.get("s3")).is_some_and(|s3| s3.get(key).is_some());
+        if let Some((_, value)) = value
+            && !is_set
+        {
+            overlay_text(tree, &format!("STORE__S3__{key}"), value);
+        }
     }
 }
 

@@ -15,14 +15,14 @@ use crate::hls::package;
 use crate::hls::playlist::{self, PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
-use crate::store::{LocalStore, Staging};
+use crate::store::{Staging, Store};
 use crate::tracks::{self, Track};
 
 /// Publishes the objects in `staging` as the current version of track `id`.
 ///
 /// # Errors
 /// `Internal` when the package is not whole or the disk refuses; the track shows what it showed before.
-pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+pub fn to_store(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     let track = place(store, staging, id, title, index)?;
     tracks::write(store, &track)?;
     Ok(track)
@@ -33,7 +33,7 @@ pub fn to_store(store: &LocalStore, staging: Staging, id: TrackId, title: &str, 
 ///
 /// # Errors
 /// As `to_store`.
-pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
     let version = store.publish(staging, id, index)?;
     Ok(Track {
@@ -51,31 +51,34 @@ pub fn place(store: &LocalStore, staging: Staging, id: TrackId, title: &str, ind
 pub const INTERIM_KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// Publishes what is whole of a new track, while the rest is still made: a smaller version, as immutable as any,
-/// that `to_store` replaces later. `objects` is where the rest goes on being written.
+/// that `to_store` replaces later. `objects` is where the rest goes on being written. `None` for a bucket, where the
+/// objects of a version are only put when all of them are there.
 ///
 /// # Errors
 /// As `to_store`.
 pub fn first_to_store(
-    store: &LocalStore,
+    store: &Store,
     objects: &Path,
     id: TrackId,
     title: &str,
     index: &VersionIndex,
-) -> Result<Track> {
+) -> Result<Option<Track>> {
+    let Some(local) = store.local() else { return Ok(None) };
     package::check(index)?;
-    let staging = store.stage_links(objects, index)?;
+    let staging = local.stage_links(objects, index)?;
     // First the note: a version that nobody would remove must not come to be.
-    store.note_interim(id, index.seal().1)?;
-    to_store(store, staging, id, title, index)
+    local.note_interim(id, index.seal().1)?;
+    to_store(store, staging, id, title, index).map(Some)
 }
 
 /// Takes back what `first_to_store` published, when the rest could not be made.
 ///
 /// # Errors
 /// `Internal` when the disk refuses.
-pub fn withdraw(store: &LocalStore, first: &Track) -> Result<()> {
-    store.remove_record(first.id)?;
-    store.remove_version(first.id, first.version)
+pub fn withdraw(store: &Store, first: &Track) -> Result<()> {
+    let Some(local) = store.local() else { return Ok(()) };
+    local.remove_record(first.id)?;
+    local.remove_version(first.id, first.version)
 }
 
 /// Removes interim versions that were replaced at least `kept` ago, and answers how many. One that is still shown stays:
@@ -83,16 +86,17 @@ pub fn withdraw(store: &LocalStore, first: &Track) -> Result<()> {
 ///
 /// # Errors
 /// `Internal` when the store cannot be read; single versions that resist are skipped.
-pub fn sweep_interim(store: &LocalStore, kept: Duration) -> Result<usize> {
+pub fn sweep_interim(store: &Store, kept: Duration) -> Result<usize> {
+    let Some(local) = store.local() else { return Ok(0) };
     let mut removed = 0;
-    for (id, version, age) in store.interims()? {
+    for (id, version, age) in local.interims()? {
         let replaced = match tracks::read(store, id) {
-            Ok(track) => track.version != version && store.record_age(id).is_some_and(|age| age >= kept),
+            Ok(track) => track.version != version && local.record_age(id).is_some_and(|age| age >= kept),
             // Noted and never shown, or withdrawn half-way; a publisher between its two steps is not this slow.
             Err(error) if error.kind() == Kind::NotFound => age >= kept,
             Err(_) => false,
         };
-        if replaced && store.remove_version(id, version).is_ok() {
+        if replaced && local.remove_version(id, version).is_ok() {
             removed += 1;
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
-use crate::store::LocalStore;
+use crate::store::Store;
 
 /// The longest title in characters: more than any song's, less than a page.
 pub const TITLE_CHARS_MAX: usize = 512;
@@ -58,7 +58,7 @@ pub fn check_title(title: &str) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound` when there is no such track; `Invalid` when its record cannot be read.
-pub fn read(store: &LocalStore, id: TrackId) -> Result<Track> {
+pub fn read(store: &Store, id: TrackId) -> Result<Track> {
     let record = store.read_record(id)?;
     serde_json::from_slice(&record)
         .map_err(|cause| Error::invalid(format!("the record of track {id} cannot be read")).because(cause))
@@ -68,7 +68,7 @@ pub fn read(store: &LocalStore, id: TrackId) -> Result<Track> {
 ///
 /// # Errors
 /// `Internal` when the disk refuses; the old record stays.
-pub fn write(store: &LocalStore, track: &Track) -> Result<()> {
+pub fn write(store: &Store, track: &Track) -> Result<()> {
     let mut record = serde_json::to_vec_pretty(track).expect("plain data always serialises");
     record.push(b'\n');
     store.put_record(track.id, &record)

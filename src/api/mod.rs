@@ -24,7 +24,7 @@ use crate::hls::playlist::Scope;
 use crate::origin::ALLOWED_HEADERS;
 use crate::origin::blocks::{Blocks, Standing};
 use crate::origin::conditional::{self, Validators, Verdict};
-use crate::store::LocalStore;
+use crate::store::Store;
 use crate::tracks::{self, Track};
 use crate::web::{self, WatchPage, WatchState};
 
@@ -32,7 +32,7 @@ use crate::web::{self, WatchPage, WatchState};
 #[derive(Debug)]
 pub struct App {
     /// Where tracks are.
-    pub store: LocalStore,
+    pub store: Store,
     /// Signs playback URLs.
     pub links: Links,
     /// What is not served: the same snapshot as the origin's.

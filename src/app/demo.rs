@@ -14,7 +14,7 @@ use crate::base::error::Context as _;
 use crate::base::id::TrackId;
 use crate::config::Config;
 use crate::hls::ladder::Ladder;
-use crate::store::LocalStore;
+use crate::store::Store;
 use crate::transcode::{self, Options};
 use crate::{demo, publish, tracks};
 
@@ -24,7 +24,7 @@ const TITLE: &str = "First light";
 /// What has to be done for the demo, and what its page needs to know.
 pub(super) struct Prepared {
     pub(super) page: Arc<Demo>,
-    store: LocalStore,
+    store: Store,
     missing: bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Running {
 
 /// Looks whether the store needs a demo track: when it has none that is whole, whatever else it has. A server
 /// that was stopped before the track was ready makes it at its next start.
-pub(super) fn prepare(store: &LocalStore) -> Result<Prepared> {
+pub(super) fn prepare(store: &Store) -> Result<Prepared> {
     let track = TrackId::decode(TRACK).expect("a constant within the alphabet");
     let have = match tracks::read(store, track) {
         Ok(record) => store.has_version(track, record.version)?,
@@ -79,7 +79,7 @@ impl Drop for Running {
     }
 }
 
-fn make(store: &LocalStore, track: TrackId, options: &Options, cancel: &AtomicBool) -> Result<()> {
+fn make(store: &Store, track: TrackId, options: &Options, cancel: &AtomicBool) -> Result<()> {
     let source = store.stage()?;
     let wav = source.dir().join("demo.wav");
     demo::write_wav(&wav)?;
@@ -97,12 +97,14 @@ fn encode(wav: &Path, dir: &Path, options: &Options, cancel: &AtomicBool) -> Res
 mod tests {
     use super::*;
     use crate::base::id::VersionId;
+    use crate::store::LocalStore;
     use crate::tracks::Track;
 
     #[test]
     fn the_demo_is_made_when_it_is_missing_and_only_then() {
         let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
+        let local = LocalStore::open(dir.path()).unwrap();
+        let store = Store::from(local.clone());
         let missing = || prepare(&store).unwrap().missing;
         assert!(missing(), "nothing was published");
         let version = VersionId::from_digest(&[7; 32]);
@@ -119,7 +121,7 @@ mod tests {
         assert!(missing(), "only another track was published");
         tracks::write(&store, &record(TRACK)).unwrap();
         assert!(missing(), "a record without its version");
-        let dir = store.version_dir(TRACK.parse().unwrap(), version);
+        let dir = local.version_dir(TRACK.parse().unwrap(), version);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("version.json"), "{}").unwrap();
         assert!(!missing());

@@ -23,14 +23,16 @@ use crate::base::telemetry::{self, Metrics};
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::{Links, Signer};
 use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
+#[cfg(feature = "s3")]
+use crate::config::Checksums;
 #[cfg(feature = "transcode")]
 use crate::config::{self, Profile};
-use crate::config::{Cdn, Config, TokenForm};
+use crate::config::{Cdn, Config, StoreKind, TokenForm};
 use crate::origin::{self, Origin};
 use crate::publish;
 use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
-use crate::store::LocalStore;
+use crate::store::{LocalStore, Store};
 
 #[cfg(feature = "control")]
 pub mod database;
@@ -79,6 +81,44 @@ pub fn verifier(config: &Config) -> Result<Verifier> {
 fn live<K>(mut keys: impl Iterator<Item = Result<K>>) -> Result<Option<Live<K>>> {
     let Some(current) = keys.next().transpose()? else { return Ok(None) };
     Ok(Some(Live { current, previous: keys.next().transpose()? }))
+}
+
+/// The store of these settings, with the disk cache when it is to be served from.
+///
+/// # Errors
+/// `Usage` when another process uses the disk cache; `Internal` when directories cannot be made.
+pub fn open_store(config: &Config, serves: bool) -> Result<Store> {
+    let local = LocalStore::open(&config.store_dir())?;
+    match config.store.kind {
+        StoreKind::Local => Ok(local.into()),
+        StoreKind::S3 => open_bucket(config, local, serves),
+    }
+}
+
+#[cfg(feature = "s3")]
+fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store> {
+    use crate::store::{cache, remote::RemoteStore, s3};
+    let settings = &config.store.s3;
+    let secret = |text: &str| Secret::new(text.as_bytes());
+    let options = s3::Options {
+        region: settings.region.clone(),
+        endpoint: settings.endpoint.clone(),
+        path_style: settings.path_style,
+        prefix: settings.prefix.clone(),
+        session_token: settings.session_token.as_deref().map(secret),
+        checksums: settings.checksums == Checksums::Supported,
+        connect_timeout: Duration::from_secs(settings.connect_timeout_s),
+        read_timeout: Duration::from_secs(settings.read_timeout_s),
+        attempts: settings.attempts,
+        ..s3::Options::new(&settings.bucket, &settings.access_key, secret(&settings.secret_key))
+    };
+    let cache = serves.then(|| cache::Options::new(&config.cache_dir(), config.cache.bytes_max));
+    RemoteStore::open(options, local, cache).map(Store::S3)
+}
+
+#[cfg(not(feature = "s3"))]
+fn open_bucket(_: &Config, _: LocalStore, _: bool) -> Result<Store> {
+    Err(Error::usage("this build has no S3; set store.kind to local"))
 }
 
 /// What signs playback URLs, for the CDN of `origin.cdn`.
@@ -179,7 +219,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let kept_there = |error| advised(error, &config.data, "--data");
     let verifier = verifier(config).map_err(kept_there)?;
     warn_of_weakness(config);
-    let store = LocalStore::open(&config.store_dir()).map_err(kept_there)?;
+    let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
     let blocks = origin.blocks();
@@ -255,7 +295,7 @@ pub fn work(config: &Config) -> Result<()> {
     let control = control_runtime()?;
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
-    let store = LocalStore::open(&config.store_dir()).map_err(|error| advised(error, &config.data, "--data"))?;
+    let store = open_store(config, false).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
     let (working, reachable) = work::start(config, (&db, &store), true, &shutdown, control.handle());
     say(format_args!(
@@ -347,6 +387,10 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     }
     options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
+    if config.store.kind == StoreKind::S3 {
+        options.blocks_every = Duration::from_secs(1); // each look is a request
+        options.cache.wait = Duration::from_secs(20); // a bucket is tried again
+    }
     options.gate.requests_max = settings.requests_in_flight_max;
     options.gate.bytes_max = settings.bytes_in_flight_max;
     if let Some(page) = settings.blocked_by.as_ref().or(config.server.public_base_url.as_ref()) {
@@ -492,7 +536,7 @@ async fn stop_on_second_signal(trigger: Arc<Trigger>) {
     }
 }
 
-fn sweep(store: &LocalStore) {
+fn sweep(store: &Store) {
     match store.sweep() {
         Ok(0) => {}
         Ok(attempts) => tracing::info!(attempts, "removed what interrupted attempts left in staging"),

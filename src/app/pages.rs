@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::origin::blocks::Blocks;
 use crate::server::{Body, handover};
-use crate::store::LocalStore;
+use crate::store::Store;
 
 /// What runs beside the cores; dropping it stops a demo that is still being made.
 pub(super) struct Running {
@@ -32,7 +32,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks, queue): (&LocalStore, Arc<Blocks>, Option<Arc<Queue>>),
+    (store, blocks, queue): (&Store, Arc<Blocks>, Option<Arc<Queue>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),

@@ -12,7 +12,7 @@ use crate::base::shutdown::Shutdown;
 use crate::config::Config;
 use crate::db::Db;
 use crate::jobs::backoff::Backoff;
-use crate::store::LocalStore;
+use crate::store::Store;
 use crate::workers::{self, callbacks, janitor};
 
 /// What runs beside requests.
@@ -22,7 +22,7 @@ pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
 /// `alone`: no listeners share this machine's cores with it.
 pub(super) fn start(
     config: &Config,
-    (db, store): (&Db, &LocalStore),
+    (db, store): (&Db, &Store),
     alone: bool,
     shutdown: &Shutdown,
     runtime: &Handle,

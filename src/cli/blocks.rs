@@ -10,7 +10,8 @@ use crate::base::clock::Clock;
 use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
 use crate::origin::blocks::{self, Entry, State};
-use crate::store::LocalStore;
+use crate::store::Store;
+use crate::{app, config::StoreKind};
 
 #[derive(Args, Debug)]
 pub(super) struct BlockArgs {
@@ -56,7 +57,7 @@ pub(super) struct BlocksArgs {
 pub(super) fn block(args: &BlockArgs) -> Result<ExitCode> {
     let store = open(&args.settings)?;
     let track = args.track;
-    if !store.has_track(track) {
+    if !store.has_track(track)? {
         return Err(Error::not_found(format!("there is no track {track} in this store; check the id and --data")));
     }
     let state = match args.state {
@@ -95,12 +96,13 @@ pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
 }
 
 /// The store of these settings, which must exist: a wrong `--data` shall not make an empty one.
-fn open(settings: &Settings) -> Result<LocalStore> {
-    let dir = settings.load()?.checked()?.store_dir();
-    if !dir.is_dir() {
+fn open(settings: &Settings) -> Result<Store> {
+    let config = settings.load()?.checked()?;
+    let dir = config.store_dir();
+    if config.store.kind == StoreKind::Local && !dir.is_dir() {
         return Err(Error::usage(format!("there is no store at {}; name the data directory by --data", dir.display())));
     }
-    LocalStore::open(&dir)
+    app::open_store(&config, false)
 }
 
 fn word(state: State) -> &'static str {

@@ -19,7 +19,7 @@ use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result, held, hex, text};
 use crate::cdn::playback::Links;
-use crate::config::Config;
+use crate::config::{Config, StoreKind};
 use crate::hls::ladder::Ladder;
 use crate::hls::playlist::Scope;
 use crate::hls::version::{Family, Skipped, VersionIndex};
@@ -134,7 +134,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     let mut made = MadeDirs::of(LocalStore::directories(&store_dir));
     let known = known_track(args, &config)?;
     while let Some((file, rest)) = files.split_first() {
-        match publish_one(args, file, known.as_ref(), &store_dir, &ladder, &options, &cancel) {
+        match publish_one(args, file, known.as_ref(), &config, &ladder, &options, &cancel) {
             Ok((track, index)) => {
                 made.keep();
                 let reported = app::links(&config).and_then(|links| report(args, &links, file, &track, &index));
@@ -203,10 +203,10 @@ fn known_track(args: &PublishArgs, config: &Config) -> Result<Option<Track>> {
             "there is no track {id} in {data}; check the id and --data, or leave --track out for a new track"
         ))
     };
-    if !store_dir.exists() {
+    if config.store.kind == StoreKind::Local && !store_dir.exists() {
         return Err(unknown());
     }
-    let store = LocalStore::open(&store_dir).map_err(|error| advised(error, &store_dir, "--data"))?;
+    let store = app::open_store(config, false).map_err(|error| advised(error, &store_dir, "--data"))?;
     match tracks::read(&store, id) {
         Err(error) if error.kind() == Kind::NotFound => Err(unknown()),
         read => read.map(Some),
@@ -217,13 +217,13 @@ fn publish_one(
     args: &PublishArgs,
     file: &Path,
     known: Option<&Track>,
-    store_dir: &Path,
+    config: &Config,
     ladder: &Ladder,
     options: &Options,
     cancel: &AtomicBool,
 ) -> Result<(Track, VersionIndex)> {
     // Opened for each file and not before the input was checked; making it is idempotent.
-    let store = LocalStore::open(store_dir)?;
+    let store = app::open_store(config, false)?;
     store.sweep()?;
     let id = known.map_or_else(TrackId::random, |track| track.id);
     let kept = known.map(|track| track.title.clone());
@@ -238,7 +238,7 @@ fn publish_one(
         // A track that shows a version already keeps it until the new one is whole.
         if let (Progress::Playable(index), None) = (progress, known) {
             match publish::first_to_store(&store, staging.dir(), id, &title, index) {
-                Ok(track) => first = Some(track),
+                Ok(track) => first = track,
                 // The whole version is what was asked for; it will say what is wrong with the store.
                 Err(error) => tracing::warn!(track = %id, error = error.chain(), "the first rung is not published"),
             }

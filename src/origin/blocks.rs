@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
 use crate::base::{Error, Result, telemetry};
-use crate::store::local::{LocalStore, Stamp};
+use crate::store::Store;
+use crate::store::local::Stamp;
 
 /// Why a track is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,15 +95,15 @@ impl Snapshot {
 ///
 /// # Errors
 /// When the document cannot be read.
-pub fn read(store: &LocalStore) -> Result<Snapshot> {
+pub fn read(store: &Store) -> Result<Snapshot> {
     store.read_blocks()?.map_or(Ok(Snapshot::default()), |document| Snapshot::decode(&document))
 }
 
 /// Takes a track off every origin of this store, within a second. Durable when it returns. Blocks.
 ///
 /// # Errors
-/// `Invalid` for a reason that cannot be shown; else as `LocalStore::edit_blocks`.
-pub fn block(store: &LocalStore, track: TrackId, entry: Entry) -> Result<()> {
+/// `Invalid` for a reason that cannot be shown; else as `Store::edit_blocks`.
+pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
     if let Some(reason) = &entry.reason
         && (reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control))
     {
@@ -122,8 +123,8 @@ pub fn block(store: &LocalStore, track: TrackId, entry: Entry) -> Result<()> {
 /// Serves a track again, within a second. Durable when it returns. Blocks.
 ///
 /// # Errors
-/// `NotFound` when it is not blocked, `Invalid` when it was deleted; else as `LocalStore::edit_blocks`.
-pub fn unblock(store: &LocalStore, track: TrackId) -> Result<Entry> {
+/// `NotFound` when it is not blocked, `Invalid` when it was deleted; else as `Store::edit_blocks`.
+pub fn unblock(store: &Store, track: TrackId) -> Result<Entry> {
     edit(store, |snapshot| match snapshot.tracks.get(&track) {
         None => Err(Error::not_found(format!("track {track} is not blocked"))),
         Some(Entry { state: State::Deleted, .. }) => {
@@ -133,7 +134,7 @@ pub fn unblock(store: &LocalStore, track: TrackId) -> Result<Entry> {
     })
 }
 
-fn edit<T>(store: &LocalStore, edit: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+fn edit<T>(store: &Store, edit: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
     let mut outcome = None;
     store.edit_blocks(|document| {
         let mut snapshot = document.map_or(Ok(Snapshot::default()), |document| Snapshot::decode(&document))?;
@@ -153,17 +154,17 @@ pub trait Source: Send + 'static {
     fn poll(&mut self) -> Result<Option<Snapshot>>;
 }
 
-/// The document of a local store.
+/// The document of a store.
 #[derive(Debug)]
 pub struct StoreSource {
-    store: LocalStore,
+    store: Store,
     /// What the document looked like when it was last read, and whether it was settled by then.
     read: Option<(Option<Stamp>, bool)>,
 }
 
 impl StoreSource {
     /// The document in `store`.
-    pub fn new(store: LocalStore) -> StoreSource {
+    pub fn new(store: Store) -> StoreSource {
         StoreSource { store, read: None }
     }
 }
@@ -339,6 +340,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::store::LocalStore;
 
     fn track(text: &str) -> TrackId {
         TrackId::decode(text).unwrap()
@@ -348,10 +350,10 @@ mod tests {
         Entry { state, reason: Some("Example Ltd, 17 USC 512".into()), since_s: 1_800_000_000 }
     }
 
-    fn store() -> (tempfile::TempDir, LocalStore) {
+    fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(dir.path()).unwrap();
-        (dir, store)
+        (dir, store.into())
     }
 
     #[test]

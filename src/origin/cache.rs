@@ -5,6 +5,7 @@
 //! at a directory in that time, and a version published meanwhile is found right after.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::base::id::{TrackId, VersionId};
 use crate::base::telemetry::{self, Histogram, histogram};
 use crate::base::{Error, Kind};
 use crate::hls::playlist::HandedOn;
-use crate::store::local::LocalStore;
+use crate::store::Store;
 
 /// Which version.
 pub(super) type Key = (TrackId, VersionId);
@@ -84,9 +85,13 @@ pub(super) struct Cache {
     /// Fills that have not ended. Held only to look up or change the map, never across a wait.
     fills: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     turns: Semaphore,
-    store: LocalStore,
+    /// Looks at whether a version exists that may have to ask a bucket.
+    looking: Semaphore,
+    store: Store,
     handed_on: HandedOn,
     limits: Limits,
+    /// How many evictions of the store we have heard of.
+    evictions: AtomicU64,
     /// Seconds of fills that found a version, found none, or failed.
     seconds: [&'static Histogram; 3],
 }
@@ -107,6 +112,8 @@ impl Weighter<Key, Arc<Version>> for Files {
 const BYTES_PER_FILE: u64 = 64 << 10;
 /// How long a look at a track's directory is believed. A publish shows no later than this.
 const LOOK_TTL: Duration = Duration::from_millis(250);
+/// Looks at a time: fewer than the threads of a core, which also read cold blocks.
+const LOOKS_AT_ONCE: usize = 24;
 /// Tracks whose directories are remembered, some hundred bytes each.
 const LOOKS_MAX: usize = 4_096;
 /// Versions of one track that are remembered; of a track with more, none are.
@@ -120,7 +127,7 @@ struct Look {
 }
 
 impl Cache {
-    pub(super) fn new(store: LocalStore, limits: Limits, handed_on: HandedOn) -> Arc<Cache> {
+    pub(super) fn new(store: Store, limits: Limits, handed_on: HandedOn) -> Arc<Cache> {
         /// Rungs and extras of a typical version: four AAC, one FLAC, preview, four waveforms.
         const FILES_PER_VERSION: u64 = 8;
         let versions = (limits.files_max / FILES_PER_VERSION).max(1) as usize;
@@ -129,9 +136,11 @@ impl Cache {
             looks: Table::new(LOOKS_MAX),
             fills: Mutex::default(),
             turns: Semaphore::new(limits.fills_at_once.max(1)),
+            looking: Semaphore::new(LOOKS_AT_ONCE),
             store,
             handed_on,
             limits,
+            evictions: AtomicU64::new(0),
             seconds: ["ok", "missing", "failed"]
                 .map(|outcome| histogram(telemetry::FILL_SECONDS, &[("outcome", outcome)], &histogram::SECONDS)),
         })
@@ -144,7 +153,15 @@ impl Cache {
 
     /// The version, if it is open.
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Version>> {
-        self.open.get(key)
+        self.open.get(key).filter(|version| !version.is_evicted())
+    }
+
+    /// Lets go of versions that the disk cache has evicted: their files are gone when nobody reads them.
+    pub(super) fn tidy(&self) {
+        let evictions = self.store.evictions();
+        if self.evictions.swap(evictions, Ordering::Relaxed) != evictions {
+            self.open.retain(|_, version| !version.is_evicted());
+        }
     }
 
     /// The version, opened by this call or by one that came before, and where that one's time went.
@@ -190,7 +207,7 @@ impl Cache {
             return Ok(true);
         }
         let at = Instant::now();
-        let versions: Vec<_> = self.store.versions(track)?.take(LOOK_VERSIONS_MAX + 1).collect();
+        let versions = self.store.versions(track, LOOK_VERSIONS_MAX + 1)?;
         if versions.len() <= LOOK_VERSIONS_MAX {
             self.looks.insert(track, Look { at, versions: versions.into() });
         }
@@ -225,9 +242,13 @@ impl Fill {
     async fn open(&self) -> Result<(Arc<Version>, Stages), Error> {
         let began = Instant::now();
         let (cache, key) = (self.cache.clone(), self.key);
-        // Before a turn is taken: what does not exist shall not stand in the way of what does.
-        if !off_the_core(move || cache.exists(key)).await? {
-            return Err(Error::not_found(format!("there is no version {} of track {}", key.1, key.0)));
+        // Before a turn is taken: what does not exist shall not stand in the way of what does, nor a bucket that
+        // hangs in the way of what is on this disk.
+        if !self.cache.store.is_here(key.0, key.1) {
+            let _look = self.cache.looking.acquire().await.expect("the semaphore is never closed");
+            if !off_the_core(move || cache.exists(key)).await? {
+                return Err(Error::not_found(format!("there is no version {} of track {}", key.1, key.0)));
+            }
         }
         let _turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
         let queued = began.elapsed();
@@ -266,6 +287,7 @@ fn explain(error: &Error) -> Missed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::LocalStore;
 
     #[tokio::test]
     async fn what_is_not_there_is_remembered_by_track_and_only_for_a_moment() {
@@ -274,7 +296,7 @@ mod tests {
         let track = TrackId::decode("trk_1").unwrap();
         let id = |digits: &str| VersionId::decode(&digits.repeat(20)).unwrap();
         std::fs::create_dir_all(store.version_dir(track, id("aa"))).unwrap();
-        let cache = Cache::new(store.clone(), Limits::default(), &[]);
+        let cache = Cache::new(store.clone().into(), Limits::default(), &[]);
         for unknown in ["00", "01", "02"] {
             assert_eq!(cache.fill((track, id(unknown))).await.unwrap_err(), Missed::NotFound);
         }

@@ -42,7 +42,8 @@ use crate::cdn::Verifier;
 use crate::hls::playlist::HandedOn;
 use crate::server::gate::{Gate, Limits as GateLimits, Permit};
 use crate::server::{Body, Plain, PlainAnswer, Service, reply};
-use crate::store::local::LocalStore;
+use crate::store::Store;
+use crate::store::mapped::Fetch;
 use blocks::{Blocks, Standing, StoreSource};
 use cache::{Cache, Lookup, Missed};
 use conditional::{Validators, Verdict};
@@ -118,10 +119,11 @@ impl Origin {
     /// `Usage` when an option cannot be used; `Invalid` when it cannot be learnt what is blocked.
     pub fn new(
         options: Options,
-        store: LocalStore,
+        store: impl Into<Store>,
         verifier: impl Into<Verifier>,
         clock: Clock,
     ) -> Result<Arc<Origin>> {
+        let store = store.into();
         Ok(Arc::new(Origin {
             blocks: Blocks::start(StoreSource::new(store.clone()), options.blocks_every, &options.blocked_by)?,
             gate: Gate::new(options.gate),
@@ -182,7 +184,11 @@ impl Origin {
         match self.cache.get(&(target.track, target.version)) {
             Some(version) => {
                 self.metrics.found(Lookup::Hit);
-                self.send(request, &target, &version, permit)
+                let response = self.send(request, &target, &version, permit);
+                match first_bytes(request, &response) {
+                    None => response,
+                    Some(fetch) => Box::pin(when_begun(response, fetch)).await,
+                }
             }
             // Boxed: the future of a hit stays small.
             None => Box::pin(self.answer_miss(request, &target, permit)).await,
@@ -222,6 +228,9 @@ impl Origin {
             Ok((version, lookup, stages)) => {
                 self.metrics.found(lookup);
                 let mut response = self.send(request, target, &version, permit);
+                if let Some(fetch) = first_bytes(request, &response) {
+                    response = when_begun(response, fetch).await;
+                }
                 respond::time_miss(&mut response, lookup, stages, started.elapsed());
                 response
             }
@@ -269,6 +278,22 @@ impl Origin {
         match ranged {
             Ranged::Part(part) => self.templates.part(version, object, part, permit),
             _ => self.templates.whole(version, object, permit),
+        }
+    }
+}
+
+/// The wait for the first bytes of an answer, when they are not on this machine yet.
+fn first_bytes(request: &Request<Incoming>, response: &Response<Body>) -> Option<Fetch> {
+    if *request.method() == Method::GET { response.body().fetch() } else { None }
+}
+
+/// The answer once it can be begun; 503 when its bytes cannot be had now: never a head whose body does not come.
+async fn when_begun(response: Response<Body>, fetch: Fetch) -> Response<Body> {
+    match fetch.await {
+        Ok(()) => response,
+        Err(error) => {
+            tracing::debug!(error = error.chain(), "an answer could not be begun");
+            reply::busy("busy, try again\n")
         }
     }
 }
@@ -321,5 +346,6 @@ impl Service for Origin {
     fn on_tick(&self) {
         self.metrics.sample(&self.gate, self.cache.fills());
         self.blocks.sample();
+        self.cache.tidy();
     }
 }

@@ -18,7 +18,7 @@ use crate::base::id::{TrackId, VersionId};
 use crate::base::{Result, hex};
 use crate::hls::playlist::{self, HandedOn, Scope};
 use crate::hls::version::{self, Extra, Family, Role, Rung, VersionIndex};
-use crate::store::local::LocalStore;
+use crate::store::Store;
 use crate::store::mapped::Mapped;
 
 /// An open version: one descriptor and one mapping for each file.
@@ -141,25 +141,25 @@ impl Version {
     /// # Errors
     /// `NotFound` when there is no such version, `Invalid` when it is damaged, `Busy` when no more
     /// files can be opened.
-    pub(super) fn open(store: &LocalStore, track: TrackId, id: VersionId, handed_on: HandedOn) -> Result<Version> {
+    pub(super) fn open(store: &Store, track: TrackId, id: VersionId, handed_on: HandedOn) -> Result<Version> {
         let index = VersionIndex::decode_as(id, &store.read_version(track, id)?)?;
-        let open = |object: &version::Object| {
+        let open = |object: &version::Object, rung: Option<&Rung>| {
             let what = || format!("cannot serve {} of {track} {id}", object.name);
-            let file = store.open_object(track, id, &object.name).context(what)?;
             let etag = etag_of_digest(&object.sha256[..32]);
-            Ok(Stored { file: Mapped::open(file, object.bytes).context(what)?, etag })
+            Ok(Stored { file: store.map((track, id), object, rung).context(what)?, etag })
         };
-        let rung = |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object)?, playlist::media(rung, handed_on)));
+        let rung =
+            |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object, Some(rung))?, playlist::media(rung, handed_on)));
         let rungs: Vec<OpenRung> = index.rungs.iter().map(rung).collect::<Result<_>>()?;
         // Public: its playlist hands no token on.
         let preview = index.preview.as_ref().map(|preview| {
             let playlist = playlist::preview(&preview.rung);
-            Ok(OpenRung::new(&preview.rung, open(&preview.rung.object)?, playlist))
+            Ok(OpenRung::new(&preview.rung, open(&preview.rung.object, Some(&preview.rung))?, playlist))
         });
         let preview = preview.transpose()?;
-        let extras = index.extras.iter().map(|Extra { role, object }| Ok(OpenExtra::new(*role, open(object)?)));
+        let extras = index.extras.iter().map(|Extra { role, object }| Ok(OpenExtra::new(*role, open(object, None)?)));
         let extras = extras.collect::<Result<_>>()?;
-        let modified = published(store, track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
+        let modified = store.published_s(track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
         let modified_s = modified.unwrap_or(0).min(unix_s(SystemTime::now()));
         let date = httpdate::fmt_http_date(UNIX_EPOCH + std::time::Duration::from_secs(modified_s));
         let scopes = [Scope::All, Scope::Aac, Scope::Flac];
@@ -172,6 +172,11 @@ impl Version {
             modified: HeaderValue::from_str(&date).expect("a date is ASCII"),
             tag: HeaderValue::from_str(track.as_str()).expect("a track id is ASCII"),
         })
+    }
+
+    /// Whether its files have lost their names: who asks next shall get others.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.rungs.first().is_some_and(|rung| rung.whole.file.is_evicted())
     }
 
     /// How many files are open for it: its weight in the cache.
@@ -273,7 +278,10 @@ impl OpenExtra {
         const CODED_BYTES_MAX: u64 = 256 << 10;
         let length = stored.file.len();
         let codings = match role {
-            Role::PeaksSmall if length <= CODED_BYTES_MAX => Codings::of(&stored.file.slice(0..length), &stored.etag),
+            // What a bucket still has is not waited for: playback may be what the version is opened for.
+            Role::PeaksSmall if length <= CODED_BYTES_MAX && stored.file.present_until(0) >= length => {
+                Codings::of(&stored.file.slice(0..length), &stored.etag)
+            }
             _ => Codings::default(),
         };
         OpenExtra { role, stored, codings }
@@ -306,11 +314,6 @@ fn quoted(digest: &str) -> String {
 
 fn etag_of_digest(digest: &str) -> HeaderValue {
     HeaderValue::from_str(&quoted(digest)).expect("hexadecimal is ASCII")
-}
-
-/// When `version.json` was put in place.
-fn published(store: &LocalStore, track: TrackId, id: VersionId) -> Option<u64> {
-    modified(&store.open_object(track, id, "version.json").ok()?)
 }
 
 fn modified(file: &File) -> Option<u64> {

@@ -2,7 +2,8 @@
 //!
 //! A mapped range leaves in frames that borrow the mapping, so that the socket can send them from the
 //! page cache. A frame is handed out only when its pages are resident: a page fault or a blocking
-//! `sendfile` would stop every connection of the core. Cold blocks are fetched beside the core first.
+//! `sendfile` would stop every connection of the core. Cold blocks are fetched beside the core first, and
+//! what a file of the disk cache does not hold yet, before that, from the bucket.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -19,7 +20,7 @@ use hyper::body::{Frame, SizeHint};
 use super::gate::Permit;
 use super::runtime::{self, Arrival, Warming};
 use super::watch;
-use crate::store::mapped::{BLOCK_BYTES, Mapped};
+use crate::store::mapped::{BLOCK_BYTES, Fetch, Mapped};
 
 /// What a failing body says; hyper then cuts the connection, which the client sees as a short body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -98,6 +99,8 @@ struct Cold {
     asked: VecDeque<(u64, Warming)>,
     /// Whether the body can only go on when the first has arrived.
     waits: bool,
+    /// Bytes that are not in the file yet.
+    fetch: Option<Fetch>,
 }
 
 impl Body {
@@ -131,6 +134,15 @@ impl Body {
         let all = FileRange { file: file.clone(), at: range.start, end: range.end, cold: None };
         let whole = range.end - range.start <= FRAME_BYTES_MAX && all.resident_until(watch::now_tick()) == range.end;
         whole.then(|| all.file.slice(range))
+    }
+
+    /// The wait for its first bytes, when they are not even on this machine: an answer that cannot be begun is
+    /// better refused than broken off.
+    pub fn fetch(&self) -> Option<Fetch> {
+        match &self.kind {
+            Kind::Mapped(range) => range.file.fetch(range.at, range.end),
+            _ => None,
+        }
     }
 
     /// A body from elsewhere, such as axum's.
@@ -206,7 +218,8 @@ impl FileRange {
                     // Sent even if the kernel took the pages back meanwhile: waiting again may never end.
                     Arrival::Read => {
                         self.ask_ahead();
-                        return Poll::Ready(Some(Ok(self.take(block_end(self.at)))));
+                        let present = self.file.present_until(self.at); // past `at`: only such blocks are waited for
+                        return Poll::Ready(Some(Ok(self.take(block_end(self.at).min(present)))));
                     }
                     Arrival::Failed(cause) => return Poll::Ready(Some(Err(cause.into()))),
                     Arrival::Lost => {}
@@ -214,6 +227,9 @@ impl FileRange {
             }
             if self.at == self.end {
                 return Poll::Ready(None);
+            }
+            if let Err(cause) = ready!(self.poll_present(cx)) {
+                return Poll::Ready(Some(Err(cause)));
             }
             let resident = self.resident_until(watch::now_tick());
             if resident > self.at {
@@ -223,6 +239,23 @@ impl FileRange {
                 return Poll::Ready(Some(Ok(self.take(resident))));
             }
             self.ask();
+        }
+    }
+
+    /// Waits until the byte at `at` is in the file.
+    fn poll_present(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        loop {
+            if let Some(fetch) = self.cold.as_mut().and_then(|cold| cold.fetch.as_mut()) {
+                let landed = ready!(fetch.as_mut().poll(cx));
+                self.cold.get_or_insert_default().fetch = None;
+                if let Err(cause) = landed {
+                    return Poll::Ready(Err(cause.into()));
+                }
+            }
+            match self.file.fetch(self.at, self.end) {
+                None => return Poll::Ready(Ok(())),
+                fetch => self.cold.get_or_insert_default().fetch = fetch,
+            }
         }
     }
 
@@ -247,7 +280,8 @@ impl FileRange {
         let from = cold.asked.back().map_or(block, |(asked, _)| *asked) + 1;
         let to = (block + AHEAD_BLOCKS).min(self.end.div_ceil(BLOCK_BYTES));
         for next in from..to {
-            if !self.file.is_resident(next * BLOCK_BYTES, watch::now_tick())
+            if self.file.present_until(next * BLOCK_BYTES) > next * BLOCK_BYTES
+                && !self.file.is_resident(next * BLOCK_BYTES, watch::now_tick())
                 && let Some(warming) = runtime::warm_ahead(&self.file, next)
             {
                 cold.asked.push_back((next, warming));
@@ -257,7 +291,7 @@ impl FileRange {
 
     /// The end of the resident bytes from `at` on, within one frame.
     fn resident_until(&self, now_tick: u32) -> u64 {
-        let limit = self.end.min(self.at + FRAME_BYTES_MAX);
+        let limit = self.end.min(self.at + FRAME_BYTES_MAX).min(self.file.present_until(self.at));
         let mut until = self.at;
         while until < limit && self.file.is_resident(until, now_tick) {
             until = limit.min(block_end(until));

@@ -20,7 +20,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::base::error::Context as _;
 use crate::base::held::same_file;
@@ -29,9 +29,9 @@ use crate::base::{Error, Kind, Result, hex};
 use crate::hls::version::{DOCUMENT_BYTES_MAX, VersionIndex};
 
 /// The largest track record we read, in bytes.
-const RECORD_BYTES_MAX: u64 = 1 << 20;
+pub(super) const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// The largest document of blocks we read, in bytes: half a million entries.
-const BLOCKS_BYTES_MAX: u64 = 64 << 20;
+pub(super) const BLOCKS_BYTES_MAX: u64 = 64 << 20;
 /// The document that makes a directory a version.
 pub const VERSION_DOCUMENT: &str = "version.json";
 
@@ -121,8 +121,19 @@ impl LocalStore {
     }
 
     /// Whether anything is known of a track: a record, or a version. Blocks.
-    pub fn has_track(&self, track: TrackId) -> bool {
-        self.record_path(track).exists() || self.track_dir(track).exists()
+    ///
+    /// # Errors
+    /// `Internal` when the disk cannot tell.
+    pub fn has_track(&self, track: TrackId) -> Result<bool> {
+        let exists = || Ok(self.record_path(track).try_exists()? || self.track_dir(track).try_exists()?);
+        exists()
+            .map_err(|cause: std::io::Error| Error::internal(format!("cannot look for track {track}")).because(cause))
+    }
+
+    /// When a version was published, in seconds since 1970. Blocks.
+    pub fn published_s(&self, track: TrackId, version: VersionId) -> Option<u64> {
+        let document = fs::metadata(self.version_dir(track, version).join(VERSION_DOCUMENT)).ok()?;
+        Some(document.modified().ok()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 
     /// A staging directory with the objects of `index` that lie in `dir`, on the same file system. Nothing is copied:
@@ -339,9 +350,7 @@ impl LocalStore {
     /// What `edit` says, or `Internal` when the disk refuses; the old document stays.
     pub fn edit_blocks(&self, edit: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>>) -> Result<()> {
         let lock_path = self.blocks_lock_path();
-        let opened = OpenOptions::new().append(true).create(true).open(&lock_path);
-        let mut lock = opened.context(|| format!("cannot open {}", lock_path.display()))?;
-        lock.lock().context(|| format!("cannot lock {}", lock_path.display()))?;
+        let mut lock = self.lock_blocks()?;
         let document = edit(self.read_blocks()?)?;
         let staging = self.stage()?;
         let temporary = staging.dir.join("blocks");
@@ -353,6 +362,18 @@ impl LocalStore {
         let mut mark =
             || if lock.metadata()?.len() == 0 { lock.write_all(b"1\n").and_then(|()| lock.sync_all()) } else { Ok(()) };
         mark().context(|| format!("cannot write {}", lock_path.display()))
+    }
+
+    /// Waits until nobody else on this machine edits which tracks are blocked, for as long as the file is open.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub(super) fn lock_blocks(&self) -> Result<File> {
+        let lock_path = self.blocks_lock_path();
+        let opened = OpenOptions::new().append(true).create(true).open(&lock_path);
+        let lock = opened.context(|| format!("cannot open {}", lock_path.display()))?;
+        lock.lock().context(|| format!("cannot lock {}", lock_path.display()))?;
+        Ok(lock)
     }
 
     /// Every track that has a record, in no order. Blocks; reads names only.
@@ -414,6 +435,12 @@ impl Staging {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// Checks that an object is there and has the length that its index says.
+    #[cfg(feature = "s3")]
+    pub(super) fn check(&self, object: &crate::hls::version::Object) -> Result<()> {
+        check_length(&self.dir.join(&object.name), object.bytes).map(drop)
+    }
 }
 
 impl Drop for Staging {
@@ -445,12 +472,17 @@ fn noted(lock: &File) -> Option<TrackId> {
 /// Checks the length of a finished object and brings its bytes to the disk.
 fn sync_object(path: &Path, bytes: u64) -> Result<()> {
     let what = || format!("cannot publish the object {}", path.display());
+    check_length(path, bytes)?.sync_all().context(what)
+}
+
+fn check_length(path: &Path, bytes: u64) -> Result<File> {
+    let what = || format!("cannot publish the object {}", path.display());
     let file = File::open(path).context(what)?;
     let found = file.metadata().context(what)?.len();
     if found != bytes {
         return Err(Error::internal(format!("{} has {found} bytes, its index says {bytes}", path.display())));
     }
-    file.sync_all().context(what)
+    Ok(file)
 }
 
 /// Writes a new file and brings it to the disk; the caller makes the name durable by `sync_dir`.

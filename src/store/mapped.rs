@@ -12,12 +12,16 @@
 //!    the descriptor it names stays open for that time: both belong to the same `Mapping`.
 //! 4. Published files are written once, fsynced and renamed into place, never truncated or rewritten
 //!    (`publish.rs`). The length is checked at opening, so a read below `len` cannot fault (SIGBUS)
-//!    unless the disk itself fails.
+//!    unless the disk itself fails. Files of the disk cache (`cache.rs`) have their length from the start; a
+//!    byte of theirs is written before `Source::present_until` says that it is there, and never after.
 #![allow(unsafe_code)]
 
+use std::fmt::Debug;
 use std::fs::File;
+use std::future::Future;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -39,6 +43,24 @@ pub const BLOCK_BYTES: u64 = 256 << 10;
 pub struct Mapped {
     mapping: Arc<Mapping>,
     bytes: Bytes,
+    /// What brings the bytes that are not in the file yet; `None` when all are.
+    source: Option<Arc<dyn Source>>,
+}
+
+/// The wait for bytes that are on their way. Dropping it gives up the wait, not the bytes.
+pub type Fetch = Pin<Box<dyn Future<Output = std::result::Result<(), Arc<Error>>> + Send>>;
+
+/// What brings the bytes of a file that is not whole.
+pub trait Source: Debug + Send + Sync {
+    /// The end of what is in the file from `at` on; `at` when that byte is not. At the end or past it: anything past.
+    fn present_until(&self, at: u64) -> u64;
+    /// Has the byte at `at`, and what is brought along with it, put into the file; one fetch for all who ask.
+    /// `until` is where the asker will stop.
+    fn fetch(self: Arc<Self>, at: u64, until: u64) -> Fetch;
+    /// Somebody reads at `at`; not told more than once a second for a block.
+    fn touch(&self, at: u64);
+    /// Whether the file has lost its name: who opens it next gets another one.
+    fn is_evicted(&self) -> bool;
 }
 
 /// Where in which file a pointer lies.
@@ -56,7 +78,8 @@ impl Mapped {
     /// # Errors
     /// `Invalid` when the file is shorter than `length` (it was damaged: serving it would fault),
     /// `Busy` when the window or the kernel's map table is full.
-    pub fn open(file: File, length: u64) -> Result<Mapped> {
+    pub fn open(file: impl Into<Arc<File>>, length: u64) -> Result<Mapped> {
+        let file = file.into();
         let found = file.metadata().context(|| "cannot stat a published file")?.len();
         if found < length {
             return Err(Error::invalid(format!("the file has {found} bytes, its index says {length}")));
@@ -64,7 +87,30 @@ impl Mapped {
         let length = usize::try_from(length).map_err(|_| Error::invalid("the file is larger than memory"))?;
         let mapping = Arc::new(Mapping::new(file, length)?);
         let bytes = Bytes::from_owner(Owner(mapping.clone()));
-        Ok(Mapped { mapping, bytes })
+        Ok(Mapped { mapping, bytes, source: None })
+    }
+
+    /// The same file, of which only those bytes are there that `source` says are.
+    #[must_use]
+    pub fn fed_by(mut self, source: Arc<dyn Source>) -> Mapped {
+        self.source = Some(source);
+        self
+    }
+
+    /// The end of what is in the file from `at` on; `at` when that byte is not there.
+    pub fn present_until(&self, at: u64) -> u64 {
+        self.source.as_ref().map_or(u64::MAX, |source| source.present_until(at))
+    }
+
+    /// Has the byte at `at` put into the file, for one who reads up to `until`; `None` when it is there.
+    pub fn fetch(&self, at: u64, until: u64) -> Option<Fetch> {
+        let source = self.source.as_ref().filter(|source| at < self.len() && source.present_until(at) <= at)?;
+        Some(source.clone().fetch(at, until))
+    }
+
+    /// Whether the file has lost its name: who opens it next gets another one.
+    pub fn is_evicted(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_evicted())
     }
 
     /// Length in bytes.
@@ -100,6 +146,9 @@ impl Mapped {
     pub fn is_resident(&self, offset: u64, now_tick: u32) -> bool {
         if self.was_just_resident(offset, now_tick) {
             return true;
+        }
+        if let Some(source) = &self.source {
+            source.touch(offset);
         }
         let resident = self.mapping.ask_kernel((offset / BLOCK_BYTES) as usize);
         if resident {
@@ -156,7 +205,8 @@ fn unpack(word: u64) -> Option<(RawFd, usize)> {
 /// One file in the window.
 #[derive(Debug)]
 struct Mapping {
-    file: File,
+    /// A descriptor for both, where somebody else writes to it.
+    file: Arc<File>,
     /// First byte; inside the window, at the start of unit `first`. Dangling when `length` is 0.
     base: *const u8,
     length: usize,
@@ -183,7 +233,7 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Mapping {
-    fn new(file: File, length: usize) -> Result<Mapping> {
+    fn new(file: Arc<File>, length: usize) -> Result<Mapping> {
         if length == 0 {
             let base = ptr::NonNull::dangling().as_ptr();
             return Ok(Mapping { file, base, length, first: 0, units: 0, checked: Box::default() });

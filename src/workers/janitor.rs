@@ -13,7 +13,7 @@ use crate::base::telemetry;
 use crate::db::Db;
 use crate::jobs::Reason;
 use crate::jobs::backoff::Backoff;
-use crate::store::LocalStore;
+use crate::store::Store;
 
 /// The singleton's name.
 const NAME: &str = "janitor";
@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 /// Tidies until the process drains.
-pub async fn run((db, store): (Db, LocalStore), options: Options, clock: Clock, name: String, mut shutdown: Shutdown) {
+pub async fn run((db, store): (Db, Store), options: Options, clock: Clock, name: String, mut shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept: Option<Instant> = None;
@@ -50,7 +50,7 @@ pub async fn run((db, store): (Db, LocalStore), options: Options, clock: Clock, 
 }
 
 async fn tidy(
-    (db, store): (&Db, &LocalStore),
+    (db, store): (&Db, &Store),
     options: Options,
     clock: &Clock,
     name: &str,

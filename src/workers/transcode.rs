@@ -29,12 +29,12 @@ use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
-use crate::hls::version::{Rung, VersionIndex};
+use crate::hls::version::{Object, Rung, VersionIndex};
 use crate::jobs::backoff::Backoff;
 use crate::jobs::transcode::{KIND, Wish};
 use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
-use crate::store::{LocalStore, Staging};
+use crate::store::{Staging, Store};
 use crate::tracks::{self, Track};
 use crate::transcode::{self, Progress};
 
@@ -59,7 +59,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Pool {
     db: Db,
-    store: LocalStore,
+    store: Store,
     options: Options,
     clock: Clock,
     name: String,
@@ -97,7 +97,7 @@ struct Made {
 
 impl Pool {
     /// A pool that is not running yet.
-    pub fn new(db: Db, store: LocalStore, options: Options, clock: Clock, name: String) -> Pool {
+    pub fn new(db: Db, store: Store, options: Options, clock: Clock, name: String) -> Pool {
         Pool { db, store, options, clock, name, attempts: Attempts::new() }
     }
 
@@ -329,7 +329,7 @@ impl Pool {
 
 /// Transcodes, and places the version. Blocks.
 fn make(
-    store: &LocalStore,
+    store: &Store,
     wish: &Wish,
     rungs: Option<&[String]>,
     options: &transcode::Options,
@@ -359,7 +359,7 @@ fn make(
 
 /// Adds to some rungs made again the others of the version that the track shows now, so that the result is
 /// whole. Links, no copies: files below `v/` are never written again.
-fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIndex) -> Result<VersionIndex> {
+fn completed(store: &Store, wish: &Wish, staging: &Staging, made: VersionIndex) -> Result<VersionIndex> {
     let track = wish.track;
     let current = tracks::read(store, track).context(|| "there is no version that a single rung could be added to")?;
     let document = store.read_version(track, current.version)?;
@@ -370,12 +370,12 @@ fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIn
             current.version
         )));
     }
-    let from = store.version_dir(track, current.version);
+    let keep = |object: &Object| store.copy_out((track, current.version), object, staging);
     let same = |a: &Rung, b: &Rung| (a.family, &a.name) == (b.family, &b.name);
     for rung in &mut whole.rungs {
         match made.rungs.iter().find(|new| same(new, rung)) {
             Some(new) => *rung = new.clone(),
-            None => link(&from, staging, &rung.object.name)?,
+            None => keep(&rung.object)?,
         }
     }
     if let Some(new) = made.rungs.iter().find(|new| !whole.rungs.iter().any(|rung| same(new, rung))) {
@@ -383,13 +383,13 @@ fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIn
     }
     match (made.preview, &whole.preview) {
         (Some(new), _) => whole.preview = Some(new),
-        (None, Some(kept)) => link(&from, staging, &kept.rung.object.name)?,
+        (None, Some(kept)) => keep(&kept.rung.object)?,
         (None, None) => {}
     }
     for extra in &mut whole.extras {
         match made.extras.iter().find(|new| new.object.name == extra.object.name) {
             Some(new) => *extra = new.clone(),
-            None => link(&from, staging, &extra.object.name)?,
+            None => keep(&extra.object)?,
         }
     }
     for encoder in made.encoders {
@@ -398,10 +398,6 @@ fn completed(store: &LocalStore, wish: &Wish, staging: &Staging, made: VersionIn
         }
     }
     Ok(whole)
-}
-
-fn link(from: &Path, staging: &Staging, name: &str) -> Result<()> {
-    std::fs::hard_link(from.join(name), staging.dir().join(name)).context(|| format!("cannot keep {name}"))
 }
 
 /// What an error of an attempt means for its job.

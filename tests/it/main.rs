@@ -10,6 +10,8 @@ mod light;
 mod players;
 mod postgres;
 mod queue;
+#[cfg(feature = "s3")]
+mod store;
 mod support;
 mod tidy;
 mod transcode;

@@ -12,7 +12,8 @@ pub(crate) fn segue() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_segue"));
     // Nothing of the developer's settings leaks into a test.
     for (name, _) in std::env::vars().filter(|(name, _)| {
-        name.starts_with("SEGUE_") || name.starts_with("OTEL_") || ["PORT", "DATABASE_URL"].contains(&name.as_str())
+        ["SEGUE_", "OTEL_", "AWS_"].iter().any(|ours| name.starts_with(ours))
+            || ["PORT", "DATABASE_URL"].contains(&name.as_str())
     }) {
         command.env_remove(name);
     }

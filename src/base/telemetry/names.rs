@@ -26,6 +26,14 @@ pub const SOCKET_BYTES: &str = "segue_origin_socket_bytes_total";
 pub const PLAIN: &str = "segue_origin_plain_total";
 /// Bytes of media files read from the disk because they were not in the page cache.
 pub const COLD_BYTES: &str = "segue_origin_cold_bytes_total";
+/// Chunks asked of the bucket, by `outcome`: `ok`, `failed`, `damaged` (asked for again).
+pub const STORE_FETCHES: &str = "segue_store_fetches_total";
+/// Bytes fetched from the bucket.
+pub const STORE_FETCHED_BYTES: &str = "segue_store_fetched_bytes_total";
+/// Bytes of the bucket on this machine's disk.
+pub const CACHE_BYTES: &str = "segue_cache_bytes";
+/// Versions evicted from the disk.
+pub const CACHE_EVICTIONS: &str = "segue_cache_evictions_total";
 /// Version cache answers, by `outcome`: `hit`, `fill`, `wait`, `missing`.
 pub const LOOKUPS: &str = "segue_origin_lookups_total";
 /// Time to open a version, in seconds, by `outcome`.
@@ -131,6 +139,10 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, SOCKET_BYTES, "Body bytes by the way they left: sendfile, edge or copy."),
     (Kind::Counter, PLAIN, "Requests that were plain, and answered without hyper."),
     (Kind::Counter, COLD_BYTES, "Bytes of media files read from the disk."),
+    (Kind::Counter, STORE_FETCHES, "Chunks asked of the bucket, by outcome: ok, failed or damaged."),
+    (Kind::Counter, STORE_FETCHED_BYTES, "Bytes fetched from the bucket."),
+    (Kind::Gauge, CACHE_BYTES, "Bytes of the bucket that are on this machine's disk."),
+    (Kind::Counter, CACHE_EVICTIONS, "Versions evicted from the disk."),
     (Kind::Counter, LOOKUPS, "Lookups of a version, by outcome: hit, fill, wait or missing."),
     (Kind::Histogram, FILL_SECONDS, "Seconds to open a version, by outcome: ok, missing or failed."),
     (Kind::Gauge, FILLS, "Versions being opened, or waiting for it."),

@@ -10,7 +10,7 @@ use segue::base::clock::Clock;
 use segue::base::id::TrackId;
 use segue::origin::Origin;
 use segue::origin::blocks::{self, Entry, State};
-use segue::store::local::LocalStore;
+use segue::store::{LocalStore, Store};
 
 use super::bench::{Bench, Reply, Setup, TRACK, keys};
 use crate::support::{Server, published, request, said, segue};
@@ -23,8 +23,8 @@ fn track() -> TrackId {
     TrackId::decode(TRACK).unwrap()
 }
 
-fn store(bench: &Bench) -> LocalStore {
-    LocalStore::open(bench.directory.path()).unwrap()
+fn store(bench: &Bench) -> Store {
+    LocalStore::open(bench.directory.path()).unwrap().into()
 }
 
 fn block(bench: &Bench, state: State) {
@@ -295,7 +295,7 @@ fn the_commands_refuse_what_makes_no_sense_in_one_line() {
 fn a_block_killed_at_any_moment_is_made_or_not_made() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let store = LocalStore::open(&data.join("store")).unwrap();
+    let store = Store::from(LocalStore::open(&data.join("store")).unwrap());
     let (mut delay_us, mut killed, mut acknowledged) = (500u64, 0, vec![]);
     for round in 0.. {
         assert!(delay_us < 60_000_000, "the command never ends");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use segue::base::id::TrackId;
 use segue::hls::version::VersionIndex;
 use segue::publish::{first_to_store, sweep_interim, to_store, to_tree};
-use segue::store::LocalStore;
+use segue::store::{LocalStore, Store};
 use segue::tracks;
 use segue::transcode::{Progress, run};
 
@@ -27,7 +27,8 @@ fn ladder() -> segue::hls::ladder::Ladder {
 fn the_first_rung_and_the_preview_play_before_the_others_are_whole_and_are_replaced_at_once() {
     let bench = Bench::new();
     let music = bench.music(44_100, 2, FRAMES);
-    let store = LocalStore::open(&bench.path("store")).unwrap();
+    let store = Store::from(LocalStore::open(&bench.path("store")).unwrap());
+    let local = store.local().unwrap().clone();
     let id = TrackId::random();
     let staging = store.stage().unwrap();
     let objects = staging.dir().to_owned();
@@ -39,9 +40,9 @@ fn the_first_rung_and_the_preview_play_before_the_others_are_whole_and_are_repla
         }
         Progress::Playable(index) => {
             assert_eq!(whole, ["aac/64", "preview"]);
-            let track = first_to_store(&store, &objects, id, "First", &index).unwrap();
+            let track = first_to_store(&store, &objects, id, "First", &index).unwrap().expect("a directory takes it");
             assert_eq!(tracks::read(&store, id).unwrap().version, track.version);
-            plays(&bench, &store.version_dir(id, track.version), &index);
+            plays(&bench, &local.version_dir(id, track.version), &index);
             first = Some(track);
         }
         _ => {}
@@ -62,11 +63,11 @@ fn the_first_rung_and_the_preview_play_before_the_others_are_whole_and_are_repla
     assert_ne!(track.version, first.version);
     assert_eq!(tracks::read(&store, id).unwrap().version, track.version);
     assert_eq!(sweep_interim(&store, Duration::from_secs(600)).unwrap(), 0, "somebody may be listening");
-    assert!(store.has_version(id, first.version).unwrap());
+    assert!(local.has_version(id, first.version).unwrap());
     assert_eq!(sweep_interim(&store, Duration::ZERO).unwrap(), 1);
-    assert!(!store.has_version(id, first.version).unwrap());
-    assert!(store.interims().unwrap().is_empty());
-    plays(&bench, &store.version_dir(id, track.version), &index);
+    assert!(!local.has_version(id, first.version).unwrap());
+    assert!(local.interims().unwrap().is_empty());
+    plays(&bench, &local.version_dir(id, track.version), &index);
 }
 
 /// Every variant and the preview of a version in the store, by ffmpeg.
@@ -99,7 +100,7 @@ fn playable(bench: &Bench, data: &Path) -> (Child, TrackId, String) {
 }
 
 /// The line is printed before the version is published: waits for its record.
-fn shown(store: &LocalStore, id: TrackId) -> Option<tracks::Track> {
+fn shown(store: &Store, id: TrackId) -> Option<tracks::Track> {
     for _ in 0..500 {
         if let Ok(track) = tracks::read(store, id) {
             return Some(track);
@@ -114,7 +115,8 @@ fn a_killed_publish_leaves_a_track_that_plays() {
     let bench = Bench::new();
     let data = bench.path("data");
     let (mut child, id, version) = playable(&bench, &data);
-    let store = LocalStore::open(&data.join("store")).unwrap();
+    let store = Store::from(LocalStore::open(&data.join("store")).unwrap());
+    let local = store.local().unwrap();
     let track = shown(&store, id).expect("the first rung is shown");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -123,7 +125,7 @@ fn a_killed_publish_leaves_a_track_that_plays() {
     assert_eq!(index.rungs.len(), 1);
     store.sweep().unwrap();
     assert_eq!(sweep_interim(&store, Duration::ZERO).unwrap(), 0, "it is all there is");
-    plays(&bench, &store.version_dir(id, track.version), &index);
+    plays(&bench, &local.version_dir(id, track.version), &index);
 }
 
 #[test]
@@ -131,11 +133,12 @@ fn a_cancelled_publish_takes_its_first_rung_back() {
     let bench = Bench::new();
     let data = bench.path("data");
     let (mut child, id, _) = playable(&bench, &data);
-    let store = LocalStore::open(&data.join("store")).unwrap();
+    let store = Store::from(LocalStore::open(&data.join("store")).unwrap());
+    let local = store.local().unwrap();
     shown(&store, id).expect("the first rung is shown");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(tracks::read(&store, id).is_err(), "the track is still there");
-    assert_eq!(store.versions(id).unwrap().count(), 0);
-    assert!(store.interims().unwrap().is_empty());
+    assert_eq!(local.versions(id).unwrap().count(), 0);
+    assert!(local.interims().unwrap().is_empty());
 }

@@ -1,0 +1,310 @@
+//! A store that is a bucket. In: staged versions. Out: versions that are whole or absent, and files of them mapped
+//! from a disk cache.
+//!
+//! ```text
+//! v/{track}/{version}/…             objects, then version.json: whoever has its id has every byte's hash
+//! tracks/{track}.json               which version a track shows now, put last
+//! blocks.json, blocks.mark          as in `local`
+//! ```
+//! Keys below `v/` hold the hash of what is there, so writing one again writes the same bytes, and nobody needs a
+//! lock. A publish that dies leaves objects that no document names: the same publish tried again completes them.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use sha2::{Digest as _, Sha256};
+
+use super::cache::{self, DiskCache};
+use super::local::{BLOCKS_BYTES_MAX, LocalStore, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT};
+use super::mapped::Mapped;
+use super::objects::Meta;
+use super::s3::{self, Bucket};
+use crate::base::error::Context as _;
+use crate::base::id::{TrackId, VersionId};
+use crate::base::{Error, Kind, Result, hex};
+use crate::hls::version::{self, Rung, VersionIndex};
+
+/// A bucket of published versions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RemoteStore {
+    bucket: Bucket,
+    /// Where versions are staged before they are sent.
+    local: LocalStore,
+    /// `None` for a process that serves nothing.
+    cache: Option<Arc<DiskCache>>,
+}
+
+/// Objects of a version that are sent at a time.
+const PUTS_AT_ONCE: usize = 2;
+/// Bytes of an object that are in memory while it is copied.
+const COPY_BYTES: u64 = 8 << 20;
+/// Uploads in parts that nobody can still be at.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+impl RemoteStore {
+    /// Opens the store of a bucket, with `local` for staging. Asks the bucket nothing yet.
+    ///
+    /// # Errors
+    /// As `Bucket::open` and `DiskCache::open`.
+    pub fn open(options: s3::Options, local: LocalStore, cache: Option<cache::Options>) -> Result<RemoteStore> {
+        let bucket = Bucket::open(options)?;
+        let cache = cache.map(|options| DiskCache::open(options, bucket.clone())).transpose()?;
+        Ok(RemoteStore { bucket, local, cache })
+    }
+
+    pub(super) fn read_version(&self, track: TrackId, version: VersionId) -> Result<Vec<u8>> {
+        let what = || format!("cannot read version {version} of track {track}");
+        match &self.cache {
+            Some(cache) => cache.document(track, version).map(Vec::from).context(what),
+            None => self.read(version_key(track, version), version::DOCUMENT_BYTES_MAX).context(what),
+        }
+    }
+
+    pub(super) fn map(
+        &self,
+        key: (TrackId, VersionId),
+        object: &version::Object,
+        rung: Option<&Rung>,
+    ) -> Result<Mapped> {
+        let cache = self.cache.as_ref().ok_or_else(|| Error::internal("this process has no cache to serve from"))?;
+        cache.map(key, object, rung)
+    }
+
+    pub(super) fn published_s(&self, track: TrackId, version: VersionId) -> Option<u64> {
+        let modified = self.cache.as_ref()?.document_modified(track, version)?;
+        modified.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
+
+    pub(super) fn has_version(&self, track: TrackId, version: VersionId) -> Result<bool> {
+        // With a cache it is about to be read: looking costs as much as having.
+        let found = match &self.cache {
+            Some(cache) => cache.document(track, version).map(drop),
+            None => self.stat(version_key(track, version)).map(drop),
+        };
+        match found {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            found => found.map(|()| true),
+        }
+    }
+
+    pub(super) fn is_here(&self, track: TrackId, version: VersionId) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.has(track, version))
+    }
+
+    pub(super) fn versions(&self, track: TrackId, max: usize) -> Result<Vec<VersionId>> {
+        let prefix = format!("v/{track}/");
+        let mut versions = Vec::new();
+        let mut after = None;
+        while versions.len() < max {
+            let asked = prefix.clone();
+            let page = self
+                .bucket
+                .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
+            let named = page.objects.iter().filter_map(|object| {
+                let (version, name) = object.key.strip_prefix(&prefix)?.split_once('/')?;
+                (name == VERSION_DOCUMENT).then(|| VersionId::decode(version))?
+            });
+            versions.extend(named);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        versions.truncate(max);
+        Ok(versions)
+    }
+
+    pub(super) fn has_track(&self, track: TrackId) -> Result<bool> {
+        match self.stat(record_key(track)) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(!self.versions(track, 1)?.is_empty()),
+            found => found.map(|_| true),
+        }
+    }
+
+    pub(super) fn stage(&self) -> Result<Staging> {
+        self.local.stage()
+    }
+
+    pub(super) fn copy_out(
+        &self,
+        (track, version): (TrackId, VersionId),
+        object: &version::Object,
+        staging: &Staging,
+    ) -> Result<()> {
+        let what = || format!("cannot keep {}", object.name);
+        let key = format!("v/{track}/{version}/{}", object.name);
+        let mut file = File::create_new(staging.dir().join(&object.name)).context(what)?;
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < object.bytes {
+            let (key, range) = (key.clone(), at..object.bytes.min(at + COPY_BYTES));
+            at = range.end;
+            let bytes = self.bucket.wait(move |bucket: Bucket| async move { bucket.get(&key, range).await })?;
+            hash.update(&bytes);
+            file.write_all(&bytes).context(what)?;
+        }
+        match hex::encode(&hash.finalize()) == object.sha256 {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Unavailable, format!("{key} is not what version.json says"))),
+        }
+    }
+
+    pub(super) fn publish(&self, staging: Staging, track: TrackId, index: &VersionIndex) -> Result<VersionId> {
+        let (document, version) = index.seal();
+        let what = || format!("cannot publish version {version} of track {track}");
+        for object in index.objects() {
+            staging.check(object)?;
+        }
+        if self.stat(version_key(track, version)).is_ok() {
+            return Ok(version); // the id is the hash of the content: it is there already
+        }
+        let files: Vec<_> = index
+            .objects()
+            .map(|object| (format!("v/{track}/{version}/{}", object.name), staging.dir().join(&object.name)))
+            .collect();
+        let sent = self.bucket.wait(move |bucket: Bucket| async move {
+            let mut sending = tokio::task::JoinSet::new();
+            let mut files = files.into_iter();
+            loop {
+                if sending.len() < PUTS_AT_ONCE
+                    && let Some((key, path)) = files.next()
+                {
+                    let bucket = bucket.clone();
+                    sending.spawn(async move { bucket.put_file(&key, &path, &Meta::of(&key)).await });
+                    continue;
+                }
+                let Some(sent) = sending.join_next().await else { return Ok(()) };
+                sent.unwrap_or_else(|died| Err(Error::internal("an upload died").because(died)))?;
+            }
+        });
+        sent.context(what)?;
+        // Last: with it the version is there.
+        self.write(version_key(track, version), document).context(what)?;
+        drop(staging);
+        Ok(version)
+    }
+
+    pub(super) fn put_record(&self, track: TrackId, record: &[u8]) -> Result<()> {
+        self.write(record_key(track), record.to_vec()).context(|| format!("cannot write the record of {track}"))
+    }
+
+    pub(super) fn read_record(&self, track: TrackId) -> Result<Vec<u8>> {
+        self.read(record_key(track), RECORD_BYTES_MAX).context(|| format!("cannot read track {track}"))
+    }
+
+    pub(super) fn read_blocks(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.blocks()?.map(|(document, _)| document))
+    }
+
+    fn blocks(&self) -> Result<Option<(Vec<u8>, String)>> {
+        let read = |bucket: Bucket| async move { bucket.get_all(BLOCKS, BLOCKS_BYTES_MAX).await };
+        match self.bucket.wait(read) {
+            Ok((document, stat)) => Ok(Some((document.into(), stat.etag))),
+            Err(error) if error.kind() == Kind::NotFound => match self.stat(BLOCKS_MARK.into()) {
+                Ok(_) => {
+                    let place = self.bucket.place();
+                    Err(Error::invalid(format!(
+                        "{BLOCKS} has vanished from {place}; restore it, or remove {BLOCKS_MARK} beside it to serve what it blocked"
+                    )))
+                }
+                Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn stamp_blocks(&self) -> Result<Option<Stamp>> {
+        match self.stat(BLOCKS.into()) {
+            Ok(stat) => {
+                let digest = Sha256::digest(&stat.etag);
+                let [a, b] = [0, 8].map(|at| u64::from_be_bytes(digest[at..at + 8].try_into().expect("eight bytes")));
+                let modified_ns = i128::from(stat.modified_s) * 1_000_000_000;
+                Ok(Some((a, b, stat.bytes, modified_ns, modified_ns)))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One editor at a time on this machine by a lock, and among machines by the condition that the document is
+    /// still the one that was read, where the bucket knows conditions.
+    pub(super) fn edit_blocks(&self, edit: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>>) -> Result<()> {
+        let _lock = self.local.lock_blocks()?;
+        let read = self.blocks()?;
+        let (old, etag) = read.map_or((None, None), |(document, etag)| (Some(document), Some(etag)));
+        let is_first = old.is_none();
+        let document = edit(old)?;
+        if is_first {
+            self.write(BLOCKS_MARK.into(), b"1\n".to_vec())?; // from now on a missing document is a lost one
+        }
+        let put = move |bucket: Bucket| async move {
+            bucket.put_over(BLOCKS, document.into(), &Meta::of(BLOCKS), etag.as_deref()).await
+        };
+        let written = self.bucket.wait(put);
+        if is_first && written.is_err() {
+            let _ = self.bucket.wait(move |bucket: Bucket| async move { bucket.delete(BLOCKS_MARK).await });
+        }
+        written.context(|| "cannot write which tracks are blocked; try again")
+    }
+
+    pub(super) fn tracks(&self) -> Result<Vec<TrackId>> {
+        let mut tracks = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self
+                .bucket
+                .wait(move |bucket: Bucket| async move { bucket.list("tracks/", after.as_deref(), 1_000).await })?;
+            tracks.extend(
+                page.objects
+                    .iter()
+                    .filter_map(|object| TrackId::decode(object.key.strip_prefix("tracks/")?.strip_suffix(".json")?)),
+            );
+            after = page.next;
+            if after.is_none() {
+                return Ok(tracks);
+            }
+        }
+    }
+
+    pub(super) fn sweep(&self) -> Result<usize> {
+        let staged = self.local.sweep()?;
+        // Not every key may list unfinished uploads; lifecycle rules can remove them too.
+        match self.bucket.wait(move |bucket: Bucket| async move { bucket.sweep(ABANDONED).await }) {
+            Ok(parts) => return Ok(staged + parts),
+            Err(error) => tracing::warn!(error = error.chain(), "unfinished uploads are not swept"),
+        }
+        Ok(staged)
+    }
+
+    pub(super) fn evictions(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.generation())
+    }
+
+    fn read(&self, key: String, bytes_max: u64) -> Result<Vec<u8>> {
+        let read = move |bucket: Bucket| async move { bucket.get_all(&key, bytes_max).await };
+        self.bucket.wait(read).map(|(bytes, _)| bytes.into())
+    }
+
+    fn write(&self, key: String, bytes: Vec<u8>) -> Result<()> {
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.put(&key, bytes.into(), &Meta::of(&key)).await })
+    }
+
+    fn stat(&self, key: String) -> Result<super::objects::Stat> {
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.stat(&key).await })
+    }
+}
+
+const BLOCKS: &str = "blocks.json";
+/// There once there was a document of blocked tracks.
+const BLOCKS_MARK: &str = "blocks.mark";
+
+fn version_key(track: TrackId, version: VersionId) -> String {
+    format!("v/{track}/{version}/{VERSION_DOCUMENT}")
+}
+
+fn record_key(track: TrackId) -> String {
+    format!("tracks/{track}.json")
+}

@@ -1,0 +1,133 @@
+//! Between the origin and the bucket: counts what is asked, and spoils answers on demand.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What happens to answers with media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Pass,
+    /// Half of the body, then a proper end of the connection.
+    Truncate,
+    /// Half of the body, then a reset.
+    Reset,
+    /// The whole body with one byte changed.
+    Flip,
+    /// Another range than the one that was asked for.
+    Shift,
+    /// A refusal with this status.
+    Status(u16),
+}
+
+pub(super) struct Proxy {
+    addr: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    mode: Mode,
+    /// How many answers are still to be spoilt.
+    times: usize,
+    asked: Vec<String>,
+    /// Whether nothing is answered at all.
+    hangs: bool,
+}
+
+impl Proxy {
+    /// In front of a server on a loopback port. Its threads end with the test process.
+    pub(super) fn before(port: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Mutex::new(Shared { mode: Mode::Pass, times: 0, asked: vec![], hangs: false }));
+        let seen = shared.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let seen = seen.clone();
+                std::thread::spawn(move || pass(client, port, &seen));
+            }
+        });
+        Proxy { addr, shared }
+    }
+
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Spoils the next so many answers with media.
+    pub(super) fn spoil(&self, mode: Mode, times: usize) {
+        let mut shared = self.shared.lock().unwrap();
+        (shared.mode, shared.times) = (mode, times);
+    }
+
+    /// Answers nothing any more, or answers again; who waited meanwhile is cut off.
+    pub(super) fn hang(&self, hangs: bool) {
+        self.shared.lock().unwrap().hangs = hangs;
+    }
+
+    /// The ranges of media that were asked for since the last call, `object range`, sorted.
+    pub(super) fn asked(&self) -> Vec<String> {
+        let mut asked = std::mem::take(&mut self.shared.lock().unwrap().asked);
+        asked.sort();
+        asked
+    }
+}
+
+/// One request; the connection ends with its answer. `None` when either side has left.
+fn pass(mut client: TcpStream, port: u16, shared: &Mutex<Shared>) -> Option<()> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.ends_with(b"\r\n\r\n") {
+        let n = client.read(&mut buffer).ok().filter(|n| *n > 0)?;
+        head.extend_from_slice(&buffer[..n]); // our requests have no bodies: they are all GET and HEAD
+    }
+    let hangs = || shared.lock().unwrap().hangs;
+    if hangs() {
+        while hangs() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        return None;
+    }
+    let text = String::from_utf8(head).ok()?;
+    let path = text.split(' ').nth(1)?.split('?').next()?.to_owned();
+    let range = text.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: ").map(str::to_owned));
+    let is_media = path.ends_with(".mp4") || path.ends_with(".m4a");
+    let mode = {
+        let mut shared = shared.lock().unwrap();
+        if is_media {
+            shared.asked.push(format!("{} {}", path.rsplit('/').next()?, range.unwrap_or_default()));
+        }
+        let spoils = is_media && shared.times > 0;
+        shared.times -= usize::from(spoils);
+        if spoils { shared.mode } else { Mode::Pass }
+    };
+    if let Mode::Status(status) = mode {
+        let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        return client.write_all(answer.as_bytes()).ok();
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let kept = text.lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:") && !line.is_empty());
+    let mut request: String = kept.map(|line| format!("{line}\r\n")).collect();
+    request.push_str("Connection: close\r\n\r\n");
+    server.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).ok()?;
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+    let middle = body + (answer.len() - body) / 2;
+    match mode {
+        Mode::Flip => answer[middle] ^= 1,
+        Mode::Shift => {
+            let shifted =
+                String::from_utf8_lossy(&answer[..body]).replace("ontent-Range: bytes ", "ontent-Range: bytes 1");
+            answer.splice(..body, shifted.into_bytes());
+        }
+        Mode::Truncate => answer.truncate(middle),
+        Mode::Reset => {
+            client.write_all(&answer[..middle]).ok()?;
+            return rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).ok();
+        }
+        _ => {}
+    }
+    client.write_all(&answer).ok()?;
+    client.shutdown(Shutdown::Write).ok()
+}
