@@ -190,6 +190,9 @@ pub struct Server {
     pub connections_max: usize,
     /// Open connections from one address at most. 0: no limit, for an origin behind a CDN.
     pub connections_per_ip_max: usize,
+    /// Unfinished HTTP/2 answers of one address (IPv6: one /64) over all its connections; one beyond it is 503.
+    /// Loopback is free. 0: no limit.
+    pub streams_per_ip_max: usize,
     /// Seconds a client may take to send a request head.
     pub header_timeout_s: u64,
     /// Seconds an idle connection is kept.
@@ -385,6 +388,7 @@ impl Default for Server {
             io: "auto".into(),
             connections_max: 32_768,
             connections_per_ip_max: 1_024,
+            streams_per_ip_max: 4_096,
             header_timeout_s: 10,
             idle_timeout_s: 75,
             write_stall_timeout_s: 30,

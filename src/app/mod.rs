@@ -413,10 +413,9 @@ fn server_options(config: &Config, certificate: Option<Arc<Certificate>>) -> ser
     };
     let limits = &mut options.limits;
     limits.connections_max = settings.connections_max;
-    limits.connections_per_ip_max = match settings.connections_per_ip_max {
-        0 => usize::MAX,
-        max => max,
-    };
+    let unless_0 = |most: usize| if most == 0 { usize::MAX } else { most };
+    limits.connections_per_ip_max = unless_0(settings.connections_per_ip_max);
+    limits.streams_per_ip_max = unless_0(settings.streams_per_ip_max);
     limits.head_timeout = Duration::from_secs(settings.header_timeout_s);
     limits.idle_timeout = Duration::from_secs(settings.idle_timeout_s);
     limits.write_stall = Duration::from_secs(settings.write_stall_timeout_s);
