@@ -102,7 +102,7 @@ impl<'a> Pass<'a> {
             let (first, rest) = outputs
                 .into_iter()
                 .partition(|(index, plan)| plan.preview || lowest.is_none_or(|lowest| lowest == *index));
-            let hop = Hop::open(self, sample, Part { plans: first, turns: None }, Some(Analysis::new(format)?))?;
+            let hop = Hop::open(self, sample, Part { plans: first, turns: None }, Some(Analysis::new(format, self.plan.md5_bits)?))?;
             others(rest);
             Ok(hop)
         })?;
@@ -305,6 +305,7 @@ impl<'a> Hop<'a> {
 
     fn finish_first(mut self, codec: Option<String>) -> Result<Outcome> {
         let analysis = self.analysis.take().ok_or_else(|| Error::internal("nothing was measured"))?;
+        let md5 = analysis.md5();
         let (loudness, points) = analysis.finish()?;
         self.pipe.send(&Event::Peaks, &points);
         let mut preview_start = 0;
@@ -318,7 +319,7 @@ impl<'a> Hop<'a> {
             encode::excerpt(*index, plan, &excerpt.samples, self.pipe)?;
         }
         let Hop { samples, surplus, .. } = self;
-        Ok(Outcome { samples, surplus, codec, loudness, preview_start, encoders })
+        Ok(Outcome { samples, surplus, md5, codec, loudness, preview_start, encoders })
     }
 
     fn begins_too_late(&self) -> Error {
