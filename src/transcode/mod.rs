@@ -342,11 +342,7 @@ impl Job {
         let about = file.metadata().map_err(|cause| unopened(&name, cause))?;
         let most = options.limits.input_bytes_max;
         if about.len() > most {
-            return refuse(&format!(
-                "it has {} MiB; at most {} MiB are accepted; split it",
-                about.len() >> 20,
-                most >> 20
-            ));
+            return refuse(&options::too_large(about.len(), most).to_string());
         }
         let sniffed = match sniff::sniff(&file, about.len()) {
             Ok(sniffed) => sniffed,

@@ -16,6 +16,7 @@ use gst::prelude::*;
 
 use super::analysis::Analysis;
 use super::child::Pipe;
+use super::options::spoken;
 use super::plan::{Format, Plan, RungPlan, Trim};
 use super::protocol::{Event, Outcome};
 use crate::base::{Error, Kind, Result};
@@ -102,7 +103,12 @@ impl<'a> Pass<'a> {
             let (first, rest) = outputs
                 .into_iter()
                 .partition(|(index, plan)| plan.preview || lowest.is_none_or(|lowest| lowest == *index));
-            let hop = Hop::open(self, sample, Part { plans: first, turns: None }, Some(Analysis::new(format, self.plan.md5_bits)?))?;
+            let hop = Hop::open(
+                self,
+                sample,
+                Part { plans: first, turns: None },
+                Some(Analysis::new(format, self.plan.md5_bits)?),
+            )?;
             others(rest);
             Ok(hop)
         })?;
@@ -257,10 +263,8 @@ impl<'a> Hop<'a> {
         };
         let count = to - from;
         if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
-            let hours = self.plan.duration_s_max as f64 / 3600.0;
-            return Err(Error::invalid(format!(
-                "it is longer than {hours:.1} hours, the most that is accepted; split it"
-            )));
+            let most = spoken(self.plan.duration_s_max);
+            return Err(Error::invalid(format!("it is longer than {most}, the most that is accepted; split it")));
         }
         if let Some(analysis) = &mut self.analysis {
             let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
