@@ -47,7 +47,7 @@ fn duration(look: &Look<'_>) -> Result<Option<Declared>> {
             bytes => f64::from_be_bytes(bytes.try_into().ok()?),
         };
         let ticks = duration * scale as f64 * f64::from(TICKS) / 1e9;
-        (ticks >= 1.0 && ticks < 1e12).then_some(ticks as u64)
+        (1.0..1e12).contains(&ticks).then_some(ticks as u64)
     })();
     Ok(found.map(|samples| Declared { samples, rate: TICKS, tolerance: u64::from(TICKS / 4) }))
 }

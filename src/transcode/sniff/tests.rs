@@ -233,7 +233,7 @@ fn frames_without_a_header_are_cut_when_the_last_one_is() {
 #[test]
 fn bytes_between_frames_that_are_neither_audio_nor_tags_are_damage() {
     let ape = [&b"APETAGEX\xd0\x07\0\0\x2c\x01\0\0"[..], &[0; 16], &[b'x'; 300]].concat();
-    let tags = [vec![b"TAG".to_vec(), vec![b' '; 125]].concat(), b"ID3\x04\0\0\0\0\0\x05hello".to_vec(), ape];
+    let tags = [[b"TAG".to_vec(), vec![b' '; 125]].concat(), b"ID3\x04\0\0\0\0\0\x05hello".to_vec(), ape];
     for (stream, length) in [(frame().repeat(300), 417), (adts(900), 100), (lame(), 417)] {
         let place = 50 * length;
         for tag in &tags {
