@@ -986,7 +986,8 @@ fn generated_key(data: &Path) -> Result<Secret> {
     let data_is_new = !data.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(what)?;
     sweep_keys(dir);
-    if !path.exists()
+    // One that is there but out of reach must not be made anew.
+    if matches!(path.try_exists(), Ok(false))
         && let Err(cause) = make_key(dir, &path)
     {
         // Only what is empty goes, and of the data directory only what was made here.
@@ -995,7 +996,8 @@ fn generated_key(data: &Path) -> Result<Secret> {
         }
         return Err(cause).context(what);
     }
-    let key = text::read(&path, FILE_BYTES_MAX).context(what)?;
+    let key =
+        text::read(&path, FILE_BYTES_MAX).context(|| format!("cannot read the signing key {}", path.display()))?;
     match key.trim() {
         "" => Err(Error::usage(format!("the signing key {} is empty; delete it to make a new one", path.display()))),
         key => Ok(Secret::new(key.as_bytes())),

@@ -1,9 +1,10 @@
 //! Measures the source while it passes: loudness (EBU R128) and the waveform.
 
 use ebur128::{EbuR128, Mode};
+use md5::{Digest as _, Md5};
 
 use super::plan::Format;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, hex};
 use crate::hls::version::{Loudness, ReplayGain};
 
 /// Samples behind one point of the waveform: 5.8 ms at 44.1 kHz, audiowaveform's usual finest zoom.
@@ -19,6 +20,8 @@ pub(super) struct Analysis {
     /// The block as float, reused.
     samples: Vec<f32>,
     wave: Waveform,
+    /// MD5 of the samples, and how many bits of them count.
+    md5: Option<(Md5, u32)>,
 }
 
 /// Minimum and maximum of all channels over every `SAMPLES_PER_POINT` samples.
@@ -29,16 +32,19 @@ struct Waveform {
 }
 
 impl Analysis {
-    pub(super) fn new(format: Format) -> Result<Analysis> {
+    /// `md5_bits`: 16 or 24, when the MD5 of the samples is wanted.
+    pub(super) fn new(format: Format, md5_bits: Option<u32>) -> Result<Analysis> {
         let mode = Mode::I | Mode::LRA | Mode::TRUE_PEAK;
         let meter = EbuR128::new(format.channels, format.rate, mode)
             .map_err(|cause| Error::internal("loudness cannot be measured").because(cause))?;
-        Ok(Analysis { channels: format.channels as usize, meter, samples: Vec::new(), wave: Waveform::new() })
+        let md5 = md5_bits.map(|bits| (Md5::new(), bits));
+        Ok(Analysis { channels: format.channels as usize, meter, samples: Vec::new(), wave: Waveform::new(), md5 })
     }
 
     /// A block of interleaved samples in one of the decoder's four formats. Answers the points of the
     /// waveform it completed.
     pub(super) fn add(&mut self, format: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        self.digest(format, bytes);
         self.samples.clear();
         let samples = &mut self.samples;
         match format {
@@ -59,6 +65,25 @@ impl Analysis {
             self.wave.add(frame, &mut points);
         }
         Ok(points)
+    }
+
+    /// Takes the bytes that FLAC's MD5 is of: without those that our layouts pad with (RFC 9639 §8.2).
+    fn digest(&mut self, format: &str, bytes: &[u8]) {
+        let Some((md5, bits)) = &mut self.md5 else { return };
+        let packed = |low: usize| words::<4>(bytes).flat_map(move |b| [b[low], b[low + 1], b[low + 2]]).collect();
+        let packed: Vec<u8> = match (format, *bits) {
+            ("S16LE", 16) => return md5.update(bytes),
+            ("S24_32LE", 24) => packed(0),
+            ("S32LE", 24) => packed(1),
+            // Decoded to another depth than the source says: there is nothing to compare.
+            _ => return self.md5 = None,
+        };
+        md5.update(&packed);
+    }
+
+    /// MD5 of the samples in hexadecimal digits, if it was wanted.
+    pub(super) fn md5(&self) -> Option<String> {
+        self.md5.as_ref().map(|(md5, _)| hex::encode(&md5.clone().finalize()))
     }
 
     /// The numbers, and the last point of the waveform.

@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::guard::{Allowed, Url};
+use super::options::too_large;
 use super::source::{Gap, Spool, Temporary};
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
@@ -322,11 +323,7 @@ impl Fetch {
             return Err(Error::invalid("it is empty; upload the file again"));
         }
         match bytes > self.bytes_max {
-            true => Err(Error::invalid(format!(
-                "it has {} MiB; at most {} MiB are accepted; split it",
-                bytes >> 20,
-                self.bytes_max >> 20
-            ))),
+            true => Err(too_large(bytes, self.bytes_max)),
             false => Ok(()),
         }
     }

@@ -281,6 +281,7 @@ fn trial_plan(trial: Trial, options: &Options) -> Plan {
         patches: Vec::new(),
         bits: None,
         lossy_bps: None,
+        md5_bits: None,
         preview_start_ms: None,
         duration_s_max: limits.duration_s_max,
         memory_bytes_max: limits.memory_bytes_max,
@@ -341,11 +342,7 @@ impl Job {
         let about = file.metadata().map_err(|cause| unopened(&name, cause))?;
         let most = options.limits.input_bytes_max;
         if about.len() > most {
-            return refuse(&format!(
-                "it has {} MiB; at most {} MiB are accepted; split it",
-                about.len() >> 20,
-                most >> 20
-            ));
+            return refuse(&options::too_large(about.len(), most).to_string());
         }
         let sniffed = match sniff::sniff(&file, about.len()) {
             Ok(sniffed) => sniffed,
@@ -372,6 +369,7 @@ impl Job {
             patches: self.sniffed.patches.clone(),
             bits: self.sniffed.bits,
             lossy_bps: self.sniffed.lossy_bps,
+            md5_bits: self.sniffed.checksum.map(|checksum| checksum.bits),
             preview_start_ms: options.preview_start_ms,
             duration_s_max: limits.duration_s_max,
             memory_bytes_max: limits.memory_bytes_max,
@@ -438,13 +436,16 @@ impl Job {
         making.finish(outcome)
     }
 
-    fn hash(&self, unwanted: &AtomicBool) -> std::io::Result<String> {
-        assemble::hash_of(&Patient { source: &self.bytes, unwanted, asks: false }, unwanted)
+    /// Reads all of the source: its hash, and why it is not whole.
+    fn hash(&self, unwanted: &AtomicBool) -> std::io::Result<(String, Result<()>)> {
+        let source = Patient { source: &self.bytes, unwanted, asks: false };
+        let hash = assemble::hash_of(&source, unwanted)?;
+        Ok((hash, sniff::walk(&source, self.length, &self.sniffed)))
     }
 
     /// The hash, if the source is whole and the one that was meant.
-    fn hashed(&self, hash: std::io::Result<String>) -> Result<String> {
-        let found = match (hash, self.bytes.failure()) {
+    fn hashed(&self, hash: std::io::Result<(String, Result<()>)>) -> Result<String> {
+        let (found, whole) = match (hash, self.bytes.failure()) {
             (Ok(found), _) => found,
             (Err(_), Some(error)) => return Err(error),
             (Err(cause), None) if cause.kind() == std::io::ErrorKind::Interrupted => {
@@ -456,13 +457,14 @@ impl Job {
             Some(meant) if *meant != found => {
                 Err(Error::invalid(format!("its SHA-256 is {found}, but {meant} was promised; upload the file again")))
             }
-            _ => Ok(found),
+            _ => whole.map(|()| found),
         }
     }
 
     /// The decoded source, if it is all there.
     fn source(&self, format: &Format, outcome: &Outcome, sha256: String) -> Result<Source> {
         self.sniffed.check_length(outcome.samples, outcome.surplus, format.rate)?;
+        self.sniffed.check_md5(outcome.md5.as_deref())?;
         Ok(Source {
             sha256,
             codec: self.sniffed.codec.clone().or_else(|| outcome.codec.clone()).unwrap_or_else(|| "unknown".into()),

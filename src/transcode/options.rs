@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::fetch::Fetching;
 use super::sandbox::Sandbox;
+use crate::base::Error;
 
 /// How an attempt is run.
 #[derive(Clone, Debug)]
@@ -83,6 +84,35 @@ impl Default for Limits {
     }
 }
 
+/// Why a source of `bytes` is refused where `most` are accepted.
+pub(super) fn too_large(bytes: u64, most: u64) -> Error {
+    const MIB: u64 = 1 << 20;
+    Error::invalid(match most < MIB || bytes - most < MIB / 10 {
+        true => format!("it has {} bytes; at most {} are accepted; split it", grouped(bytes), grouped(most)),
+        false => {
+            let mib = bytes as f64 / MIB as f64;
+            format!("it has {mib:.1} MiB; at most {} MiB are accepted; split it", most / MIB)
+        }
+    })
+}
+
+/// `12,000`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    groups.join(",")
+}
+
+/// A length of time in the unit people say it in: `5 s`, `10 hours`.
+pub(super) fn spoken(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{:.1} minutes", seconds as f64 / 60.0),
+        _ => format!("{:.1} hours", seconds as f64 / 3600.0),
+    }
+}
+
 impl Limits {
     /// Processor time that an attempt at an input of this length may take, in seconds.
     pub(super) fn cpu_s(&self, input_bytes: u64) -> u64 {
@@ -92,5 +122,19 @@ impl Limits {
     /// The longest an attempt at an input of this length may take.
     pub fn wall(&self, input_bytes: u64) -> Duration {
         Duration::from_secs(self.wall_s_min + input_bytes / self.bytes_per_s_min.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_said_in_units_that_show_the_difference() {
+        let said = |bytes, most| too_large(bytes, most).to_string();
+        assert_eq!(said(12_000, 1_000), "it has 12,000 bytes; at most 1,000 are accepted; split it");
+        assert_eq!(said(1_764_044, 1 << 20), "it has 1.7 MiB; at most 1 MiB are accepted; split it");
+        assert_eq!(said((1 << 20) + 1, 1 << 20), "it has 1,048,577 bytes; at most 1,048,576 are accepted; split it");
+        assert_eq!((spoken(5), spoken(300), spoken(36_000)), ("5 s".into(), "5.0 minutes".into(), "10.0 hours".into()));
     }
 }

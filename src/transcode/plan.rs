@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) bits: Option<u32>,
     /// Bit rate of a source whose codec is lossy, where that is known.
     pub(super) lossy_bps: Option<u64>,
+    /// Bits per sample of the MD5 that is wanted: 16 or 24.
+    pub(super) md5_bits: Option<u32>,
     /// Where the preview begins in the source, in milliseconds; `None`: at the loudest.
     pub(super) preview_start_ms: Option<u64>,
     /// Longest source accepted, in seconds.

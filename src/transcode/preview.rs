@@ -1,5 +1,5 @@
 //! Cuts the preview while the source passes: from a chosen start, or the loudest 30 seconds. In: samples at the
-//! AAC rate. Out: the excerpt, faded. Holds at most two windows, whatever the length of the source.
+//! AAC rate. Out: the excerpt, faded, never more than half of the track. Holds at most two windows, whatever the length of the source.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl Highlight {
             return self.take_chosen(from, bytes);
         }
         let full = self.rate / BLOCKS_PER_S * self.channels;
+        self.heard += (bytes.len() / (4 * self.channels)) as u64;
         for word in bytes.as_chunks().0 {
             self.open.push(narrow(*word));
             if self.open.len() == full {
@@ -112,10 +113,16 @@ impl Highlight {
         }
     }
 
-    /// The excerpt, faded where it was cut: from the chosen start, or all of a short source, or the loudest window.
+    /// Frames of half the track, at least one: whoever has not paid never gets the whole.
+    fn half(&self) -> usize {
+        (self.heard / 2).max(1) as usize
+    }
+
+    /// The excerpt, faded where it was cut: from the chosen start, or the first half of a short source, or the loudest window.
     pub(super) fn finish(mut self) -> Excerpt {
         if let Some(start) = self.chosen {
             let mut samples = std::mem::take(&mut self.open);
+            samples.truncate(self.half() * self.channels);
             let frames = (samples.len() / self.channels) as u64;
             if start > 0 {
                 self.fade(&mut samples, FADE_IN_S, false);
@@ -133,8 +140,9 @@ impl Highlight {
         }
         let mut out: Vec<i16> = self.best.iter().flat_map(|block| block.samples.iter().copied()).collect();
         let at_end = self.passed == self.best_at && self.open.is_empty();
-        let too_long = out.len() > self.frames_max * self.channels;
-        out.truncate(self.frames_max * self.channels);
+        let most = self.frames_max.min(self.half()) * self.channels;
+        let too_long = out.len() > most;
+        out.truncate(most);
         if self.best_at > 0 {
             self.fade(&mut out, FADE_IN_S, false);
         }
@@ -187,16 +195,15 @@ mod tests {
         assert_eq!((found.start, found.samples.len()), (901, 2900));
         assert_eq!((found.samples[0], found.samples[2899]), (0, 0), "faded on both sides");
         assert_eq!((found.samples[98], found.samples[99]), (16_384, 3_277));
-        let found = cut(&[(10, 0.5)], 2900, Some(0));
-        assert_eq!((found.samples.len(), found.samples[0], found.samples[999]), (1000, 16_384, 16_384), "not cut");
+        let found = cut(&[(10, 0.5)], 2900, Some(600));
+        assert_eq!((found.samples.len(), found.samples[399]), (400, 16_384), "not cut");
+        assert_eq!(cut(&[(10, 0.5)], 2900, Some(0)).samples.len(), 500, "half of the track");
         assert_eq!(cut(&[(10, 0.5)], 2900, Some(1000)).samples.len(), 0, "beyond the end");
     }
 
     #[test]
     fn no_excerpt_is_longer_than_it_may_be() {
         assert_eq!(cut(&[(40, 0.1), (30, 0.5), (60, 0.2)], 2990, None).samples.len(), 2990);
-        let found = cut(&[(30, 0.5)], 2990, None);
-        assert_eq!((found.samples.len(), found.samples[0], found.samples[2989]), (2990, 16_384, 0));
     }
 
     #[test]
@@ -209,9 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn a_short_source_is_its_own_preview_without_fades() {
-        assert_eq!(excerpt(&[(7, 0.5)]), vec![16_384; 700]);
-        assert_eq!(excerpt(&[(30, 0.5)]), vec![16_384; 3000]);
+    fn no_preview_is_more_than_half_of_its_track() {
+        let check = |seconds, frames: usize| {
+            let found = excerpt(&[(seconds, 0.5)]);
+            assert_eq!((found.len(), found[0], found[frames - 1]), (frames, 16_384, 0), "{seconds} s");
+        };
+        check(7, 350);
+        check(30, 1500);
+        check(40, 2000);
+        check(60, 3000);
+        let mut one = Highlight::new(100, 1, 3000, None);
+        one.add(&0.5f32.to_le_bytes());
+        assert_eq!(one.finish().samples.len(), 1);
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(super) struct Outcome {
     pub(super) samples: u64,
     /// Samples decoded beyond what the plan keeps.
     pub(super) surplus: u64,
+    /// MD5 of the samples in hexadecimal digits, when the plan wants it.
+    pub(super) md5: Option<String>,
     /// What it is called by whoever decoded it.
     pub(super) codec: Option<String>,
     /// Loudness of the source.

@@ -208,7 +208,7 @@ fn a_key_that_cannot_be_read_shows_before_the_work() {
     let wav = tone(dir.path(), "tone.wav", &[]);
     let data = dir.path().join("data");
     fs::create_dir_all(data.join("secrets/bunny.key")).unwrap(); // a directory is no key
-    refused(&["publish", &wav, "--data", data.to_str().unwrap()], 1, &["bunny.key"]);
+    refused(&["publish", &wav, "--data", data.to_str().unwrap()], 1, &["cannot read the signing key", "bunny.key"]);
     assert_eq!(files_below(dir.path()), ["data", "data/secrets", "data/secrets/bunny.key", "tone.wav"]);
 }
 

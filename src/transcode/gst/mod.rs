@@ -16,6 +16,7 @@ use gst::prelude::*;
 
 use super::analysis::Analysis;
 use super::child::Pipe;
+use super::options::spoken;
 use super::plan::{Format, Plan, RungPlan, Trim};
 use super::protocol::{Event, Outcome};
 use crate::base::{Error, Kind, Result};
@@ -102,7 +103,12 @@ impl<'a> Pass<'a> {
             let (first, rest) = outputs
                 .into_iter()
                 .partition(|(index, plan)| plan.preview || lowest.is_none_or(|lowest| lowest == *index));
-            let hop = Hop::open(self, sample, Part { plans: first, turns: None }, Some(Analysis::new(format)?))?;
+            let hop = Hop::open(
+                self,
+                sample,
+                Part { plans: first, turns: None },
+                Some(Analysis::new(format, self.plan.md5_bits)?),
+            )?;
             others(rest);
             Ok(hop)
         })?;
@@ -257,10 +263,8 @@ impl<'a> Hop<'a> {
         };
         let count = to - from;
         if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
-            let hours = self.plan.duration_s_max as f64 / 3600.0;
-            return Err(Error::invalid(format!(
-                "it is longer than {hours:.1} hours, the most that is accepted; split it"
-            )));
+            let most = spoken(self.plan.duration_s_max);
+            return Err(Error::invalid(format!("it is longer than {most}, the most that is accepted; split it")));
         }
         if let Some(analysis) = &mut self.analysis {
             let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
@@ -305,6 +309,7 @@ impl<'a> Hop<'a> {
 
     fn finish_first(mut self, codec: Option<String>) -> Result<Outcome> {
         let analysis = self.analysis.take().ok_or_else(|| Error::internal("nothing was measured"))?;
+        let md5 = analysis.md5();
         let (loudness, points) = analysis.finish()?;
         self.pipe.send(&Event::Peaks, &points);
         let mut preview_start = 0;
@@ -318,7 +323,7 @@ impl<'a> Hop<'a> {
             encode::excerpt(*index, plan, &excerpt.samples, self.pipe)?;
         }
         let Hop { samples, surplus, .. } = self;
-        Ok(Outcome { samples, surplus, codec, loudness, preview_start, encoders })
+        Ok(Outcome { samples, surplus, md5, codec, loudness, preview_start, encoders })
     }
 
     fn begins_too_late(&self) -> Error {

@@ -71,6 +71,116 @@ pub(super) fn follow(look: &Look<'_>, kind: &Kind, first: u64, from: u64) -> Res
     Ok(Followed { frames, lacking: 0 })
 }
 
+/// Junk and zeros accepted behind the last frame, in bytes: what programs pad with. Half a second at 128 kbit/s.
+pub(super) const JUNK_BYTES_MAX: u64 = 8 << 10;
+
+/// Follows every frame and refuses a hole: bytes between two frames that are neither a frame nor a tag, more than
+/// `JUNK_BYTES_MAX` of them at the end, or fewer frames than `frames_min`.
+pub(super) fn refuse_holes(look: &Look<'_>, kind: &Kind, first: u64, frames_min: u64) -> Result<()> {
+    let pattern = word(&look.at(first, 4)?);
+    let mut window = Window { look, start: 0, bytes: Vec::new() };
+    let (mut at, mut frames) = (first, 0);
+    while at < look.bytes {
+        match kind.length_of(window.at(at, kind.header)?, pattern) {
+            // A last frame that is cut has been judged by `refuse_cut`.
+            Some(length) if at + length > look.bytes => break,
+            Some(length) => {
+                (at, frames) = (at + length, frames + 1);
+                continue;
+            }
+            None => (),
+        }
+        let behind = after_tags(look, at)?;
+        let next = resume(&mut window, kind, pattern, behind)?;
+        let hole = next.unwrap_or(before_tags(look)?).saturating_sub(behind);
+        match next {
+            Some(_) if hole > 0 => return Err(damaged(behind, hole, "in the middle of it")),
+            None if hole > JUNK_BYTES_MAX => return Err(damaged(behind, hole, "behind its last frame")),
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    match frames < frames_min {
+        true => Err(Error::invalid(format!(
+            "truncated or damaged: its header promises {frames_min} frames, only {frames} are there; upload the file again"
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn damaged(at: u64, bytes: u64, place: &str) -> Error {
+    Error::invalid(format!(
+        "damaged: {bytes} bytes at byte {at}, {place}, are neither audio nor a tag; upload the file again, or export it again"
+    ))
+}
+
+/// The first frame from `from` on that another one or the end of the file follows.
+fn resume(window: &mut Window<'_, '_>, kind: &Kind, pattern: u32, from: u64) -> Result<Option<u64>> {
+    let bytes = window.look.bytes;
+    for at in from..bytes {
+        let head = window.at(at, kind.header)?;
+        if head.len() < kind.header {
+            break;
+        }
+        let Some(next) = kind.length_of(head, pattern).map(|length| at + length) else { continue };
+        let follows = next < bytes && kind.length_of(window.at(next, kind.header)?, pattern).is_some();
+        if next == bytes || follows {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// Behind the tags that begin at `at`: ID3v2, APEv2 with a header, Lyrics3, ID3v1 and its extension.
+fn after_tags(look: &Look<'_>, mut at: u64) -> Result<u64> {
+    // As many as anybody writes, each kind twice.
+    for _ in 0..10 {
+        let head = look.at(at, 32)?;
+        let le = |from: usize| head.get(from..from + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+        at += match &head[..] {
+            [b'T', b'A', b'G', b'+', ..] => 227,
+            [b'T', b'A', b'G', ..] => 128,
+            [b'I', b'D', b'3', _, _, flags, a, b, c, d, ..] => {
+                let size = [a, b, c, d].iter().fold(0u64, |sum, byte| sum << 7 | u64::from(*byte & 0x7f));
+                10 + size + if flags & 0x10 != 0 { 10 } else { 0 }
+            }
+            head if head.starts_with(b"APETAGEX") && head.len() == 32 => 32 + u64::from(le(12)),
+            head if head.starts_with(b"LYRICSBEGIN") => {
+                // Its length stands at its end; lyrics have at most 99,999 bytes.
+                let body = look.at(at, 1 << 17)?;
+                match body.windows(9).position(|end| matches!(end, b"LYRICS200" | b"LYRICSEND")) {
+                    Some(end) => end as u64 + 9,
+                    None => return Ok(at),
+                }
+            }
+            _ => return Ok(at),
+        };
+    }
+    Ok(at)
+}
+
+/// Where the tags at the end of the file begin.
+pub(super) fn before_tags(look: &Look<'_>) -> Result<u64> {
+    let mut end = look.bytes;
+    for _ in 0..4 {
+        let tail = look.at(end.saturating_sub(128), 128.min(end) as usize)?;
+        let footer = &tail[tail.len().saturating_sub(32)..];
+        if tail.starts_with(b"TAG") {
+            end = end.saturating_sub(128);
+        } else if let (true, Some(size)) = (footer.starts_with(b"APETAGEX"), footer.get(12..16)) {
+            let size = u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
+            let header = if footer[23] & 0x80 != 0 { 32 } else { 0 };
+            end = end.saturating_sub(size + header);
+        } else if let Some(size) = tail.strip_suffix(b"LYRICS200").and_then(|t| t.last_chunk::<6>()) {
+            let size = std::str::from_utf8(size).ok().and_then(|s| s.parse::<u64>().ok()).unwrap_or(0);
+            end = end.saturating_sub(size + 15);
+        } else {
+            break;
+        }
+    }
+    Ok(end)
+}
+
 /// Whether the file ends in a tag: ID3v1, APEv2, Lyrics3.
 fn ends_in_tag(look: &Look<'_>) -> Result<bool> {
     let tail = look.at(look.bytes.saturating_sub(128), 128)?;

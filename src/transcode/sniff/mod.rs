@@ -15,7 +15,7 @@ mod wavpack;
 use super::plan::{Patch, Trim};
 use super::source::ReadAt;
 use crate::base::error::Context as _;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, hex};
 use crate::hls::package::rescale;
 
 /// What the container says. Everything is optional: unknown formats go to the decoder as they are.
@@ -35,6 +35,36 @@ pub(super) struct Sniffed {
     pub(super) bits: Option<u32>,
     /// Bit rate of a lossy stream; covers and tags may count.
     pub(super) lossy_bps: Option<u64>,
+    /// What the frames give altogether, with what is trimmed.
+    pub(super) whole: Option<Declared>,
+    /// The source's own checksum of its samples.
+    pub(super) checksum: Option<Checksum>,
+    /// Frames to follow to the end when all of the source is there.
+    pub(super) walk: Option<Walk>,
+}
+
+/// MD5 of the samples, interleaved and little-endian (RFC 9639 §8.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Checksum {
+    pub(super) md5: [u8; 16],
+    /// 16 or 24.
+    pub(super) bits: u32,
+}
+
+/// A stream of frames without a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walk {
+    stream: Stream,
+    /// Offset of the first frame.
+    first: u64,
+    /// Frames there must be.
+    frames_min: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Mpeg,
+    Adts,
 }
 
 /// The length a container promises.
@@ -54,6 +84,15 @@ pub(super) struct Declared {
 /// `Invalid` with the reason to refuse it.
 pub(super) fn sniff(source: &impl ReadAt, bytes: u64) -> Result<Sniffed> {
     recognise(&Look { source, bytes })
+}
+
+/// Follows what `sniff` did not read: to the end of the source, so once all of it is there.
+///
+/// # Errors
+/// `Invalid` with the place of a hole.
+pub(super) fn walk(source: &impl ReadAt, bytes: u64, sniffed: &Sniffed) -> Result<()> {
+    let look = Look { source, bytes };
+    sniffed.walk.as_ref().map_or(Ok(()), |walk| mp3::walk(&look, walk))
 }
 
 fn recognise(look: &Look<'_>) -> Result<Sniffed> {
@@ -81,8 +120,26 @@ impl Sniffed {
         self.declared.map(|declared| rescale(declared.samples, declared.rate, rate))
     }
 
+    /// Compares the MD5 of what was decoded, in hexadecimal digits, with the source's own.
+    pub(super) fn check_md5(&self, found: Option<&str>) -> Result<()> {
+        match (self.checksum, found) {
+            (Some(checksum), Some(found)) if hex::encode(&checksum.md5) != found => Err(Error::invalid(
+                "its audio does not match its own checksum: it is damaged or was cut; upload it again, or export it again",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Compares what was decoded with what was promised. `surplus` was decoded beyond the trim.
     pub(super) fn check_length(&self, samples: u64, surplus: u64, rate: u32) -> Result<()> {
+        if let Some(whole) = self.whole {
+            let promised = rescale(whole.samples, whole.rate, rate);
+            let skipped = self.trim.map_or(0, |trim| rescale(trim.start, trim.rate, rate));
+            let found = skipped + samples + surplus;
+            if found + rescale(whole.tolerance, whole.rate, rate) < promised {
+                return Err(truncated(promised, found, rate, "could be decoded"));
+            }
+        }
         let (Some(declared), Some(promised)) = (self.declared, self.samples_at(rate)) else { return Ok(()) };
         let tolerance = match declared.tolerance {
             0 => 0,

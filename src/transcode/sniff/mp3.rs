@@ -3,7 +3,7 @@
 //! ADTS, AAC frames without a container, has no such header; only that its last frame is whole can be told.
 
 use super::frames::{self, Kind};
-use super::{Declared, Look, Sniffed, Trim, cut};
+use super::{Declared, Look, Sniffed, Stream, Trim, Walk, cut};
 use crate::base::Result;
 
 /// Samples a layer 3 decoder is behind its input.
@@ -47,6 +47,8 @@ struct Summary {
     frames: u64,
     /// Bytes from the header's own frame to the end of the last one; 0 when it does not say.
     bytes: u64,
+    /// Frames there must be, the header's own included where it is known not to count.
+    frames_min: u64,
 }
 
 /// Whether AAC frames begin here.
@@ -56,7 +58,17 @@ pub(super) fn is_adts(head: &[u8]) -> bool {
 
 pub(super) fn adts(look: &Look<'_>, at: u64) -> Result<Sniffed> {
     frames::refuse_cut(look, &ADTS, at)?;
-    Ok(Sniffed::default())
+    let walk = Walk { stream: Stream::Adts, first: at, frames_min: 1 };
+    Ok(Sniffed { walk: Some(walk), ..Sniffed::default() })
+}
+
+/// Refuses a stream with holes.
+pub(super) fn walk(look: &Look<'_>, walk: &Walk) -> Result<()> {
+    let kind = match walk.stream {
+        Stream::Mpeg => &MPEG,
+        Stream::Adts => &ADTS,
+    };
+    frames::refuse_holes(look, kind, walk.first, walk.frames_min)
 }
 
 pub(super) fn mp3(look: &Look<'_>, at: u64) -> Result<Sniffed> {
@@ -68,12 +80,15 @@ pub(super) fn mp3(look: &Look<'_>, at: u64) -> Result<Sniffed> {
             refuse_short(look, &summary, first)?;
             let bytes = if summary.bytes > 0 { summary.bytes } else { look.bytes - first };
             let lossy_bps = super::bps(bytes, summary.frames * frame.samples, frame.rate);
-            Ok(Sniffed { lossy_bps, ..summary.sniffed })
+            let walk = Some(Walk { stream: Stream::Mpeg, first, frames_min: summary.frames_min });
+            Ok(Sniffed { lossy_bps, walk, ..summary.sniffed })
         }
         None => {
             frames::refuse_cut(look, &MPEG, first)?;
             // Without a header of the stream all frames are of the first one's bit rate.
-            Ok(Sniffed { lossy_bps: super::bps(frame.length, frame.samples, frame.rate), ..Sniffed::default() })
+            let walk = Some(Walk { stream: Stream::Mpeg, first, frames_min: 1 });
+            let lossy_bps = super::bps(frame.length, frame.samples, frame.rate);
+            Ok(Sniffed { lossy_bps, walk, ..Sniffed::default() })
         }
     }
 }
@@ -164,7 +179,7 @@ fn xing(frame: &Frame, bytes: &[u8]) -> Option<Summary> {
     };
     let present = |bit: u32, bytes: usize| if flags & bit != 0 { bytes } else { 0 };
     let bytes = if flags & 2 != 0 { word(tag, 12)? } else { 0 };
-    let summary = |sniffed| Some(Summary { sniffed, frames, bytes });
+    let summary = |sniffed, frames_min| Some(Summary { sniffed, frames, bytes, frames_min });
     let lame = tag.get(8 + present(1, 4) + present(2, 4) + present(4, 100) + present(8, 4)..)?;
     let total = frames * frame.samples;
     // The three encoders whose fields ffmpeg believes, too.
@@ -172,11 +187,12 @@ fn xing(frame: &Frame, bytes: &[u8]) -> Option<Summary> {
     let gaps =
         lame.get(21..24).filter(|_| known).map(|g| u64::from(g[0]) << 16 | u64::from(g[1]) << 8 | u64::from(g[2]));
     let Some((delay, padding)) = gaps.map(|g| (g >> 12, g & 0xfff)) else {
-        return summary(declare(total, frame, None));
+        return summary(declare(total, frame, None), frames);
     };
     let samples = total.checked_sub(delay + padding).filter(|n| *n > 0)?;
     let trim = Trim { start: delay + DECODER_DELAY, length: Some(samples), rate: frame.rate };
-    summary(declare(samples, frame, Some(trim)))
+    let whole = Some(Declared { samples: total, rate: frame.rate, tolerance: 0 });
+    summary(Sniffed { whole, ..declare(samples, frame, Some(trim)) }, frames + 1)
 }
 
 /// Fraunhofer's header, always 32 bytes behind the frame header.
@@ -186,7 +202,7 @@ fn vbri(frame: &Frame, bytes: &[u8]) -> Option<Summary> {
         return None;
     }
     let (bytes, frames) = (word(tag, 10)?, word(tag, 14)?);
-    Some(Summary { sniffed: declare(frames * frame.samples, frame, None), frames, bytes })
+    Some(Summary { sniffed: declare(frames * frame.samples, frame, None), frames, bytes, frames_min: frames })
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {

@@ -14,6 +14,9 @@ const TOP_BOXES_MAX: usize = 1 << 20;
 /// Samples in an AAC frame, SBR included.
 const AAC_FRAME_MAX: u64 = 2048;
 
+/// Bytes behind the last box of a fragmented file that are no box: an ID3v1 tag, padding.
+const JUNK_BYTES_MAX: u64 = super::frames::JUNK_BYTES_MAX;
+
 /// A box in the file: its type, where its body begins and ends.
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -55,9 +58,12 @@ pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
 /// media. Junk behind the last box, such as an ID3v1 tag, is no box we know.
 fn refuse_cut(look: &Look<'_>) -> Result<()> {
     // What stands beside each other in a file (ISO/IEC 14496-12 §8.1 to §8.8, QuickTime's `wide`).
-    const KNOWN: [&[u8; 4]; 12] =
-        [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"meta", b"uuid"];
+    const KNOWN: [&[u8; 4]; 16] = [
+        b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"meta", b"uuid",
+        b"emsg", b"prft", b"ssix", b"pdin",
+    ];
     let mut at = 0;
+    let mut fragmented = false;
     let mut awaited = false; // an index was there, and its media were not yet
     for _ in 0..TOP_BOXES_MAX {
         let Some(head) = look.array::<8>(at)? else { break };
@@ -68,7 +74,14 @@ fn refuse_cut(look: &Look<'_>) -> Result<()> {
             1 => look.array::<8>(at + 8)?.map_or(u64::MAX, u64::from_be_bytes),
             length => length,
         };
+        fragmented |= &kind == b"moof";
         let known = length >= 8 && KNOWN.contains(&&kind);
+        // Fragments follow each other to the end; a demuxer would stop here and say nothing.
+        if !known && fragmented && look.bytes - at > JUNK_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "damaged: between its fragments, at byte {at}, is no box; upload the file again, or export it again"
+            )));
+        }
         let Some(end) = at.checked_add(length).filter(|_| known) else { return Ok(()) };
         if end > look.bytes {
             return Err(cut(end - look.bytes, end));
@@ -92,6 +105,10 @@ struct Audio {
     duration: u64,
     entry: [u8; 4],
     bits: Option<u32>,
+    /// Number of its stream.
+    track: u64,
+    /// Length of all frames of the sample table, in media ticks.
+    table: Option<u64>,
 }
 
 fn audio_stream(look: &Look<'_>, trak: Span) -> Result<Option<Audio>> {
@@ -114,12 +131,107 @@ fn audio_stream(look: &Look<'_>, trak: Span) -> Result<Option<Audio>> {
         None => None,
     };
     let bits = if &entry.kind == b"alac" { alac_bits(look, entry)? } else { None };
-    Ok(Some(Audio { edts_at: edts.map(|b| b.body - 4), edit, timescale, duration, entry: entry.kind, bits }))
+    let track = match child(look, trak, b"tkhd")? {
+        Some(tkhd) => {
+            let at = if look.at(tkhd.body, 1)? == [1] { 20 } else { 12 };
+            look.array::<4>(tkhd.body + at)?.map_or(0, |id| be(&id))
+        }
+        None => 0,
+    };
+    let edts_at = edts.map(|b| b.body - 4);
+    let table = table(look, child(look, stbl, b"stts")?)?;
+    Ok(Some(Audio { edts_at, edit, timescale, duration, entry: entry.kind, bits, track, table }))
+}
+
+/// How long all frames of a sample table are together.
+fn table(look: &Look<'_>, stts: Option<Span>) -> Result<Option<u64>> {
+    let Some(stts) = stts else { return Ok(None) };
+    let bytes = look.at(stts.body + 8, (stts.end - stts.body).min(1 << 20) as usize)?;
+    let entries = bytes.chunks_exact(8).take((stts.end - stts.body).saturating_sub(8) as usize / 8);
+    let sum = entries.fold(0u64, |sum, e| sum.saturating_add(be(&e[..4]).saturating_mul(be(&e[4..]))));
+    Ok(Some(sum).filter(|sum| (1..1 << 48).contains(sum)))
+}
+
+/// Walks the fragments of stream `track` and refuses a hole between two of them: `tfdt` must be the sum of what came
+/// before (ISO/IEC 14496-12 §8.8.12), to within half a frame. `default` is a frame's length unless they say.
+fn refuse_holes(look: &Look<'_>, track: u64, default: u64, timescale: u32) -> Result<()> {
+    let (mut at, mut due) = (0, None);
+    for _ in 0..TOP_BOXES_MAX {
+        let Some(head) = look.array::<8>(at)? else { break };
+        let (header, length) = match be(&head[..4]) {
+            1 => (16, look.array::<8>(at + 8)?.map_or(0, u64::from_be_bytes)),
+            length => (8, length),
+        };
+        let Some(end) = at.checked_add(length).filter(|end| length >= header && *end <= look.bytes) else { break };
+        if &head[4..] == b"moof" {
+            for traf in children(look, Span { kind: *b"moof", body: at + header, end })? {
+                let Some((begins, lasts, frame)) = fragment(look, traf, track, default)? else { continue };
+                let due_at: u64 = due.unwrap_or(begins);
+                if begins.abs_diff(due_at) > frame.max(2) / 2 {
+                    let seconds = begins.abs_diff(due_at) as f64 / f64::from(timescale);
+                    return Err(Error::invalid(format!(
+                        "damaged: {seconds:.2} s are missing or too many before its fragment at byte {at}; upload the file again"
+                    )));
+                }
+                due = begins.checked_add(lasts);
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// Where a fragment of the stream begins, how long it is, and a frame of it.
+fn fragment(look: &Look<'_>, traf: Span, track: u64, default: u64) -> Result<Option<(u64, u64, u64)>> {
+    let (Some(tfhd), Some(tfdt)) = (child(look, traf, b"tfhd")?, child(look, traf, b"tfdt")?) else { return Ok(None) };
+    let head = look.at(tfhd.body, 32)?;
+    let time = look.at(tfdt.body, 12)?;
+    if head.len() < 32 || time.len() < 12 || be(&head[4..8]) != track {
+        return Ok(None);
+    }
+    let begins = if time[0] == 1 { be(&time[4..12]) } else { be(&time[4..8]) };
+    let flags = be(&head[1..4]);
+    let at = 8 + if flags & 1 != 0 { 8 } else { 0 } + if flags & 2 != 0 { 4 } else { 0 };
+    let frame = if flags & 8 != 0 { be(&head[at..at + 4]) } else { default };
+    let mut lasts = 0u64;
+    for trun in children(look, traf)?.iter().filter(|b| &b.kind == b"trun") {
+        let bytes = look.at(trun.body, trun.end.saturating_sub(trun.body).min(1 << 20) as usize)?;
+        if bytes.len() < 8 {
+            return Ok(None);
+        }
+        let (flags, count) = (be(&bytes[1..4]), be(&bytes[4..8]));
+        if flags & 0x100 == 0 {
+            lasts = lasts.saturating_add(count.saturating_mul(frame));
+            continue;
+        }
+        let from = 8 + if flags & 1 != 0 { 4 } else { 0 } + if flags & 4 != 0 { 4 } else { 0 };
+        let width = 4 * (flags >> 8 & 15).count_ones() as usize;
+        let each = bytes.get(from..).unwrap_or_default().chunks_exact(width).take(count as usize);
+        lasts = each.fold(lasts, |sum, entry| sum.saturating_add(be(&entry[..4])));
+    }
+    Ok(Some((begins, lasts, frame)))
+}
+
+/// What a frame lasts unless a fragment says (`trex`).
+fn default_frame(look: &Look<'_>, moov: Span, track: u64) -> Result<u64> {
+    let Some(mvex) = child(look, moov, b"mvex")? else { return Ok(0) };
+    for trex in children(look, mvex)?.iter().filter(|b| &b.kind == b"trex") {
+        if let Some(bytes) = look.array::<16>(trex.body)?
+            && be(&bytes[4..8]) == track
+        {
+            return Ok(be(&bytes[12..16]));
+        }
+    }
+    Ok(0)
 }
 
 impl Audio {
     fn describe(&self, look: &Look<'_>, moov: Span, fragmented: bool) -> Result<Sniffed> {
+        if fragmented {
+            refuse_holes(look, self.track, default_frame(look, moov, self.track)?, self.timescale)?;
+        }
         let codec = match &self.entry {
+            b"Opus" => Some("Opus".to_owned()),
             b"alac" => Some("ALAC".to_owned()),
             b"mp4a" => Some("AAC".to_owned()),
             _ => None,
@@ -137,11 +249,17 @@ impl Audio {
         let mut patches: Vec<Patch> = self.edts_at.map(|at| Patch { at, bytes: *b"free" }).into_iter().collect();
         patches.extend(later_end(look, child(look, moov, b"mvhd")?)?);
         let tolerance = if &self.entry == b"alac" { 0 } else { AAC_FRAME_MAX };
+        // Opus decoders leave out the pre-skip themselves, which is where the edit starts.
+        let opus = &self.entry == b"Opus";
+        let start = if opus { 0 } else { start };
+        // What every frame gives, so one that was lost shows behind the edit's end, too.
+        let frames = self.table.filter(|_| !fragmented && &self.entry == b"mp4a");
+        let whole = frames.map(|samples| Declared { samples, rate: self.timescale, tolerance: 0 });
         let declared = length.map(|samples| Declared { samples, rate: self.timescale, tolerance });
         let trim = Trim { start, length, rate: self.timescale };
         let lossy = length.filter(|_| &self.entry == b"mp4a");
         let lossy_bps = lossy.and_then(|samples| super::bps(look.bytes, samples, self.timescale));
-        Ok(Sniffed { declared, trim: Some(trim), patches, lossy_bps, ..base })
+        Ok(Sniffed { declared, trim: Some(trim), patches, lossy_bps, whole, ..base })
     }
 
     /// First sample presented and how many, in media ticks, which are samples.

@@ -1,7 +1,7 @@
 //! Ogg: the last page's granule position is the length (RFC 3533 §6; RFC 7845 §4 for Opus). The decoder
 //! gets its end from a time in nanoseconds and may be off by a sample; this is exact.
 
-use super::{Declared, Look, Sniffed, Trim};
+use super::{Declared, Look, Sniffed, Trim, flac};
 use crate::base::{Error, Result};
 
 /// Where the last page is looked for: a page has at most 65,307 bytes.
@@ -32,6 +32,7 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let pages: Vec<Page> = pages(&head).collect();
     refuse_chains(&pages, &tail)?;
     refuse_truncated(&tail, first.serial)?;
+    let flac = packet.starts_with(b"\x7fFLAC").then(|| packet.get(17..51)).flatten();
     let Some((rate, delay)) = clock(packet) else { return Ok(Sniffed::default()) };
     let last = tail.iter().rev().find(|p| p.serial == first.serial && p.granule >= 0);
     let Some(last) = last.filter(|p| p.ends) else { return Ok(Sniffed::default()) };
@@ -43,10 +44,14 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     if begins.is_none_or(|granule| granule > 10 * u64::from(rate)) {
         return Ok(Sniffed::default());
     }
+    if let Some(info) = flac {
+        let declared = Some(Declared { samples, rate, tolerance: 0 });
+        return Ok(Sniffed { declared, checksum: flac::checksum(info), ..Sniffed::default() });
+    }
     Ok(Sniffed {
         declared: Some(Declared { samples, rate, tolerance: 8192 }), // the longest Vorbis block
         trim: Some(Trim { start: 0, length: Some(samples), rate }),
-        lossy_bps: super::bps(look.bytes, samples, rate), // `clock` knows Vorbis and Opus only
+        lossy_bps: super::bps(look.bytes, samples, rate), // Vorbis or Opus
         ..Sniffed::default()
     })
 }
@@ -82,6 +87,10 @@ fn clock(packet: &[u8]) -> Option<(u32, u64)> {
     if packet.starts_with(b"OpusHead") {
         let skip = u16::from_le_bytes(packet.get(10..12)?.try_into().ok()?);
         return Some((48_000, u64::from(skip)));
+    }
+    // STREAMINFO follows a head of 13 bytes and a block header (RFC 9639 §10.1).
+    if packet.starts_with(b"\x7fFLAC") {
+        return Some((flac::rate(packet.get(17..51)?)?, 0));
     }
     None
 }

@@ -13,7 +13,9 @@ impl ReadAt for Vec<u8> {
 
 fn look(bytes: &[u8]) -> Result<Sniffed> {
     let bytes = bytes.to_vec();
-    recognise(&Look { source: &bytes, bytes: bytes.len() as u64 })
+    let length = bytes.len() as u64;
+    let sniffed = recognise(&Look { source: &bytes, bytes: length })?;
+    walk(&bytes, length, &sniffed).map(|()| sniffed)
 }
 
 fn declared(samples: u64, rate: u32, tolerance: u64) -> Option<Declared> {
@@ -225,6 +227,102 @@ fn frames_without_a_header_are_cut_when_the_last_one_is() {
     let tagged = [&b"ID3\x04\0\0\0\0\x01\x02"[..], &[9; 130], &frame().repeat(9)].concat();
     assert_eq!(said(&tagged), "");
     assert!(said(&tagged[..tagged.len() - 9]).contains("lacks at least 9 bytes"));
+}
+
+/// A decoder skips what is no frame and says nothing; so a file with a hole was published without what was in it.
+#[test]
+fn bytes_between_frames_that_are_neither_audio_nor_tags_are_damage() {
+    let ape = [&b"APETAGEX\xd0\x07\0\0\x2c\x01\0\0"[..], &[0; 16], &[b'x'; 300]].concat();
+    let tags = [[b"TAG".to_vec(), vec![b' '; 125]].concat(), b"ID3\x04\0\0\0\0\0\x05hello".to_vec(), ape];
+    for (stream, length) in [(frame().repeat(300), 417), (adts(900), 100), (lame(), 417)] {
+        let place = 50 * length;
+        for tag in &tags {
+            let tagged = [&stream[..place], tag, &stream[place..]].concat();
+            assert_eq!(said(&tagged), "", "a tag of {} bytes between two frames", tag.len());
+        }
+        let mut holed = stream.clone();
+        holed[place..place + 3 * length].fill(0x55);
+        let found = said(&holed);
+        assert!(found.contains(&format!("{} bytes at byte {place}", 3 * length)), "{found}");
+        // One bit of one header.
+        let mut flipped = stream.clone();
+        flipped[place] ^= 0x80;
+        assert!(said(&flipped).contains(&format!("{length} bytes at byte {place}")), "{}", said(&flipped));
+        assert!(said(&[&stream[..place], &[0; 40], &stream[place..]].concat()).contains("damaged: 40 bytes"));
+        // A tail that a downloader had only reserved.
+        assert!(said(&[&stream[..], &[0; 10_000]].concat()).contains("damaged: 10000 bytes at byte"));
+        assert!(said(&[&stream[..], &[0; 10_000], &tags[0]].concat()).contains("damaged: 10000 bytes at byte"));
+    }
+    // A whole frame less than LAME counted, and as many bytes in a tag.
+    let file = [&lame()[..99 * 417], b"TAG", &[b' '; 911]].concat();
+    assert!(said(&file).contains("promises 101 frames, only 99 are there"), "{}", said(&file));
+}
+
+/// A duration of 10 s in milliseconds, for tracks of these kinds.
+fn mkv(kinds: &[u8]) -> Vec<u8> {
+    let element = |id: &[u8], body: &[u8]| [id, &[0x40 | (body.len() >> 8) as u8, body.len() as u8], body].concat();
+    let duration = element(b"\x44\x89", &10_000f64.to_be_bytes());
+    let info = element(b"\x15\x49\xa9\x66", &[element(b"\x2a\xd7\xb1", &[0x0f, 0x42, 0x40]), duration].concat());
+    let tracks: Vec<u8> = kinds.iter().flat_map(|kind| element(b"\xae", &element(b"\x83", &[*kind]))).collect();
+    let segment = [info, element(b"\x16\x54\xae\x6b", &tracks), vec![0xec, 0x80]].concat();
+    [element(b"\x1a\x45\xdf\xa3", b"ab"), element(b"\x18\x53\x80\x67", &segment)].concat()
+}
+
+#[test]
+fn the_duration_of_a_matroska_file_counts_when_all_of_it_is_audio() {
+    assert_eq!(look(&mkv(&[2])).unwrap().declared, declared(480_000, 48_000, 12_000));
+    assert_eq!(look(&mkv(&[1, 2])).unwrap().declared, None, "the picture may be longer");
+    let hole = look(&mkv(&[2])).unwrap().check_length(220_500, 0, 44_100).unwrap_err();
+    assert!(hole.chain().contains("promises 10.0 s, only 5.0 s"), "{hole}");
+    look(&mkv(&[2])).unwrap().check_length(440_000, 0, 44_100).unwrap();
+}
+
+/// STREAMINFO of 44.1 kHz, 16 bits, stereo, blocks of 4096, without a number of samples; then `frames`.
+fn piped_flac(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut flac = b"fLaC\x80\0\0\x22\x10\0\x10\0\0\0\0\0\0\0\x0a\xc4\x42\xf0\0\0\0\0".to_vec();
+    flac.extend([0; 16]);
+    flac.extend(frames.concat());
+    flac
+}
+
+/// The first frames of a piped FLAC of silence as `flac` 1.4 writes them, but for the checksums: those are made here.
+fn flac_frame(number: u8) -> Vec<u8> {
+    let crc = |bytes: &[u8], width: u32, poly: u32| {
+        let (top, mask) = (1 << (width - 1), (1 << width) - 1);
+        bytes.iter().fold(0u32, |crc, byte| {
+            (0..8).rev().fold(crc, |crc, bit| {
+                let one = (crc & top != 0) != (byte >> bit & 1 != 0);
+                (crc << 1 ^ if one { poly } else { 0 }) & mask
+            })
+        })
+    };
+    let mut frame = vec![0xff, 0xf8, 0xc9, 0x18, number];
+    frame.push(crc(&frame, 8, 0x07) as u8);
+    frame.extend([0, 0, 0, 0, 0, 0]);
+    frame.extend((crc(&frame, 16, 0x8005) as u16).to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_flac_from_a_pipe_is_as_long_as_its_last_frame_says() {
+    let frames: Vec<_> = (0..9).map(flac_frame).collect();
+    let file = piped_flac(&frames);
+    assert_eq!(look(&file).unwrap().declared, declared(9 * 4096, 44_100, 0));
+    let tagged = [&file[..], b"TAG", &[0; 125]].concat();
+    assert_eq!(look(&tagged).unwrap().declared, declared(9 * 4096, 44_100, 0));
+    assert!(said(&file[..file.len() - 1]).contains("its last frame is missing or damaged"));
+}
+
+#[test]
+fn the_checksum_of_a_flac_is_compared() {
+    let mut file = piped_flac(&[flac_frame(0)]);
+    file[26..42].fill(7);
+    let sniffed = look(&file).unwrap();
+    assert_eq!(sniffed.checksum, Some(Checksum { md5: [7; 16], bits: 16 }));
+    sniffed.check_md5(Some(&"07".repeat(16))).unwrap();
+    sniffed.check_md5(None).unwrap();
+    let refusal = sniffed.check_md5(Some(&"08".repeat(16))).unwrap_err().chain();
+    assert!(refusal.contains("does not match its own checksum"), "{refusal}");
 }
 
 #[test]

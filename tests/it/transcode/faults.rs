@@ -118,6 +118,69 @@ fn a_file_damaged_in_the_middle_is_not_published_with_a_hole() {
     check(&bench, &bench.file("hole.flac", bytes), "truncated or damaged");
 }
 
+/// Each was published without what was damaged, as if nothing were missing.
+#[test]
+fn a_hole_is_found_in_every_format_that_can_tell() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 441_000);
+    let frag = "-c:a aac -movflags +frag_keyframe+empty_moov+default_base_moof -frag_duration 500000";
+    for (name, arguments, said) in [
+        ("a.flac", "", "damaged"),
+        ("deep.flac", "-c:a flac -sample_fmt s32", "damaged"),
+        ("flac.ogg", "-c:a flac", "damaged"),
+        ("plain.mp3", "-c:a libmp3lame -b:a 128k -write_xing 0 -id3v2_version 0", "damaged: "),
+        ("lame.mp3", "-c:a libmp3lame -q:a 4", "damaged: "),
+        ("a.mp2", "-c:a mp2", "damaged: "),
+        ("a.aac", "-c:a aac", "damaged: "),
+        ("fragments.mp4", frag, "damaged"),
+        ("a.mka", "-c:a libvorbis", "damaged"),
+        ("a.webm", "-c:a libopus", "damaged"),
+        ("a.m4a", "-c:a aac", "damaged"),
+    ] {
+        let whole = bench.convert(&music, arguments, name);
+        segue::transcode::probe(&whole, &options()).unwrap();
+        let mut bytes = std::fs::read(&whole).unwrap();
+        let quarter = bytes.len() / 4;
+        bytes[2 * quarter..3 * quarter].fill(0x55);
+        check(&bench, &bench.file(&format!("hole-{name}"), bytes), said);
+    }
+}
+
+/// One flipped bit where a frame begins costs a frame of 23 or 26 ms, less than a decoder's padding hides.
+#[test]
+fn a_single_lost_frame_is_missed() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 441_000);
+    let mp3 = bench.convert(&music, "-c:a libmp3lame -b:a 128k -id3v2_version 0", "a.mp3");
+    let mut bytes = std::fs::read(&mp3).unwrap();
+    let at = (bytes.len() / 2..).find(|at| bytes[*at..].starts_with(&[0xff, 0xfb])).unwrap();
+    bytes[at] = 0x7f;
+    check(&bench, &bench.file("flipped.mp3", bytes), "damaged: ");
+    // In an M4A every frame's place is known; one of noise is not decoded.
+    let m4a = bench.convert(&music, "-c:a aac", "a.m4a");
+    segue::transcode::probe(&m4a, &options()).unwrap();
+    let mut bytes = std::fs::read(&m4a).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 800].fill(0xff);
+    check(&bench, &bench.file("noise.m4a", bytes), "truncated or damaged");
+}
+
+/// The decoder conceals it and the length stays right: only the checksum can tell.
+#[test]
+fn a_flac_whose_audio_is_not_what_was_encoded_is_refused() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 441_000);
+    for (name, arguments) in [("a.flac", ""), ("a24.flac", "-sample_fmt s32 -bits_per_raw_sample 24")] {
+        let whole = bench.convert(&music, arguments, name);
+        segue::transcode::probe(&whole, &options()).unwrap();
+        let mut bytes = std::fs::read(&whole).unwrap();
+        bytes[26..42].copy_from_slice(b"not this version");
+        check(&bench, &bench.file(&format!("other-{name}"), bytes), "does not match its own checksum");
+    }
+    let six = bench.convert(&bench.music(48_000, 6, 96_000), "", "six.flac");
+    segue::transcode::probe(&six, &options()).unwrap();
+}
+
 #[test]
 fn joined_files_are_not_published_in_part() {
     let bench = Bench::new();
@@ -140,7 +203,8 @@ fn limits_are_named_when_they_refuse() {
         change(&mut limits);
         limits
     };
-    check_with(&bench, &music, with(|l| l.duration_s_max = 2), "longer than");
+    check_with(&bench, &music, with(|l| l.duration_s_max = 5), "longer than 5 s, the most that is accepted");
+    check_with(&bench, &music, with(|l| l.input_bytes_max = 1000), "bytes; at most 1,000 are accepted");
     check_with(&bench, &music, with(|l| l.input_bytes_max = 1 << 20), "at most 1 MiB are accepted");
     check_with(&bench, &music, with(|l| l.output_bytes_max = 1 << 20), "more than 1 MiB of output");
     let hurry = with(|l| (l.wall_s_min, l.bytes_per_s_min) = (0, u64::MAX));

@@ -169,3 +169,62 @@ fn what_was_found_is_told() {
     assert!(made.index.encoders[0].starts_with("avenc_aac 1.") && made.index.encoders[0].contains("Lavc"));
     assert!(made.index.encoders[1].starts_with("flacenc 1.") && made.index.encoders[1].contains("libFLAC"));
 }
+
+/// 44.1 kHz made 48 kHz by the encoder: the length is no whole number of milliseconds, in which the edit counts.
+#[test]
+fn opus_in_mp4_has_all_its_samples() {
+    let bench = Bench::new();
+    let music = bench.music(48_000, 2, 240_012);
+    let mp4 = bench.convert(&music, "-c:a libopus", "a.mp4");
+    let probed = segue::transcode::probe(&mp4, &options()).unwrap();
+    assert_eq!(probed.source.samples, 240_012);
+}
+
+/// Honest files with all that programs put around the audio, none of which is damage.
+#[test]
+fn what_lies_around_the_audio_is_no_damage() {
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, 132_300);
+    let tagged = "-metadata title=x -id3v2_version 3 -write_id3v1 1";
+    for (name, arguments) in [
+        ("v1.mp3", format!("-c:a libmp3lame -b:a 192k {tagged}")),
+        ("vbr.mp3", format!("-c:a libmp3lame -q:a 2 {tagged}")),
+        ("abr.mp3", format!("-c:a libmp3lame -abr 1 -b:a 160k {tagged}")),
+        ("plain.mp3", format!("-c:a libmp3lame -b:a 64k -ar 22050 -ac 1 -write_xing 0 {tagged}")),
+        ("no-reservoir.mp3", "-c:a libmp3lame -reservoir 0".into()),
+        ("a.mp2", "-c:a mp2".into()),
+        ("a.aac", "-c:a aac -write_id3v2 1 -metadata title=x".into()),
+        ("mono.m4a", "-c:a aac -ac 1 -ar 32000".into()),
+        ("a.mkv", "-c:a flac".into()),
+        ("pcm.mka", "-c:a pcm_s16le".into()),
+        ("a.webm", "-c:a libvorbis".into()),
+        ("flac.ogg", "-c:a flac".into()),
+        ("flac.mp4", "-c:a flac -strict -2".into()),
+        ("keyed.mp4", "-c:a aac -movflags frag_keyframe -frag_duration 700000".into()),
+        ("dash.mp4", "-c:a aac -movflags +dash+empty_moov+frag_keyframe -frag_duration 700000".into()),
+        ("16.flac", "-compression_level 12 -metadata title=x".into()),
+    ] {
+        let file = bench.convert(&music, &arguments, name);
+        segue::transcode::probe(&file, &options()).unwrap_or_else(|error| panic!("{}", error.chain()));
+        // With an APE tag at the end, where such a tag is usual.
+        if name.ends_with("mp3") || name.ends_with("mp2") {
+            let ape =
+                [&b"APETAGEX\xd0\x07\0\0\x2c\x01\0\0\0\0\0\0\0\0\0\xa0\0\0\0\0\0\0\0\0"[..], &[b'x'; 268]].concat();
+            let end = b"APETAGEX\xd0\x07\0\0\x2c\x01\0\0\0\0\0\0\0\0\0\x80\0\0\0\0\0\0\0\0";
+            let bytes = [&std::fs::read(&file).unwrap()[..], &ape, end].concat();
+            let file = bench.file(&format!("ape-{name}"), bytes);
+            segue::transcode::probe(&file, &options()).unwrap_or_else(|error| panic!("{}", error.chain()));
+        }
+    }
+    let piped = bench.path("piped.flac");
+    let mut command = std::process::Command::new("ffmpeg");
+    command.args(["-v", "error", "-nostdin", "-i"]).arg(&music).args(["-f", "flac", "pipe:1"]);
+    std::fs::write(&piped, command.output().unwrap().stdout).unwrap();
+    assert_eq!(segue::transcode::probe(&piped, &options()).unwrap().source.samples, 132_300);
+    let mut bytes = std::fs::read(&piped).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 40_000].fill(0x55);
+    let hole = bench.file("piped-hole.flac", bytes);
+    let refusal = segue::transcode::probe(&hole, &options()).unwrap_err().chain();
+    assert!(refusal.contains("truncated or damaged"), "{refusal}");
+}

@@ -15,7 +15,7 @@ const RATE: usize = 44_100;
 #[test]
 fn the_preview_is_the_loudest_thirty_seconds() {
     let bench = Bench::new();
-    let music = bench.music(RATE as u32, 1, 50 * RATE as u32);
+    let music = bench.music(RATE as u32, 1, 70 * RATE as u32);
     let loud_at_12 = "-af volume='if(between(t,12,42),1,0.1)':eval=frame";
     let made = bench.make(&bench.convert(&music, loud_at_12, "loud.wav"));
     assert_eq!(made.index.preview.as_ref().unwrap().start, 12 * RATE as u64);
@@ -25,16 +25,16 @@ fn the_preview_is_the_loudest_thirty_seconds() {
 #[test]
 fn the_preview_begins_where_it_was_chosen_to_begin() {
     let bench = Bench::new();
-    let music = bench.music(RATE as u32, 1, 50 * RATE as u32);
+    let music = bench.music(RATE as u32, 1, 70 * RATE as u32);
     let chosen = |ms| Options { preview_start_ms: Some(ms), ..options() };
     let made = bench.try_make(&music, &ladder(), &chosen(7_250)).unwrap();
     assert_eq!(made.index.preview.as_ref().unwrap().start, 319_725);
     lies_at(&made, &music, 319_725);
     // Near the end there is less, and nothing that was not there.
-    let made = bench.try_make(&music, &ladder(), &chosen(45_000)).unwrap();
+    let made = bench.try_make(&music, &ladder(), &chosen(65_000)).unwrap();
     assert_eq!(made.index.preview.as_ref().unwrap().rung.samples, 5 * RATE as u64);
-    let refused = bench.try_make(&music, &ladder(), &chosen(50_000)).map(|_| ()).unwrap_err().chain();
-    assert!(refused.contains("to begin at 50.0 s, but it ends at 50.0 s; choose an earlier start"), "{refused}");
+    let refused = bench.try_make(&music, &ladder(), &chosen(70_000)).map(|_| ()).unwrap_err().chain();
+    assert!(refused.contains("to begin at 70.0 s, but it ends at 70.0 s; choose an earlier start"), "{refused}");
 }
 
 /// Whether the preview holds what the source has from sample `at` on, for at most 30 s whatever the decoder skips.
@@ -50,6 +50,16 @@ fn lies_at(made: &Made, source: &Path, at: usize) {
     }
     let level = |part: &[f32]| error(part, &vec![0.0; part.len()]);
     assert!(level(&preview[..200]) < 0.05 && level(&preview[preview.len() - 2000..]) < 0.05);
+}
+
+/// Who has not paid must not get the whole of a short track.
+#[test]
+fn the_preview_of_a_short_track_is_half_of_it() {
+    let bench = Bench::new();
+    let made = bench.make(&bench.music(RATE as u32, 2, 12 * RATE as u32));
+    assert_eq!(made.index.preview.as_ref().unwrap().rung.samples, 6 * RATE as u64);
+    let decoded = first_channel(&made.dir.join("preview.m4a"), 2, "");
+    assert!(decoded.len() < 7 * RATE && decoded.len() >= 6 * RATE, "{}", decoded.len());
 }
 
 #[test]
@@ -73,7 +83,7 @@ fn nothing_of_the_upload_is_in_the_preview_but_its_sound() {
 #[test]
 fn its_hls_form_is_the_same_bytes_and_plays_without_a_warning() {
     let bench = Bench::new();
-    let music = bench.music(RATE as u32, 2, 35 * RATE as u32);
+    let music = bench.music(RATE as u32, 2, 61 * RATE as u32);
     let made = bench.make(&music);
     let rung = &made.index.preview.as_ref().unwrap().rung;
     let (init, segments) = made.slices(rung);
