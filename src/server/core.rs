@@ -60,13 +60,10 @@ type Welcome<S> = fn(&Rc<Core<S>>, TcpStream, SocketAddr);
 #[derive(Debug)]
 pub(super) struct Places {
     all_max: usize,
-    per_ip_max: usize,
-    loopback_exempt: bool,
     taken: AtomicUsize,
-    by_ip: Mutex<HashMap<IpAddr, usize>>,
-    streams_per_ip_max: usize,
+    by_peer: Arc<Peers>,
     /// Unfinished HTTP/2 answers.
-    streams_by_ip: Mutex<HashMap<IpAddr, usize>>,
+    streams_by_peer: Arc<Peers>,
     open: metrics::Gauge,
     idle: metrics::Gauge,
     refused: [metrics::Counter; 3],
@@ -106,30 +103,29 @@ fn outcome(end: &Result<HandshakeKind, Failed>) -> usize {
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    ip: Option<IpAddr>,
+    _of_peer: Option<OfPeer>,
 }
 
-/// The right to one HTTP/2 answer; dropping it gives it back.
+/// How many of something each peer has.
 #[derive(Debug)]
-pub(super) struct StreamPlace {
-    places: Arc<Places>,
-    ip: Option<IpAddr>,
+struct Peers {
+    most: usize,
+    loopback_exempt: bool,
+    counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A peer has as much as it may.
-struct Full;
+/// One of what a peer has; dropping it gives it back. None for peers that are not counted.
+#[derive(Debug)]
+pub(super) struct OfPeer(Option<(Arc<Peers>, IpAddr)>);
 
 impl Places {
     pub(super) fn new(limits: &Limits) -> Places {
         let refused = |reason: &'static str| metrics::counter!(telemetry::REFUSED, "reason" => reason);
         Places {
             all_max: limits.connections_max,
-            per_ip_max: limits.connections_per_ip_max,
-            loopback_exempt: limits.loopback_exempt,
             taken: AtomicUsize::new(0),
-            by_ip: Mutex::default(),
-            streams_per_ip_max: limits.streams_per_ip_max,
-            streams_by_ip: Mutex::default(),
+            by_peer: Peers::new(limits.connections_per_ip_max, limits.loopback_exempt),
+            streams_by_peer: Peers::new(limits.streams_per_ip_max, limits.loopback_exempt),
             open: metrics::gauge!(telemetry::CONNECTIONS),
             idle: metrics::gauge!(telemetry::CONNECTIONS_IDLE),
             refused: [refused("connections"), refused("connections_per_ip"), refused("streams_per_ip")],
@@ -154,50 +150,47 @@ impl Places {
 
     fn take(self: &Arc<Places>, peer: SocketAddr) -> Option<Place> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let mut place = Place { places: self.clone(), ip: None };
+        let mut place = Place { places: self.clone(), _of_peer: None };
         if before >= self.all_max {
             self.refused[0].increment(1);
             return None;
         }
-        match self.count_peer(peer, &self.by_ip, self.per_ip_max) {
-            Ok(ip) => place.ip = ip,
-            Err(Full) => {
-                self.refused[1].increment(1);
-                return None;
-            }
+        place._of_peer = self.by_peer.count(peer);
+        if place._of_peer.is_none() {
+            self.refused[1].increment(1);
+            return None;
         }
         Some(place)
     }
 
     /// Lets one more HTTP/2 answer begin; `None` when the peer has too many.
-    pub(super) fn begin_stream(self: &Arc<Places>, peer: SocketAddr) -> Option<StreamPlace> {
-        match self.count_peer(peer, &self.streams_by_ip, self.streams_per_ip_max) {
-            Ok(ip) => Some(StreamPlace { places: self.clone(), ip }),
-            Err(Full) => {
-                self.refused[2].increment(1);
-                None
-            }
+    pub(super) fn begin_stream(&self, peer: SocketAddr) -> Option<OfPeer> {
+        let counted = self.streams_by_peer.count(peer);
+        if counted.is_none() {
+            self.refused[2].increment(1);
         }
+        counted
+    }
+}
+
+impl Peers {
+    fn new(most: usize, loopback_exempt: bool) -> Arc<Peers> {
+        Arc::new(Peers { most, loopback_exempt, counts: Mutex::default() })
     }
 
-    /// Counts one more for a peer. `Ok(None)` for one that is not counted.
-    fn count_peer(
-        &self,
-        peer: SocketAddr,
-        counts: &Mutex<HashMap<IpAddr, usize>>,
-        most: usize,
-    ) -> Result<Option<IpAddr>, Full> {
+    /// Counts one more for a peer; `None` when it has as many as it may.
+    fn count(self: &Arc<Peers>, peer: SocketAddr) -> Option<OfPeer> {
         let ip = neighbourhood(peer.ip());
         if self.loopback_exempt && ip.is_loopback() {
-            return Ok(None);
+            return Some(OfPeer(None));
         }
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(ip).or_insert(0);
-        if *count >= most {
-            return Err(Full);
+        if *count >= self.most {
+            return None;
         }
         *count += 1;
-        Ok(Some(ip))
+        Some(OfPeer(Some((self.clone(), ip))))
     }
 }
 
@@ -213,23 +206,18 @@ impl Drop for Handshaking<'_> {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.taken.fetch_sub(1, Ordering::Relaxed);
-        discount_peer(self.ip, &self.places.by_ip);
     }
 }
 
-impl Drop for StreamPlace {
+impl Drop for OfPeer {
     fn drop(&mut self) {
-        discount_peer(self.ip, &self.places.streams_by_ip);
-    }
-}
-
-fn discount_peer(ip: Option<IpAddr>, counts: &Mutex<HashMap<IpAddr, usize>>) {
-    let Some(ip) = ip else { return };
-    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(count) = counts.get_mut(&ip) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&ip);
+        let Some((peers, ip)) = self.0.take() else { return };
+        let mut counts = peers.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&ip);
+            }
         }
     }
 }
@@ -503,6 +491,6 @@ mod tests {
         assert!(places.take(from("192.0.2.2")).is_none(), "all places are taken");
         drop((first, third));
         assert!(places.take(from("2001:db8::3")).is_some());
-        assert_eq!(places.by_ip.lock().unwrap().len(), 1, "nobody is remembered who has left");
+        assert_eq!(places.by_peer.counts.lock().unwrap().len(), 1, "nobody is remembered who has left");
     }
 }

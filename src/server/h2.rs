@@ -25,7 +25,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, Carrier, Sent};
-use super::core::{Core, StreamPlace};
+use super::core::{Core, OfPeer};
 use super::gate::Permit;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::{Shared, Wire};
@@ -161,7 +161,7 @@ struct Stream {
     /// Comes back when the last piece has left.
     permit: RefCell<Option<Permit>>,
     /// Likewise.
-    place: RefCell<Option<StreamPlace>>,
+    place: RefCell<Option<OfPeer>>,
 }
 
 impl Stream {

@@ -10,6 +10,7 @@ use segue::hls::cmaf::{Header, STREAMINFO_BYTES, Setup, encode_segment};
 use segue::hls::version::{Loudness, VersionIndex};
 
 use crate::http::bench::Published;
+use crate::support::Random;
 
 #[allow(unreachable_pub)] // it is a crate of its own for cargo-fuzz
 #[path = "../../fuzz/src/lib.rs"]
@@ -146,22 +147,7 @@ fn documents() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The same numbers in every run (splitmix64).
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
     /// Changes a little, or puts in what is rarely meant well.
     fn mutate(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
         const WORDS: [&[u8]; 24] = [

@@ -12,7 +12,7 @@ use segue::base::{Kind, Result};
 use segue::transcode::{Limits, Options, ProbeReport, probe};
 
 use super::bench::{Bench, options};
-use crate::support;
+use crate::support::{self, Random};
 
 /// Bounds so small that whatever runs away meets one of them soon.
 fn limits() -> Limits {
@@ -480,24 +480,7 @@ const FORMATS: [(&str, &str); 14] = [
     ("wv", "-c:a wavpack"),
 ];
 
-/// SplitMix64: small, seeded, good enough to damage files.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        (self.next() % most.max(1) as u64) as usize
-    }
-}
-
-fn mutate(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
+fn mutate(bytes: &[u8], dice: &mut Random) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for _ in 0..=dice.below(6) {
         // Headers are where the lies are: half of all damage is in the first half kilobyte.
@@ -545,7 +528,7 @@ fn damaged_files_of_every_format_are_refused_or_survived() {
         let path = bench.file("whole", bytes);
         assert_eq!(try_input(&path), End::Decoded);
     }
-    let mut dice = Dice(seed);
+    let mut dice = Random(seed);
     let damaged = |n: u64| {
         let (name, bytes) = &whole[n as usize % whole.len()];
         (format!("{seed}-{n}.{name}"), mutate(bytes, &mut dice))
