@@ -754,6 +754,19 @@ impl Config {
         found
     }
 
+    /// What is allowed, and better known: said at start and by `segue config check`.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.origin.require_token && self.origin.secret_header.is_empty() {
+            notes.push(
+                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
+                 turn one of them on unless everything in the store is public"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+
     /// Refuses settings that have problems, listing all of them.
     ///
     /// # Errors

@@ -382,6 +382,9 @@ fn warn_of_weakness(config: &Config) {
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");
     }
+    for note in config.notes() {
+        tracing::warn!("{note}");
+    }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(
             scheme,
