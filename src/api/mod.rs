@@ -80,7 +80,8 @@ async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     }
     match find(&app, &id).await {
         Ok(track) => {
-            let url = app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s());
+            let scope = if track.video { Scope::Video } else { Scope::Aac };
+            let url = app.links.master(track.id, track.version, scope, app.clock.unix_s());
             redirect(&url, alias_caching(app.links.ttl_s()))
         }
         Err(error) => refuse(&error),
