@@ -19,6 +19,8 @@ pub struct VideoLadder {
     pub encoder: PictureEncoder,
     /// How long the encoder searches: one of x264's names.
     pub preset: String,
+    /// Pictures in a row that may refer to later ones.
+    pub b_frames: u32,
     /// Pictures a second that are never exceeded.
     pub frame_rate_max: u32,
     /// The rungs. Invariant: at least one, by rising height.
@@ -177,6 +179,7 @@ struct SegmentTable {
 struct EncoderTable {
     element: Spanned<String>,
     preset: Spanned<String>,
+    b_frames: Spanned<u32>,
     frame_rate_max: Spanned<u32>,
 }
 
@@ -236,6 +239,7 @@ impl File {
             groups: within(&self.segment.groups, "segment.groups", 1, 12)?,
             encoder: PictureEncoder::X264enc,
             preset: preset.clone(),
+            b_frames: within(&self.encoder.b_frames, "encoder.b_frames", 0, 3)?,
             frame_rate_max: within(&self.encoder.frame_rate_max, "encoder.frame_rate_max", 10, 120)?,
             rungs,
         })
@@ -340,6 +344,7 @@ mod tests {
         check("groups = 3", "groups = 0", "v.toml:10: segment.groups: 0 is not in 1..=12");
         check("\"x264enc\"", "\"nvh264enc\"", "encoder.element: \"nvh264enc\" is not known for the picture");
         check("\"veryfast\"", "\"placebo\"", "encoder.preset: \"placebo\" is not one of ultrafast");
+        check("b_frames = 0", "b_frames = 16", "encoder.b_frames: 16 is not in 0..=3");
         check("frame_rate_max = 60", "frame_rate_max = 600", "encoder.frame_rate_max: 600 is not in 10..=120");
         check("width = 640", "width = 6400", "rung.width: 6400 is not in 64..=1920");
         check("height = 480", "height = 360", "rung.height: 360 does not rise above 360");

@@ -79,7 +79,6 @@ pub(in super::super) struct Film {
     /// When the source shows its first.
     pub(in super::super) first_ns: u64,
     pub(in super::super) turn: Turn,
-    pub(in super::super) interlaced: bool,
     /// Pictures a second: numerator and denominator.
     pub(in super::super) rate: (u32, u32),
     /// How often the first picture is shown before its time, because the sound begins earlier.
@@ -88,6 +87,7 @@ pub(in super::super) struct Film {
     pub(in super::super) frames: u64,
     pub(in super::super) cut: Cut,
     pub(in super::super) preset: String,
+    pub(in super::super) b_frames: u32,
     /// By rising size.
     pub(in super::super) rungs: Vec<Size>,
     pub(in super::super) poster: (u32, u32),
@@ -350,12 +350,12 @@ pub(in super::super) fn settle(survey: &Survey, ladder: &VideoLadder, limits: &L
         source_frames: picture.frames,
         first_ns: picture.first_ns,
         turn: picture.turn,
-        interlaced: picture.interlaced,
         rate,
         lead,
         frames,
         cut,
         preset: ladder.preset.clone(),
+        b_frames: ladder.b_frames,
         rungs,
         poster,
     };

@@ -5,7 +5,6 @@ use gst::prelude::*;
 use crate::base::{Error, Result};
 use crate::transcode::gst::registry::make;
 use crate::transcode::gst::source::{FileSource, Input};
-use crate::transcode::video::plan::Film;
 
 /// A running decoder. Dropping it stops the pipeline.
 pub(super) struct Decoder {
@@ -28,7 +27,7 @@ const THREADS_MAX: i32 = 4;
 
 impl Decoder {
     /// Starts to decode `input`.
-    pub(super) fn start(film: &Film, input: Input) -> Result<Decoder> {
+    pub(super) fn start(input: Input) -> Result<Decoder> {
         let pipeline = gst::Pipeline::new();
         let source = FileSource::new(input);
         let decodebin = make("decodebin")?;
@@ -44,14 +43,11 @@ impl Decoder {
         let convert = make("videoconvert")?;
         let caps = make("capsfilter")?;
         caps.set_property("caps", gst::Caps::builder("video/x-raw").field("format", "I420").build());
-        let mut chain = vec![convert.clone(), caps];
-        if film.interlaced {
-            let deinterlace = make("deinterlace")?;
-            deinterlace.set_property_from_str("method", "yadif");
-            deinterlace.set_property_from_str("fields", "top"); // a picture for two fields
-            deinterlace.set_property_from_str("mode", "interlaced");
-            chain.push(deinterlace);
-        }
+        // Lets whole pictures pass, and puts fields together: the decoder says which they are.
+        let deinterlace = make("deinterlace")?;
+        deinterlace.set_property_from_str("method", "yadif");
+        deinterlace.set_property_from_str("fields", "top"); // a picture for two fields
+        let mut chain = vec![convert.clone(), caps, deinterlace];
         // 3 pictures: of 4K they are 40 MB.
         let sink = gst_app::AppSink::builder().sync(false).enable_last_sample(false).max_buffers(3).build();
         chain.push(sink.clone().upcast());

@@ -23,7 +23,7 @@ pub(super) const EPOCH_NS: u64 = 1000 * 3600 * 1_000_000_000;
 
 /// Decodes and encodes all of `input`. Answers what encoded it.
 pub(super) fn run(film: &Film, input: Input, pipe: &Pipe) -> Result<Vec<String>> {
-    let decoder = Decoder::start(film, input)?;
+    let decoder = Decoder::start(input)?;
     let mut grid = Grid::new(film, pipe);
     loop {
         match decoder.pull()? {

@@ -45,6 +45,7 @@ pub(super) fn elements(index: usize, film: &Film, pipe: &Pipe) -> Result<(Vec<gs
     encoder.set_property("vbv-buf-capacity", 2_000u32);
     encoder.set_property_from_str("speed-preset", &film.preset);
     encoder.set_property("threads", THREADS);
+    encoder.set_property("bframes", film.b_frames);
     encoder.set_property("aud", false);
     // Groups begin where we say and nowhere else, and nothing refers across their border.
     encoder.set_property("key-int-max", i32::MAX as u32 / 2);

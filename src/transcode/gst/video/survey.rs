@@ -200,7 +200,8 @@ fn picture(caps: &gst::StructureRef, stream: &Stream, first_ns: u64, last_ns: u6
     let side = |name| caps.get::<i32>(name).ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let aspect = caps.get::<gst::Fraction>("pixel-aspect-ratio").ok();
     let aspect = aspect.map_or((1, 1), |aspect| (aspect.numer().max(0) as u32, aspect.denom().max(0) as u32));
-    let mode = caps.get::<&str>("interlace-mode").unwrap_or("progressive");
+    let says = |name, value| caps.get::<&str>(name).is_ok_and(|found| found != value);
+    let interlaced = says("interlace-mode", "progressive") || says("coded-picture-structure", "frame");
     let mut gaps: Vec<u64> = stream.shown_ns.windows(2).map(|pair| pair[1] - pair[0]).collect();
     gaps.sort_unstable();
     let share = |hundredths: usize| gaps.get(gaps.len() * hundredths / 100).copied().unwrap_or(0);
@@ -211,7 +212,7 @@ fn picture(caps: &gst::StructureRef, stream: &Stream, first_ns: u64, last_ns: u6
         height: side("height"),
         aspect,
         turn: stream.turn,
-        interlaced: mode != "progressive",
+        interlaced,
         frames: stream.shown_ns.len() as u64,
         first_ns,
         end_ns: stream.end_ns.max(last_ns + gaps_ns[1]),
