@@ -124,6 +124,11 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     };
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
+    if track.video {
+        let (film, poster) = (master(Scope::Video), app.links.poster(track.id, track.version));
+        let html = web::film_page(track.id.as_str(), &track.title, &film, &poster, track.duration_s());
+        return page(&app, StatusCode::OK, html);
+    }
     let (aac, flac) = (master(Scope::Aac), (track.flac || track.lossless).then(|| master(Scope::Flac)));
     let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
     let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };
