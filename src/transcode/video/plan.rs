@@ -313,7 +313,7 @@ pub(in super::super) fn settle(survey: &Survey, ladder: &VideoLadder, limits: &L
                 silence.before_ns = time(lead) - late;
             }
             None if sound.first_ns - picture.first_ns > SKEW_NS => {
-                silence.before_ns = sound.first_ns - picture.first_ns
+                silence.before_ns = sound.first_ns - picture.first_ns;
             }
             _ => {}
         }
