@@ -357,7 +357,8 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let made = transcode_to(&args.input, &args.out, &choice, &options, &cancel);
     let (version, index) = made.map_err(|error| advised(error, &args.out, "--out"))?;
     let (out, seconds) = (args.out.display(), index.duration_s());
-    let line = format!("{out} version {version} {seconds:.1} s, {} rungs", index.rungs.len());
+    let rungs = index.rungs.len() + index.video.as_ref().map_or(0, |video| video.rungs.len());
+    let line = format!("{out} version {version} {seconds:.1} s, {rungs} rungs");
     match tell(line) {
         Err(error) if app::io_kind(&error) != Some(std::io::ErrorKind::BrokenPipe) => {
             Err(Error::internal(format!("{out} is whole, but {}; nothing has to be done again", error.chain())))?;

@@ -157,7 +157,7 @@ fn a_disk_that_takes_no_more_is_named_and_left_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("noise.wav").to_str().unwrap().to_owned();
     let noise = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=60:r=44100:a=0.5", &wav];
-    assert!(std::process::Command::new("ffmpeg").args(noise).status().unwrap().success());
+    assert!(std::process::std::process::Command::new("ffmpeg").args(noise).status().unwrap().success());
     let segue = env!("CARGO_BIN_EXE_segue");
     for (command, place) in [("transcode", "--out"), ("publish", "--data")] {
         let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
@@ -182,7 +182,7 @@ fn an_interrupted_transcode_says_so_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("long.wav").to_str().unwrap().to_owned();
     let long = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &wav];
-    assert!(std::process::Command::new("ffmpeg").args(long).status().unwrap().success());
+    assert!(std::process::std::process::Command::new("ffmpeg").args(long).status().unwrap().success());
     for (name, place) in [("transcode", "--out"), ("publish", "--data")] {
         let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
         let mut command = segue();
@@ -343,7 +343,7 @@ fn each_file_is_published_or_refused_by_itself() {
     fs::write(&notes, "dear diary").unwrap();
     // Whole by its header; only decoding shows the hole.
     let made = ["-nostdin", "-v", "error", "-i", &one, &damaged];
-    assert!(std::process::Command::new("ffmpeg").args(made).status().unwrap().success());
+    assert!(std::process::std::process::Command::new("ffmpeg").args(made).status().unwrap().success());
     let mut bytes = fs::read(&damaged).unwrap();
     let middle = bytes.len() / 2;
     bytes.truncate(middle);
@@ -412,7 +412,7 @@ fn what_a_killed_transcode_left_is_swept_and_a_living_one_is_not() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (long, short) = (path("long.wav"), tone(dir.path(), "short.wav", &[]));
     let sine = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &long];
-    assert!(std::process::Command::new("ffmpeg").args(sine).status().unwrap().success());
+    assert!(std::process::std::process::Command::new("ffmpeg").args(sine).status().unwrap().success());
     let partials = || -> Vec<String> {
         let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".partial")).collect()
@@ -510,6 +510,53 @@ fn probe_says_what_the_ladder_would_make() {
     let paths: Vec<_> = report["rungs"].as_array().unwrap().iter().map(|rung| rung["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["aac/64", "aac/96", "aac/160", "aac/256", "flac"]);
     assert_eq!(report["rungs"][4]["bits"], 24);
+}
+
+#[test]
+fn probe_says_what_a_film_would_become_and_the_ladder_can_be_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = dir.path().join("clip.mp4");
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=25:duration=1"])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=1",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
+        .args(["-c:a", "aac"])
+        .arg(&clip)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let clip = clip.to_str().unwrap();
+    let text = said(&run(["probe", clip]));
+    assert!(text.contains("H.264, 1280×720, 25 pictures, 1.000 s") && text.contains("sound AAC, 44100 Hz"), "{text}");
+    assert!(text.contains("video/720p") && text.contains("25 pictures/s, up to 3000 kbit/s, heard with"), "{text}");
+    assert!(text.contains("video/1080p not made: the source has no more pixels than video/720p, 1280×720"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&run(["probe", "--json", clip]).stdout).unwrap();
+    let sizes: Vec<_> = report["video"]["rungs"].as_array().unwrap().iter().map(|rung| &rung["height"]).collect();
+    assert_eq!(sizes, [360, 480, 720]);
+    assert_eq!(
+        (&report["video"]["frame_rate"], &report["duration_s"]),
+        (&serde_json::json!([25, 1]), &serde_json::json!(1.0))
+    );
+    // As a song.
+    let report: serde_json::Value =
+        serde_json::from_slice(&run(["probe", "--json", "--ladder", "audio", clip]).stdout).unwrap();
+    assert!(report["video"].is_null() && report["codec"] == "AAC", "{report:#}");
+    let wav = published().source_wav;
+    refused(&["probe", wav.to_str().unwrap(), "--ladder", "video"], 1, &["it has no picture", "leave --ladder out"]);
+    refused(&["probe", clip, "--ladder", "film"], 2, &["film", "cannot read the encoding plan"]);
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/video.toml");
+    let text = said(&run(["pipelines", "check", plan]));
+    assert!(text.contains("video.toml is fine: 6 rungs"), "{text}");
 }
 
 #[test]
@@ -631,7 +678,7 @@ fn a_result_that_cannot_be_written_is_a_failure() {
 fn tone(dir: &Path, name: &str, more: &[&str]) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
     let sine = "sine=frequency=330:sample_rate=44100:duration=5";
-    let mut command = std::process::Command::new("ffmpeg");
+    let mut command = std::process::std::process::Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", sine, "-ac", "2"]).args(more).arg(&path);
     assert!(command.status().unwrap().success());
     path
@@ -656,7 +703,7 @@ fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
     let one = tone(dir.path(), "one.m4a", &["-c:a", "aac"]);
     let two = dir.path().join("two.m4a").to_str().unwrap().to_owned();
     let join = ["-nostdin", "-v", "error", "-i", &one, "-i", &one, "-map", "0", "-map", "1", "-c", "copy", &two];
-    assert!(std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
+    assert!(std::process::std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
     refused(&["transcode", &two, "--out", out], 1, &["2 audio streams", "two.m4a"]);
     refused(
         &["transcode", "http://127.0.0.1:1/a.wav", "--out", out],

@@ -14,6 +14,7 @@ use segue::hls::version::{Family, Rung, VersionIndex, Video, VideoRung};
 use segue::transcode::{Limits, Options, run_as};
 
 use super::bench::{Bench, options};
+use crate::support::Random;
 
 /// Small and quick: segments of a second, two groups in each, three sizes.
 fn ladder() -> VideoLadder {
@@ -477,6 +478,50 @@ fn films_that_nobody_should_decode_are_refused_in_words() {
     let end = damaged.len();
     damaged[at..].copy_from_slice(&noise[..end - at]);
     refused(&bench.file("noise.mp4", damaged), Limits::default(), "");
+}
+
+/// A film with a few bytes changed anywhere: refused or survived, in words, and nothing is left behind. As `make hostile`
+/// does for sound, more of them with HOSTILE_INPUTS from HOSTILE_SEED.
+#[test]
+fn damaged_films_are_refused_or_survived() {
+    let bench = Bench::new();
+    let sound = tone(44_100, 1);
+    let sources = [
+        clip(&bench, "96x64", "15", 1, &format!("{sound} {X264} -c:a aac"), "a.mp4"),
+        clip(
+            &bench,
+            "96x64",
+            "15",
+            1,
+            &format!("{sound} -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a libopus"),
+            "a.webm",
+        ),
+    ];
+    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let (inputs, mut random) = (number("HOSTILE_INPUTS", 24), Random(number("HOSTILE_SEED", 7)));
+    let limits = Limits { first_sample_s: 4, wall_s_min: 30, no_progress_s: 10, ..Limits::default() };
+    let mut survived = 0;
+    for input in 0..inputs {
+        let source = &sources[input as usize % 2];
+        let mut bytes = std::fs::read(source).unwrap();
+        // Half of them in the headers, where lengths and sizes are.
+        let reach = if random.below(2) == 0 { bytes.len() } else { 1500 };
+        for _ in 0..=random.below(4) {
+            let at = random.below(reach);
+            let from = if source.ends_with("a.mp4") && reach < bytes.len() { bytes.len() - reach } else { 0 };
+            bytes[from + at] = random.next() as u8;
+        }
+        let damaged = bench.file(&format!("damaged.{}", source.extension().unwrap().to_str().unwrap()), bytes);
+        match try_film(&bench, &damaged, &choice(), limits.clone()) {
+            Ok(_) => survived += 1,
+            Err(error) => {
+                let line = error.chain();
+                assert!(!line.contains("SIGSYS") && !line.contains('\n'), "input {input}: {line}");
+                assert!(error.kind() == Kind::Invalid || line.contains("crashed on it"), "input {input}: {line}");
+            }
+        }
+    }
+    assert!(survived > 0 && survived < inputs, "{survived} of {inputs}: the damage is too small or too large to tell");
 }
 
 /// As a user runs it: the version is named by its content, so one name means the same bytes.
