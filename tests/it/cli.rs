@@ -157,7 +157,7 @@ fn a_disk_that_takes_no_more_is_named_and_left_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("noise.wav").to_str().unwrap().to_owned();
     let noise = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=60:r=44100:a=0.5", &wav];
-    assert!(std::process::std::process::Command::new("ffmpeg").args(noise).status().unwrap().success());
+    assert!(std::process::Command::new("ffmpeg").args(noise).status().unwrap().success());
     let segue = env!("CARGO_BIN_EXE_segue");
     for (command, place) in [("transcode", "--out"), ("publish", "--data")] {
         let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
@@ -182,7 +182,7 @@ fn an_interrupted_transcode_says_so_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("long.wav").to_str().unwrap().to_owned();
     let long = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &wav];
-    assert!(std::process::std::process::Command::new("ffmpeg").args(long).status().unwrap().success());
+    assert!(std::process::Command::new("ffmpeg").args(long).status().unwrap().success());
     for (name, place) in [("transcode", "--out"), ("publish", "--data")] {
         let out = dir.path().join("deep/out").to_str().unwrap().to_owned();
         let mut command = segue();
@@ -343,7 +343,7 @@ fn each_file_is_published_or_refused_by_itself() {
     fs::write(&notes, "dear diary").unwrap();
     // Whole by its header; only decoding shows the hole.
     let made = ["-nostdin", "-v", "error", "-i", &one, &damaged];
-    assert!(std::process::std::process::Command::new("ffmpeg").args(made).status().unwrap().success());
+    assert!(std::process::Command::new("ffmpeg").args(made).status().unwrap().success());
     let mut bytes = fs::read(&damaged).unwrap();
     let middle = bytes.len() / 2;
     bytes.truncate(middle);
@@ -412,7 +412,7 @@ fn what_a_killed_transcode_left_is_swept_and_a_living_one_is_not() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (long, short) = (path("long.wav"), tone(dir.path(), "short.wav", &[]));
     let sine = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=900:r=44100", "-ac", "2", &long];
-    assert!(std::process::std::process::Command::new("ffmpeg").args(sine).status().unwrap().success());
+    assert!(std::process::Command::new("ffmpeg").args(sine).status().unwrap().success());
     let partials = || -> Vec<String> {
         let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".partial")).collect()
@@ -678,7 +678,7 @@ fn a_result_that_cannot_be_written_is_a_failure() {
 fn tone(dir: &Path, name: &str, more: &[&str]) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
     let sine = "sine=frequency=330:sample_rate=44100:duration=5";
-    let mut command = std::process::std::process::Command::new("ffmpeg");
+    let mut command = std::process::Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", sine, "-ac", "2"]).args(more).arg(&path);
     assert!(command.status().unwrap().success());
     path
@@ -703,7 +703,7 @@ fn a_cut_or_joined_ogg_and_a_file_with_two_sounds_are_refused_in_words() {
     let one = tone(dir.path(), "one.m4a", &["-c:a", "aac"]);
     let two = dir.path().join("two.m4a").to_str().unwrap().to_owned();
     let join = ["-nostdin", "-v", "error", "-i", &one, "-i", &one, "-map", "0", "-map", "1", "-c", "copy", &two];
-    assert!(std::process::std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
+    assert!(std::process::Command::new("ffmpeg").args(join).status().unwrap().success());
     refused(&["transcode", &two, "--out", out], 1, &["2 audio streams", "two.m4a"]);
     refused(
         &["transcode", "http://127.0.0.1:1/a.wav", "--out", out],
