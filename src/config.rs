@@ -298,6 +298,12 @@ pub struct Transcode {
     pub duration_s_max: u64,
     /// Largest source in bytes.
     pub input_bytes_max: u64,
+    /// Largest source with a picture, in bytes.
+    pub video_bytes_max: u64,
+    /// Longest film in seconds.
+    pub video_duration_s_max: u64,
+    /// Most pixels of a source's picture, width times height.
+    pub video_pixels_max: u64,
     /// What to do where this machine lacks a part of the sandbox: `best-effort` or `require`. Unset: `require`
     /// in production, else `best-effort`.
     pub sandbox: Option<Sandbox>,
@@ -421,7 +427,14 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30, sandbox: None }
+        Transcode {
+            duration_s_max: 10 * 3600,
+            input_bytes_max: 8 << 30,
+            video_bytes_max: 500 << 20,
+            video_duration_s_max: 4 * 3600,
+            video_pixels_max: 4096 * 2304,
+            sandbox: None,
+        }
     }
 }
 
@@ -555,6 +568,11 @@ impl Config {
         need(
             self.transcode.duration_s_max > 0 && self.transcode.input_bytes_max > 0,
             "transcode.duration_s_max or transcode.input_bytes_max is 0: every file would be refused",
+        );
+        let Transcode { video_bytes_max, video_duration_s_max, video_pixels_max, .. } = self.transcode;
+        need(
+            video_bytes_max > 0 && video_duration_s_max > 0 && video_pixels_max > 0,
+            "transcode.video_bytes_max, video_duration_s_max or video_pixels_max is 0: every film would be refused",
         );
         need(
             tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_ok(),

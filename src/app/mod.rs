@@ -152,6 +152,9 @@ pub fn transcode_options(config: &Config) -> crate::transcode::Options {
     let mut options = crate::transcode::Options::default();
     options.limits.duration_s_max = config.transcode.duration_s_max;
     options.limits.input_bytes_max = config.transcode.input_bytes_max;
+    options.limits.video_bytes_max = config.transcode.video_bytes_max;
+    options.limits.video_duration_s_max = config.transcode.video_duration_s_max;
+    options.limits.video_pixels_max = config.transcode.video_pixels_max;
     options.sandbox = match (config.transcode.sandbox, config.profile) {
         (Some(config::Sandbox::Require), _) | (None, Profile::Production) => crate::transcode::Sandbox::Require,
         (Some(config::Sandbox::BestEffort), _) | (None, Profile::Dev) => crate::transcode::Sandbox::BestEffort,
