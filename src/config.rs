@@ -20,8 +20,10 @@ use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 
 mod explain;
+mod uploads;
 mod work;
 
+pub use uploads::{Limit, Uploads};
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
 /// The largest configuration or key file we read, in bytes.
@@ -55,6 +57,8 @@ pub struct Config {
     pub api: Api,
     /// Signed callbacks about jobs.
     pub callbacks: Callbacks,
+    /// Files that people send.
+    pub uploads: Uploads,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -370,6 +374,7 @@ impl Default for Config {
             worker: Worker::default(),
             api: Api::default(),
             callbacks: Callbacks::default(),
+            uploads: Uploads::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -584,7 +589,13 @@ impl Config {
         problems.extend(self.worker.problems());
         problems.extend(self.api.problems());
         problems.extend(self.callbacks.problems());
+        problems.extend(self.uploads.problems(self.profile));
         problems
+    }
+
+    /// What works, but not as it was written.
+    pub fn warnings(&self) -> Vec<String> {
+        self.uploads.warnings()
     }
 
     /// What is wrong with the settings about sources.
@@ -1168,6 +1179,7 @@ mod tests {
     fn weak_keys_are_refused_in_production_and_said_elsewhere() {
         let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
             let mut config = Config { profile, ..Config::default() };
+            config.uploads.unscanned = true;
             config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
             config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
             (config.key_weaknesses(), config.problems())

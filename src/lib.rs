@@ -24,6 +24,9 @@ pub mod tracks;
 pub mod jobs;
 
 #[cfg(feature = "control")]
+pub mod uploads;
+
+#[cfg(feature = "control")]
 pub mod db;
 
 #[cfg(feature = "transcode")]
@@ -33,6 +36,9 @@ pub mod publish;
 
 #[cfg(feature = "transcode")]
 pub mod demo;
+
+#[cfg(feature = "control")]
+pub mod intake;
 
 #[cfg(feature = "control")]
 pub mod workers;

@@ -35,6 +35,9 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
                 }
                 problems
             };
+            for warning in config.warnings() {
+                complain(format_args!("warning: {warning}"));
+            }
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

@@ -223,6 +223,14 @@ pub fn run(
     Ok(index)
 }
 
+/// Whether a file that begins so cannot be audio, in the uploader's words.
+///
+/// # Errors
+/// `Invalid` with what it is instead.
+pub fn refuse_by_first_bytes(head: &[u8]) -> Result<()> {
+    sniff::refuse_by_first_bytes(head)
+}
+
 /// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes; of a URL,
 /// whether it may be asked at all.
 ///

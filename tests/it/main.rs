@@ -15,3 +15,5 @@ mod store;
 mod support;
 mod tidy;
 mod transcode;
+#[cfg(feature = "s3")]
+mod uploads;
