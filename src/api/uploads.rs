@@ -288,7 +288,7 @@ async fn file(
 ) -> Checked<()> {
     let mut writing = begin(uploads, upload).await?;
     allowance.store(u64::MAX, Ordering::Relaxed);
-    let mut chunks = FormFile { field: Some(field), form, allowance };
+    let mut chunks = FormFile { field: Some(field), form, allowance, taken: 0 };
     let ended = writing.take(&mut chunks, None, Some(most)).await;
     let offset = writing.offset();
     writing.end().await;
@@ -304,6 +304,8 @@ struct FormFile<'a> {
     field: Option<Field<'static>>,
     form: &'a mut Multipart<'static>,
     allowance: &'a AtomicU64,
+    /// Bytes of the file.
+    taken: u64,
 }
 
 impl Chunks for FormFile<'_> {
@@ -311,10 +313,13 @@ impl Chunks for FormFile<'_> {
         while let Some(field) = &mut self.field {
             match field.chunk().await {
                 Ok(Some(chunk)) if chunk.is_empty() => {}
-                Ok(Some(chunk)) => return Some(Ok(chunk)),
+                Ok(Some(chunk)) => {
+                    self.taken += chunk.len() as u64;
+                    return Some(Ok(chunk));
+                }
                 Ok(None) => {
                     self.field = None;
-                    self.allowance.fetch_min(FORM_HEAD_BYTES_MAX, Ordering::Relaxed);
+                    self.allowance.store(self.taken + 2 * FORM_HEAD_BYTES_MAX, Ordering::Relaxed);
                     return match self.form.next_field().await {
                         Ok(None) => None,
                         Ok(Some(_)) => Some(Err("something comes after the file; send the file last".into())),
