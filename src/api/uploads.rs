@@ -102,7 +102,8 @@ pub(super) async fn preflight() -> Response {
 /// `GET /api/v1/upload/limits`: for everybody, so that a page can say so before somebody waits for nothing.
 async fn limits(State(uploads): State<Arc<Uploads>>) -> Response {
     let rules = &uploads.intake.options.rules;
-    let kind = |kind: Kind| json!({ "bytes_max": rules.bytes_max(kind), "mime": magic::mimes(kind).collect::<Vec<_>>() });
+    let kind =
+        |kind: Kind| json!({ "bytes_max": rules.bytes_max(kind), "mime": magic::mimes(kind).collect::<Vec<_>>() });
     let body = json!({
         "audio": kind(Kind::Audio),
         "image": kind(Kind::Image),
@@ -243,11 +244,14 @@ async fn form(
                 "sha256" => sha_said = Some(sha256(&text)?),
                 "name" => name_said = clean_name(&text),
                 "track_id" => track_said = Some(track(&text)?),
-                _ => return Err(wrong_form(&format!("there is no field {name:?}; kind, sha256, name, track_id, file"))),
+                _ => {
+                    return Err(wrong_form(&format!("there is no field {name:?}; kind, sha256, name, track_id, file")));
+                }
             }
             continue;
         }
-        let kind = kind_said.ok_or_else(|| wrong_form("its field kind is missing, or comes after the file; send it first"))?;
+        let kind =
+            kind_said.ok_or_else(|| wrong_form("its field kind is missing, or comes after the file; send it first"))?;
         let most = rules.bytes_max(kind);
         let new = NewUpload {
             owner,
@@ -692,7 +696,8 @@ pub(super) fn optional_key(headers: &HeaderMap) -> Checked<Option<String>> {
 
 /// A JSON body.
 async fn read<T: DeserializeOwned>(body: Body) -> Checked<T> {
-    let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail);
+    let wrong =
+        |detail: String| Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail);
     let bytes = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|cause| wrong(cause.to_string()))?;
     serde_json::from_slice(&bytes.to_bytes()).map_err(|cause| wrong(cause.to_string()))
 }

@@ -253,7 +253,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
         let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
-        pages::start(config, (&store, blocks, queue, uploads), readiness, roles, beside, server.local_addr())?
+        pages::start(config, (&store, blocks), (queue, uploads), readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
     let working = match db.as_ref().zip(intake.as_ref()) {

@@ -34,7 +34,8 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks, queue, uploads): (&Store, Arc<Blocks>, Option<Arc<Queue>>, Option<Arc<Uploads>>),
+    (store, blocks): (&Store, Arc<Blocks>),
+    (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),

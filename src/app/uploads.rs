@@ -18,7 +18,8 @@ use crate::uploads::Rules;
 pub(super) fn intake(config: &Config, db: &Db, store: &Store) -> Result<Arc<Intake>> {
     let settings = &config.uploads;
     let patience = Duration::from_secs(settings.clamd_timeout_s);
-    let clamd = settings.clamd.as_ref().map(|text| Ok::<_, crate::base::Error>(Clamd { address: text.parse()?, patience }));
+    let clamd =
+        settings.clamd.as_ref().map(|text| Ok::<_, crate::base::Error>(Clamd { address: text.parse()?, patience }));
     let options = Options {
         rules: Rules {
             audio_bytes_max: settings.audio_bytes_max.bytes(),

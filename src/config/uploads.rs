@@ -69,13 +69,25 @@ impl Default for Uploads {
 impl Uploads {
     pub(super) fn problems(&self, profile: Profile) -> Vec<String> {
         let ranges = [
-            ("expires_s", self.expires_s, 1, 30 * 86_400, "nobody could send, or what was given up would stay for ever"),
+            (
+                "expires_s",
+                self.expires_s,
+                1,
+                30 * 86_400,
+                "nobody could send, or what was given up would stay for ever",
+            ),
             ("owner_uploads_max", self.owner_uploads_max, 1, 1_000_000, "nobody could send"),
             ("owner_in_flight_bytes_max", self.owner_in_flight_bytes_max, 1, i64::MAX as u64 / 4, "nobody could send"),
             ("owner_stored_bytes_max", self.owner_stored_bytes_max, 1, i64::MAX as u64 / 4, "nobody could send"),
             ("bodies_max", self.bodies_max as u64, 1, 4_096, "nobody could send, or memory would run out"),
             ("lock_s", self.lock_s, 1, 600, "writers would lose their uploads, or nobody could go on after a crash"),
-            ("presign_s", self.presign_s, 1, 7 * 86_400, "the bucket would refuse every part; S3 signs for a week at most"),
+            (
+                "presign_s",
+                self.presign_s,
+                1,
+                7 * 86_400,
+                "the bucket would refuse every part; S3 signs for a week at most",
+            ),
             ("clamd_timeout_s", self.clamd_timeout_s, 1, 3_600, "no scan could end, or one that hangs never would"),
         ];
         let wrong = ranges.into_iter().filter(|(_, value, least, most, _)| !(*least..=*most).contains(value));

@@ -114,13 +114,7 @@ struct With<'a> {
 
 /// Moves an upload, in the caller's transaction, and its owner's usage with it. False when it does not stand as
 /// `from` any more: somebody else was faster.
-async fn advance(
-    tx: &mut Tx,
-    id: &UploadId,
-    (from, to): (State, State),
-    with: With<'_>,
-    now_us: i64,
-) -> Result<bool> {
+async fn advance(tx: &mut Tx, id: &UploadId, (from, to): (State, State), with: With<'_>, now_us: i64) -> Result<bool> {
     if !from.may_become(to) {
         return Err(Error::internal(format!("upload {id} cannot become {} from {}", to.as_str(), from.as_str())));
     }
@@ -183,11 +177,8 @@ impl Db {
             .await?;
         let usage = usage.map(|row| usage_of(&row)).transpose()?.unwrap_or_default();
         if let Some(key) = &new.idempotency_key {
-            let sql = concat!(
-                "select fingerprint, ",
-                columns!(),
-                " from upload where owner = $1 and idempotency_key = $2"
-            );
+            let sql =
+                concat!("select fingerprint, ", columns!(), " from upload where owner = $1 and idempotency_key = $2");
             if let Some(row) = tx.first(sql, args![&new.owner, key]).await? {
                 let known = upload(&row)?;
                 return Ok(match row.text("fingerprint")? == fingerprint {

@@ -182,7 +182,8 @@ impl Scan {
 
     fn slow(&self) -> Error {
         let patience_s = self.clamd.patience.as_secs();
-        let what = format!("clamd at {} moved nothing for {patience_s} s after {} bytes", self.clamd.address, self.sent);
+        let what =
+            format!("clamd at {} moved nothing for {patience_s} s after {} bytes", self.clamd.address, self.sent);
         Error::new(Kind::Unavailable, what)
     }
 }
@@ -208,7 +209,12 @@ mod tests {
         let scan = Scan { wire: Box::new(wire), clamd, sent: 7, hung_up: false };
         assert_eq!(scan.understand("stream: OK\0").unwrap(), Found::Nothing);
         assert_eq!(scan.understand("stream: Eicar-Test FOUND\0").unwrap(), Found::Signature("Eicar-Test".into()));
-        for strange in ["", "INSTREAM size limit exceeded. ERROR\0", "stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND", "COMMAND UNAVAILABLE"] {
+        for strange in [
+            "",
+            "INSTREAM size limit exceeded. ERROR\0",
+            "stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND",
+            "COMMAND UNAVAILABLE",
+        ] {
             assert_eq!(scan.understand(strange).unwrap_err().kind(), Kind::Unavailable, "{strange}");
         }
     }

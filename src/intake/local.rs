@@ -35,7 +35,8 @@ impl LocalSink {
             let what = || format!("cannot open {} for an upload", path.display());
             fs::create_dir_all(&dir).context(what)?;
             let new = !path.exists();
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).context(what)?;
+            let file =
+                OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).context(what)?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(_)) | Ok(()) => {} // no locks here: the number of the writer is enough

@@ -93,7 +93,7 @@ pub enum Begin {
     /// As many bodies as there may be are being taken.
     Busy,
     /// It cannot be written: this is how it stands.
-    Not(Upload),
+    Not(Box<Upload>),
     /// There is no such upload.
     Unknown,
 }
@@ -214,7 +214,7 @@ impl Intake {
         let upload = match begun {
             Begun::Writing(upload) => upload,
             Begun::Taken => return Ok(Begin::Taken),
-            Begun::Not(upload) => return Ok(Begin::Not(upload)),
+            Begun::Not(upload) => return Ok(Begin::Not(Box::new(upload))),
             Begun::Unknown => return Ok(Begin::Unknown),
         };
         let sink = match file {
@@ -378,7 +378,8 @@ impl Intake {
         for number in 1..=wanted {
             let bytes = part_bytes(upload.bytes, number).expect("it is one of them");
             let part = have.iter().find(|part| part.number as u64 == number);
-            let part = part.ok_or_else(|| Error::usage(format!("part {number} of {wanted} is not in the bucket; send it")))?;
+            let part =
+                part.ok_or_else(|| Error::usage(format!("part {number} of {wanted} is not in the bucket; send it")))?;
             if part.bytes != bytes {
                 let found = part.bytes;
                 return Err(Error::usage(format!("part {number} has {found} bytes and not {bytes}; send it again")));
@@ -387,13 +388,21 @@ impl Intake {
             match tag {
                 Some(tag) if tag == part.etag.trim_matches('"') => {}
                 Some(_) => {
-                    return Err(Error::usage(format!("the ETag of part {number} is not what the bucket has; send it again")));
+                    return Err(Error::usage(format!(
+                        "the ETag of part {number} is not what the bucket has; send it again"
+                    )));
                 }
-                None => return Err(Error::usage(format!("part {number} of {wanted} is not in the list; name every part"))),
+                None => {
+                    return Err(Error::usage(format!("part {number} of {wanted} is not in the list; name every part")));
+                }
             }
         }
         if have.len() as u64 != wanted || said.len() as u64 != wanted {
-            return Err(Error::usage(format!("there are {} parts in the bucket and {} in the list, not {wanted}", have.len(), said.len())));
+            return Err(Error::usage(format!(
+                "there are {} parts in the bucket and {} in the list, not {wanted}",
+                have.len(),
+                said.len()
+            )));
         }
         self.db.finish_parts(&upload.id, &have, self.now_us()).await
     }

@@ -83,7 +83,8 @@ impl RemoteSink {
         if behind > 0 {
             let writer = upload.tail.ok_or_else(|| Error::internal(format!("upload {} has no tail", upload.id)))?;
             let key = tail_key(&upload.id, writer);
-            buffer.extend_from_slice(&bucket.ask(move |bucket| async move { bucket.get(&key, 0..behind).await }).await?);
+            buffer
+                .extend_from_slice(&bucket.ask(move |bucket| async move { bucket.get(&key, 0..behind).await }).await?);
         }
         Ok(RemoteSink {
             bucket,

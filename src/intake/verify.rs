@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::Intake;
 use super::clamd::{Found, Scan};
 use super::local::blocking;
-use super::Intake;
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result, hex};
 use crate::db::uploads::Verdict;

@@ -150,7 +150,8 @@ mod tests {
         check(b"\x89PNG\r\n\x1a\n", Some("image/png"));
         check(b"\xff\xd8\xff\xe0", Some("image/jpeg"));
         check(b"GIF89a", Some("image/gif"));
-        for none in [&b""[..], b"\0\0\0\0", b"MZ\x90\0", b"\x7fELF", b"<html>", b"#EXTM3U\n", b"%PDF-1.7", b"\xff\xff"] {
+        for none in [&b""[..], b"\0\0\0\0", b"MZ\x90\0", b"\x7fELF", b"<html>", b"#EXTM3U\n", b"%PDF-1.7", b"\xff\xff"]
+        {
             check(none, None);
         }
         assert!(mimes(Kind::Audio).any(|mime| mime == "audio/flac"));

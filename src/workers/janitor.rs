@@ -34,7 +34,13 @@ pub struct Options {
 }
 
 /// Tidies until the process drains.
-pub async fn run((db, store, intake): (Db, Store, Arc<Intake>), options: Options, clock: Clock, name: String, mut shutdown: Shutdown) {
+pub async fn run(
+    (db, store, intake): (Db, Store, Arc<Intake>),
+    options: Options,
+    clock: Clock,
+    name: String,
+    mut shutdown: Shutdown,
+) {
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept: Option<Instant> = None;

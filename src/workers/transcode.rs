@@ -37,8 +37,8 @@ use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
 use crate::store::{Staging, Store};
 use crate::tracks::{self, Track};
-use crate::uploads::UploadId;
 use crate::transcode::{self, Allowed, Input, Progress, Remote};
+use crate::uploads::UploadId;
 
 /// How the pool works.
 #[derive(Clone, Debug)]
@@ -107,12 +107,7 @@ struct Made {
 
 impl Pool {
     /// A pool that is not running yet.
-    pub fn new(
-        (db, store, intake): (Db, Store, Arc<Intake>),
-        options: Options,
-        clock: Clock,
-        name: String,
-    ) -> Pool {
+    pub fn new((db, store, intake): (Db, Store, Arc<Intake>), options: Options, clock: Clock, name: String) -> Pool {
         Pool { db, store, intake, options, clock, name, attempts: Attempts::new() }
     }
 

@@ -84,13 +84,27 @@ impl Site {
     }
 
     fn serve(&self) -> Api {
-        self.serve_args(&[])
+        self.serve_with(&[])
     }
 
-    fn serve_args(&self, args: &[&str]) -> Api {
-        let env: Vec<_> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        let server = Server::start(&self.data(), args, &env);
+    /// Another one for the same rows and bytes, as on another machine.
+    fn serve_beside(&self) -> Api {
+        let cache = self.directory.path().join("cache-beside");
+        self.serve_with(&[("SEGUE_CACHE__DIR", cache.to_str().unwrap())])
+    }
+
+    fn serve_with(&self, more: &[(&str, &str)]) -> Api {
+        let mut env: Vec<_> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        env.extend(more);
+        let server = Server::start(&self.data(), &[], &env);
         Api { addr: server.addr, server, bearer: format!("Bearer {}", self.key) }
+    }
+
+    /// Waits until there are so many: the bytes of what is refused go right after it is.
+    fn until_files(&self, files: usize) {
+        while self.files() != files {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Files of uploads on this machine's disk.
@@ -131,7 +145,10 @@ impl Api {
             if upload["state"] == state {
                 return upload;
             }
-            assert!(!["ready", "refused", "expired", "aborted"].contains(&upload["state"].as_str().unwrap()), "{upload:#}");
+            assert!(
+                !["ready", "refused", "expired", "aborted"].contains(&upload["state"].as_str().unwrap()),
+                "{upload:#}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -188,7 +205,8 @@ fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], bo
 fn begin(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -237,7 +255,9 @@ fn sha256(bytes: &[u8]) -> String {
 fn form_body(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, value) in fields {
-        body.extend(format!("--b0undary\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes());
+        body.extend(
+            format!("--b0undary\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes(),
+        );
     }
     if let Some((name, bytes)) = file {
         let head = format!(

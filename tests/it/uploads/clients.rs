@@ -25,8 +25,7 @@ impl Front {
             for client in listener.incoming().flatten() {
                 let target = *target.lock().unwrap();
                 let Ok(server) = TcpStream::connect(target) else { continue };
-                for (mut from, mut to) in
-                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
                 {
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);

@@ -79,7 +79,10 @@ fn limits_are_the_same_wherever_they_are_said() {
         assert_eq!((status, &problem["type"]), (over, &json!("/problems/too-large")));
         assert!(problem["detail"].as_str().unwrap().contains(&most.to_string()), "{problem}");
         // By tus the same.
-        let metadata = format!("kind {}", ["YXVkaW8=", "aW1hZ2U=", "dmlkZW8="][usize::from(kind > "audio") + usize::from(kind > "image")]);
+        let metadata = format!(
+            "kind {}",
+            ["YXVkaW8=", "aW1hZ2U=", "dmlkZW8="][usize::from(kind > "audio") + usize::from(kind > "image")]
+        );
         let length = (most + 1).to_string();
         let headers = [super::V1, ("Upload-Length", length.as_str()), ("Upload-Metadata", metadata.as_str())];
         assert_eq!(api.send("POST", super::TUS, &headers, b"").status, 413, "{kind}");
@@ -128,11 +131,10 @@ fn files_are_what_their_bytes_say() {
     check("audio", "song.mp3", b"#EXTM3U\nhttp://127.0.0.1/\n", Err("m3u8 playlist"));
     check("image", "x.gif", b"<script>alert(1)</script>", Err("no known format"));
     check("audio", "song.flac", b"", Err("it is empty"));
-    assert_eq!(site.files(), 2, "what is refused is not kept");
+    site.until_files(2); // what is refused is not kept
 
     // Damaged on its way: the sender's own sum tells.
-    let (_, upload) =
-        api.form(&[("kind", "audio"), ("sha256", &sha256(b"another"))], Some(("song.wav", &sound)), &[]);
+    let (_, upload) = api.form(&[("kind", "audio"), ("sha256", &sha256(b"another"))], Some(("song.wav", &sound)), &[]);
     let refused = api.until(upload["id"].as_str().unwrap(), "refused");
     assert_eq!(refused["reason"], "sha256", "{refused:#}");
 }
@@ -176,7 +178,9 @@ fn forms_that_cannot_be_read_leave_nothing() {
 
 #[test]
 fn lists_come_in_pages_and_quotas_hold() {
-    let site = Site::local().with("SEGUE_UPLOADS__OWNER_UPLOADS_MAX", "5").with("SEGUE_UPLOADS__OWNER_STORED_BYTES_MAX", "100000");
+    let site = Site::local()
+        .with("SEGUE_UPLOADS__OWNER_UPLOADS_MAX", "5")
+        .with("SEGUE_UPLOADS__OWNER_STORED_BYTES_MAX", "100000");
     let api = site.serve();
     let announce = |bytes: usize| api.json("POST", "/api/v1/uploads", &json!({ "kind": "audio", "bytes": bytes }));
     let ids: Vec<String> = (0..5)

@@ -51,7 +51,10 @@ pub(super) fn rules(api: &Api, site: &Site) {
 
     // HEAD.
     let head = api.head(&id);
-    assert_eq!((head.status, head.header("upload-offset"), head.header("upload-length")), (200, Some("0"), Some("50000")));
+    assert_eq!(
+        (head.status, head.header("upload-offset"), head.header("upload-length")),
+        (200, Some("0"), Some("50000"))
+    );
     assert_eq!((head.header("cache-control"), head.header("tus-resumable")), (Some("no-store"), Some("1.0.0")));
     assert_eq!(head.header("upload-metadata"), Some(metadata));
     let expires = httpdate(head.header("upload-expires").unwrap());
@@ -148,31 +151,23 @@ pub(super) fn rules(api: &Api, site: &Site) {
     // Two at once: the second waits its turn, and the first is not disturbed.
     let id = api.announce(file.len(), &[]);
     let bearer = api.bearer.clone();
-    let headers = [V1, STREAM, ("Upload-Offset", "0"), ("Authorization", bearer.as_str())];
-    let mut slow = begin(api.addr, "PATCH", &format!("{TUS}/{id}"), &headers, file.len());
-    slow.write_all(&file[..1_000]).unwrap();
-    loop {
-        let second = api.patch(&id, 0, &file[..10], &[]);
-        if second.status == 423 {
-            break;
-        }
-        // It came before the slow one was heard at all.
-        assert_eq!(second.status, 204, "{}", second.text());
-        drop(slow);
+    let (mut slow, at) = loop {
         let at = api.offset(&id);
         let offset = at.to_string();
         let headers = [V1, STREAM, ("Upload-Offset", offset.as_str()), ("Authorization", bearer.as_str())];
-        slow = begin(api.addr, "PATCH", &format!("{TUS}/{id}"), &headers, file.len() - at);
+        let mut slow = begin(api.addr, "PATCH", &format!("{TUS}/{id}"), &headers, file.len() - at);
         slow.write_all(&file[at..at + 1_000]).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
-        let second = api.patch(&id, at, &file[at..at + 10], &[]);
-        assert_eq!(second.status, 423, "{}", second.text());
-        slow.write_all(&file[at + 1_000..]).unwrap();
-        assert_eq!(answer(slow).status, 204);
-        assert_eq!(api.until(&id, "ready")["sha256"], sha256(&file));
-        return;
-    }
-    slow.write_all(&file[1_000..]).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let sum = [("Upload-Checksum", "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=")];
+        let second = api.patch(&id, at, &file[at..at + 10], &sum);
+        if second.status == 423 {
+            break (slow, at);
+        }
+        assert_eq!(second.status, 460, "it came before the slow one was heard: {}", second.text());
+        drop(slow);
+        std::thread::sleep(Duration::from_millis(1_500));
+    };
+    slow.write_all(&file[at + 1_000..]).unwrap();
     assert_eq!(answer(slow).status, 204);
     assert_eq!(api.until(&id, "ready")["sha256"], sha256(&file));
 }
@@ -201,6 +196,35 @@ fn a_sender_that_leaves_goes_on_later() {
     let second = site.serve();
     second.finish(&id, &file, MIB);
     assert_eq!(api.until(&id, "ready")["sha256"], sha256(&file));
+}
+
+#[test]
+fn a_sender_that_stalls_is_told_and_keeps_what_it_sent() {
+    let site = Site::local().with("SEGUE_SERVER__BODY_TIMEOUT_S", "1").with("SEGUE_UPLOADS__BODIES_MAX", "1");
+    let api = site.serve();
+    let file = wav(100_000, 6);
+    let (id, other) = (api.announce(file.len(), &[]), api.announce(file.len(), &[]));
+    let headers = [V1, STREAM, ("Upload-Offset", "0"), ("Authorization", api.bearer.as_str())];
+    let mut stalling = begin(api.addr, "PATCH", &format!("{TUS}/{id}"), &headers, file.len());
+    stalling.write_all(&file[..30_000]).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    // Meanwhile there is no room for another body; nothing of that upload is lost.
+    let busy = api.patch(&other, 0, &file, &[]);
+    assert_eq!((busy.status, busy.header("retry-after")), (503, Some("5")), "{}", busy.text());
+    let told = answer(stalling);
+    assert_eq!(told.status, 408, "{}", told.text());
+    let kept: usize = told.header("upload-offset").unwrap().parse().unwrap();
+    assert!(kept > 0 && kept <= 30_000, "{kept}");
+    assert_eq!(api.offset(&id), kept);
+    for id in [&id, &other] {
+        api.finish(id, &file, MIB);
+        assert_eq!(api.until(id, "ready")["sha256"], sha256(&file));
+    }
+    // Files of this machine have no URLs.
+    let id = api.announce(9, &[]);
+    let (status, problem) =
+        api.json("POST", &format!("/api/v1/uploads/{id}/parts"), &serde_json::json!({ "parts": [1] }));
+    assert!(status == 422 && problem["detail"].as_str().unwrap().contains("does not go to a bucket"), "{problem}");
 }
 
 /// Kills the server in the middle of bodies, at random moments, until the upload is whole.
