@@ -22,7 +22,7 @@ run: setup-run web-bundle ## Build for release and serve the demo on 127.0.0.1:8
 	exec '$(TARGET)/release/segue' serve --demo $(ARGS)
 
 .PHONY: test
-test: setup-test web-bundle browser-modules ## Every check: format, lints, docs, licences, all tests, bench smoke
+test: setup-test web-bundle browser-modules tests/tus/node_modules/.installed ## Every check: format, lints, docs, licences, all tests, bench smoke
 	.ci/check
 
 .PHONY: bench
@@ -61,7 +61,8 @@ web: setup-build web-bundle ## Build the pages' bundle alone
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules .ci/node/node_modules
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python \
+	  .ci/node/node_modules
 
 .PHONY: help
 help: ## This text

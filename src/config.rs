@@ -20,8 +20,10 @@ use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 
 mod explain;
+mod uploads;
 mod work;
 
+pub use uploads::{Limit, Uploads};
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
 /// The largest configuration or key file we read, in bytes.
@@ -55,6 +57,8 @@ pub struct Config {
     pub api: Api,
     /// Signed callbacks about jobs.
     pub callbacks: Callbacks,
+    /// Files that people send.
+    pub uploads: Uploads,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -376,6 +380,7 @@ impl Default for Config {
             worker: Worker::default(),
             api: Api::default(),
             callbacks: Callbacks::default(),
+            uploads: Uploads::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -608,7 +613,21 @@ impl Config {
         problems.extend(self.worker.problems());
         problems.extend(self.api.problems());
         problems.extend(self.callbacks.problems());
+        problems.extend(self.uploads.problems(self.profile));
         problems
+    }
+
+    /// What works, but not as it was written or perhaps not as it was meant: said at start and by `segue config check`.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.uploads.warnings();
+        if !self.origin.require_token && self.origin.secret_header.is_empty() {
+            warnings.push(
+                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
+                 turn one of them on unless everything in the store is public"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 
     /// What is wrong with the settings about sources.
@@ -770,19 +789,6 @@ impl Config {
         let mut found = cdn::weaknesses("origin.keys.bunny", &keys.bunny);
         found.extend(cdn::weaknesses("origin.keys.cloudflare", &keys.cloudflare));
         found
-    }
-
-    /// What is allowed, and better known: said at start and by `segue config check`.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.origin.require_token && self.origin.secret_header.is_empty() {
-            notes.push(
-                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
-                 turn one of them on unless everything in the store is public"
-                    .to_owned(),
-            );
-        }
-        notes
     }
 
     /// Refuses settings that have problems, listing all of them.
@@ -1227,6 +1233,7 @@ mod tests {
     fn weak_keys_are_refused_in_production_and_said_elsewhere() {
         let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
             let mut config = Config { profile, ..Config::default() };
+            config.uploads.unscanned = true;
             config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
             config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
             (config.key_weaknesses(), config.problems())

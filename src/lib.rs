@@ -27,6 +27,9 @@ pub mod ledger;
 pub mod jobs;
 
 #[cfg(feature = "control")]
+pub mod uploads;
+
+#[cfg(feature = "control")]
 pub mod db;
 
 #[cfg(feature = "transcode")]
@@ -36,6 +39,9 @@ pub mod publish;
 
 #[cfg(feature = "transcode")]
 pub mod demo;
+
+#[cfg(feature = "control")]
+pub mod intake;
 
 #[cfg(feature = "control")]
 pub mod workers;

@@ -4,6 +4,8 @@
 pub mod keys;
 mod problem;
 pub mod transcodes;
+mod tus;
+pub mod uploads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -30,9 +30,10 @@ use crate::base::{Error, Result};
 use crate::db::Db;
 use crate::db::jobs::{Asked, Enqueued, Filter, PAGE_MAX};
 use crate::hls::ladder::video::Choice;
-use crate::jobs::transcode::{Wish, track_for};
-use crate::jobs::{self, Job, JobId, view};
-use crate::tracks;
+use crate::jobs::transcode::{UPLOAD, Wish, track_for};
+use crate::jobs::{self, Job, JobId, NewJob, view};
+use crate::uploads::{self, UploadId};
+use crate::{db, tracks};
 
 /// What the routes need.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ type Answer = std::result::Result<Response, Problem>;
 /// A request's body, or why there is none.
 type Sent = std::result::Result<Bytes, BytesRejection>;
 
-fn wrong_query(cause: &QueryRejection) -> Problem {
+pub(super) fn wrong_query(cause: &QueryRejection) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", cause.body_text())
 }
 
@@ -97,7 +98,7 @@ async fn no_such_route() -> Problem {
     Problem::not_found()
 }
 
-async fn wrong_method() -> Problem {
+pub(super) async fn wrong_method() -> Problem {
     let title = "There is no such method here";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
 }
@@ -111,12 +112,27 @@ fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
     })
 }
 
+/// What to transcode.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Sourced {
+    /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
+    Named(String),
+    /// An upload of the caller that is ready.
+    Uploaded(Uploaded),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Uploaded {
+    upload: String,
+}
+
 /// What somebody asks for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asks {
-    /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
-    source: String,
+    source: Sourced,
     title: Option<String>,
     track: Option<TrackId>,
     /// `audio` or `video`, the built-in plans; by what the source holds when it is absent.
@@ -133,7 +149,11 @@ async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent)
     let wish = wish(&queue, &client, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
-    let (status, id) = match queue.db.enqueue(&new, queue.clock.unix_us()).await? {
+    let enqueued = match wish.0.upload() {
+        None => queue.db.enqueue(&new, queue.clock.unix_us()).await?,
+        Some(upload) => enqueue_upload(&queue, &client, upload, &new).await?,
+    };
+    let (status, id) = match enqueued {
         Enqueued::New(id) => (StatusCode::ACCEPTED, id),
         Enqueued::Known(id) => (StatusCode::OK, id),
         Enqueued::Conflict(id) => {
@@ -149,6 +169,32 @@ async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent)
     let location = format!("/api/v1/transcodes/{id}");
     response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(location).expect("ids are ASCII"));
     Ok(no_store(response))
+}
+
+/// Enqueues in one transaction with the look at the upload: nobody removes it in between.
+async fn enqueue_upload(
+    queue: &Queue,
+    client: &str,
+    upload: &str,
+    new: &NewJob,
+) -> std::result::Result<Enqueued, Problem> {
+    let mut tx = queue.db.begin().await?;
+    let now_us = queue.clock.unix_us();
+    let id = UploadId::decode(upload).ok_or_else(unknown_upload)?;
+    let upload = db::uploads::hold(&mut tx, &id, now_us).await?;
+    let upload = upload.filter(|upload| upload.owner == client).ok_or_else(unknown_upload)?;
+    let enqueued = db::jobs::enqueue(&mut tx, new, now_us).await?;
+    // The same request again is the same job, whatever became of the upload.
+    if matches!(enqueued, Enqueued::New(_)) && upload.state != uploads::State::Ready {
+        let detail = format!("{id} is {}, and only what is ready can be transcoded", upload.state.as_str());
+        return Err(Problem::new(StatusCode::CONFLICT, "upload-state", "The upload is not ready", detail));
+    }
+    tx.commit().await?;
+    Ok(enqueued)
+}
+
+fn unknown_upload() -> Problem {
+    Problem::unprocessable("source", "The source cannot be used", "there is no such upload of this API key")
 }
 
 /// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
@@ -322,9 +368,13 @@ async fn stream(
     }
 }
 
-/// Whose request it is.
 fn client<'a>(queue: &'a Queue, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
-    if queue.keys.is_empty() {
+    whose(&queue.keys, headers)
+}
+
+/// Whose request it is.
+pub(super) fn whose<'a>(keys: &'a Keys, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
+    if keys.is_empty() {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "no-api-keys",
@@ -332,7 +382,7 @@ fn client<'a>(queue: &'a Queue, headers: &HeaderMap) -> std::result::Result<&'a 
             "the operator has to add a key to api.keys: `segue key create` makes one",
         ));
     }
-    queue.keys.whose(headers).ok_or_else(|| {
+    keys.whose(headers).ok_or_else(|| {
         Problem::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
@@ -360,6 +410,11 @@ fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> 
             "send Idempotency-Key: \"…\", a UUID for example; the same key again is the same job",
         ));
     };
+    given_key(value)
+}
+
+/// The same, of a request that has one.
+pub(super) fn given_key(value: &HeaderValue) -> std::result::Result<String, Problem> {
     let text = value.to_str().unwrap_or_default().trim();
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     jobs::check_idempotency_key(text).map_err(|wrong| {
@@ -386,9 +441,20 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     if let Some(url) = &asks.callback {
         check_callback(url, &queue.callback_secrets).map_err(wrong("callback", "The callback cannot be used"))?;
     }
-    let source = source(queue, asks.source).await?.map_err(wrong("source", "The source cannot be used"))?;
+    let (source, name) = match asks.source {
+        Sourced::Named(source) => {
+            let source = self::source(queue, source).await?.map_err(wrong("source", "The source cannot be used"))?;
+            (source.clone(), source)
+        }
+        Sourced::Uploaded(Uploaded { upload }) => {
+            let id = UploadId::decode(&upload).ok_or_else(unknown_upload)?;
+            let upload = queue.db.upload(&id).await?;
+            let upload = upload.filter(|upload| upload.owner == client).ok_or_else(unknown_upload)?;
+            (format!("{UPLOAD}{id}"), upload.name.unwrap_or_else(|| id.to_string()))
+        }
+    };
     let title = asks.title.unwrap_or_else(|| {
-        let path = source.split(['?', '#']).next().unwrap_or_default();
+        let path = name.split(['?', '#']).next().unwrap_or_default();
         let stem = FsPath::new(path).file_stem().unwrap_or_default().to_string_lossy();
         stem.replace(char::is_control, " ").chars().take(tracks::TITLE_CHARS_MAX).collect()
     });
@@ -440,7 +506,7 @@ pub fn check_callback(url: &str, secrets: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn no_store(mut response: Response) -> Response {
+pub(super) fn no_store(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Readiness};
 use crate::base::clock::Clock;
@@ -42,6 +43,8 @@ mod demo;
 #[cfg(feature = "control")]
 mod pages;
 mod tls;
+#[cfg(feature = "control")]
+mod uploads;
 #[cfg(feature = "control")]
 mod work;
 
@@ -182,7 +185,7 @@ pub async fn stop_signal() -> std::io::Result<()> {
 
 /// As `stop_signal`, but from the moment of this call on, not of the first wait. Needs a runtime around it.
 fn listen_for_stop() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
+    use tokio::signal::unix::signal;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -195,7 +198,7 @@ fn listen_for_stop() -> std::io::Result<impl Future<Output = ()>> {
 /// A server stays when its terminal goes, and SIGHUP asks it to read its certificate again (`tls::keep_fresh`): what is
 /// safe for one server shall not end another. Needs a runtime around it.
 fn outlive_hangup() -> std::io::Result<()> {
-    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // Not joined: it ends with the runtime.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -210,7 +213,7 @@ fn outlive_hangup() -> std::io::Result<()> {
 /// # Errors
 /// As `stop_signal`.
 pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
-    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         stopped = stop_signal() => stopped,
         _ = hangup.recv() => Ok(()),
@@ -237,6 +240,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let kept_there = |error| advised(error, &config.data, "--data");
     let verifier = verifier(config).map_err(kept_there)?;
     warn_of_weakness(config);
+    // A file that grows beyond its limit is then an error of the write, and not the end of the process (setrlimit(2)).
+    let _survives = control.block_on(async { signal(SignalKind::from_raw(libc::SIGXFSZ)) });
     let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
@@ -244,6 +249,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let pages = roles.pages && cfg!(feature = "control");
     #[cfg(feature = "control")]
     let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
+    #[cfg(feature = "control")]
+    let intake = db.as_ref().map(|db| uploads::intake(config, db, &store)).transpose()?;
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
     let server = server::start(&server_options(config, certificate.clone()), origin, Some(to_control), &shutdown)?;
 
@@ -262,11 +269,14 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let pages = {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
-        pages::start(config, (&store, blocks, queue), readiness, roles, beside, server.local_addr())?
+        let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
+        pages::start(config, (&store, blocks), (queue, uploads), readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
-    let working = match &db {
-        Some(db) if roles.work => Some(work::start(config, (db, &store), false, &shutdown, control.handle()).0),
+    let working = match db.as_ref().zip(intake.as_ref()) {
+        Some((db, intake)) if roles.work => {
+            Some(work::start(config, (db, &store, intake), false, &shutdown, control.handle()).0)
+        }
         _ => None,
     };
     #[cfg(not(feature = "control"))]
@@ -315,7 +325,8 @@ pub fn work(config: &Config) -> Result<()> {
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
     let store = open_store(config, false).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
-    let (working, reachable) = work::start(config, (&db, &store), true, &shutdown, control.handle());
+    let intake = uploads::intake(config, &db, &store)?;
+    let (working, reachable) = work::start(config, (&db, &store, &intake), true, &shutdown, control.handle());
     say(format_args!(
         "working on the queue in {}",
         if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" }
@@ -382,11 +393,11 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
 
 /// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
 fn warn_of_weakness(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");
-    }
-    for note in config.notes() {
-        tracing::warn!("{note}");
     }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(

@@ -11,12 +11,14 @@ use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::keys::Keys;
 use crate::api::transcodes::{self, Queue};
+use crate::api::uploads::{self, Uploads};
 use crate::api::{self, App};
 use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
 use crate::config::Config;
 use crate::db::Db;
+use crate::intake::Intake;
 use crate::origin::blocks::Blocks;
 use crate::server::handover;
 use crate::store::Store;
@@ -30,7 +32,8 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks, queue): (&Store, Arc<Blocks>, Option<Arc<Queue>>),
+    (store, blocks): (&Store, Arc<Blocks>),
+    (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -54,6 +57,9 @@ pub(super) fn start(
     if let Some(queue) = queue {
         routes = routes.merge(transcodes::routes(queue));
     }
+    if let Some(uploads) = uploads {
+        routes = routes.merge(uploads::routes(uploads));
+    }
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
         #[cfg(feature = "transcode")]
@@ -76,4 +82,10 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         shutdown: shutdown.clone(),
         streams: Arc::new(tokio::sync::Semaphore::new(transcodes::STREAMS_MAX)),
     })
+}
+
+/// What the routes of uploads need.
+pub(super) fn uploads(config: &Config, intake: &Arc<Intake>) -> Arc<Uploads> {
+    let keys = Keys::new(config.api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str())));
+    Arc::new(Uploads { intake: Arc::clone(intake), keys })
 }

@@ -1,4 +1,4 @@
-//! The queue's side of a serving process: the pool, the janitor, the sampler, the callbacks.
+//! The queue's side of a serving process: the pool, who looks at uploads, the janitor, the sampler, the callbacks.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,6 +11,7 @@ use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
 use crate::config::Config;
 use crate::db::Db;
+use crate::intake::Intake;
 use crate::jobs::backoff::Backoff;
 use crate::store::Store;
 use crate::workers::{self, callbacks, janitor};
@@ -22,7 +23,7 @@ pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
 /// `alone`: no listeners share this machine's cores with it.
 pub(super) fn start(
     config: &Config,
-    (db, store): (&Db, &Store),
+    (db, store, intake): (&Db, &Store, &Arc<Intake>),
     alone: bool,
     shutdown: &Shutdown,
     runtime: &Handle,
@@ -34,8 +35,7 @@ pub(super) fn start(
     #[cfg(feature = "transcode")]
     {
         let pool = workers::transcode::Pool::new(
-            db.clone(),
-            store.clone(),
+            (db.clone(), store.clone(), Arc::clone(intake)),
             pool_options(config, alone, backoff),
             Clock::System,
             name.clone(),
@@ -49,8 +49,16 @@ pub(super) fn start(
         backoff,
         keep: Duration::from_secs(settings.keep_days * 86_400),
     };
-    let janitor = janitor::run((db.clone(), store.clone()), tidy, Clock::System, name.clone(), shutdown.clone());
+    let janitor = janitor::run(
+        (db.clone(), store.clone(), Arc::clone(intake)),
+        tidy,
+        Clock::System,
+        name.clone(),
+        shutdown.clone(),
+    );
     tasks.push(("janitor", runtime.spawn(janitor)));
+    let looking = workers::uploads::run(Arc::clone(intake), Duration::from_millis(settings.poll_ms), shutdown.clone());
+    tasks.push(("uploads", runtime.spawn(looking)));
     if !config.callbacks.secrets.is_empty() {
         let options = callbacks::Options {
             secrets: config.callbacks.secrets.iter().map(|text| callbacks::secret(text)).collect(),

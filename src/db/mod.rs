@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod metrics;
 mod migrate;
 pub mod singletons;
+pub mod uploads;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -10,6 +10,9 @@ use crate::hls::ladder::Ladder;
 use crate::hls::ladder::video::{Choice, VideoLadder};
 use crate::hls::version::Family;
 
+/// What stands before the id of an upload in `Wish::source`.
+pub const UPLOAD: &str = "upload:";
+
 /// `job.kind` of these jobs.
 pub const KIND: &str = "transcode";
 
@@ -17,7 +20,7 @@ pub const KIND: &str = "transcode";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wish {
-    /// Absolute path of the source, on the worker.
+    /// The source: an absolute path on the worker, a URL, or `upload:` and the id of an upload.
     pub source: String,
     /// The track to publish a version of.
     pub track: TrackId,
@@ -77,6 +80,11 @@ impl Wish {
     /// The input of a job.
     pub fn encode(&self) -> String {
         serde_json::to_string(self).expect("plain data always serialises")
+    }
+
+    /// Id of the upload that is its source, if it is one.
+    pub fn upload(&self) -> Option<&str> {
+        self.source.strip_prefix(UPLOAD)
     }
 
     /// What it occupies while it runs. Measured on the default ladder: 1.9 cores while there are two, 120 MiB

@@ -7,6 +7,7 @@
 //! {root}/interim/{track}.{version}  versions that another one is about to replace, see `publish::first_to_store`
 //! {root}/tracks/{track}.json      which version a track shows now
 //! {root}/blocks.json              which tracks are not served, see `origin::blocks`
+//! {root}/uploads/{upload}         what people send, see `intake`; nothing here reads it
 //! {root}/blocks.lock              held (flock) by the process that changes blocks.json; not empty once there is one
 //! ```
 //!
@@ -72,6 +73,11 @@ impl LocalStore {
     /// The directories that `open` makes below `root`.
     pub fn directories(root: &Path) -> [PathBuf; 3] {
         ["staging", "v", "tracks"].map(|name| root.join(name))
+    }
+
+    /// Where `intake` keeps what people upload, whether or not it exists.
+    pub fn uploads_dir(&self) -> PathBuf {
+        self.root.join("uploads")
     }
 
     /// The directory of a version, whether or not it exists.

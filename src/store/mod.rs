@@ -59,6 +59,11 @@ macro_rules! ask {
 }
 
 impl Store {
+    /// Where files lie that people upload to this machine's disk.
+    pub fn uploads_dir(&self) -> std::path::PathBuf {
+        ask!(self, store => store.uploads_dir())
+    }
+
     /// The bytes of `version.json`.
     ///
     /// # Errors

@@ -54,6 +54,15 @@ impl RemoteStore {
         Ok(RemoteStore { bucket, local, cache })
     }
 
+    /// The bucket itself.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    pub(super) fn uploads_dir(&self) -> std::path::PathBuf {
+        self.local.uploads_dir()
+    }
+
     pub(super) fn read_version(&self, track: TrackId, version: VersionId) -> Result<Vec<u8>> {
         let what = || format!("cannot read version {version} of track {track}");
         match &self.cache {

@@ -92,6 +92,8 @@ const PART_BYTES: u64 = 8 << 20;
 const PARTS_MAX: u64 = 10_000;
 /// Parts on their way at a time: what a file takes of memory is this many of them.
 const PARTS_AT_ONCE: usize = 3;
+/// What people upload lies below this; `intake` tidies there.
+pub const UPLOADS: &str = "uploads/";
 /// AWS signs for a week at most.
 const PRESIGNED_MAX: Duration = Duration::from_secs(7 * 86_400);
 
@@ -183,6 +185,17 @@ impl Bucket {
             let _ = tx.send(work.await); // the one who waits is there until it hears
         });
         rx.recv().unwrap_or_else(|died| Err(Error::internal("a request to the bucket died").because(died)))
+    }
+
+    /// Runs `work` beside the caller, on the bucket's own threads, and says what came of it.
+    pub async fn ask<T, F, W>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Bucket) -> W,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let done = self.runtime().spawn(work(self.clone())).await;
+        done.unwrap_or_else(|died| Err(Error::internal("a request to the bucket died").because(died)))
     }
 
     /// Which bucket, for messages.
@@ -294,6 +307,42 @@ impl Bucket {
         let sent = sent.map_err(|cause| self.explain("write a part of", key, cause))?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
         Ok(part.set_checksum_crc32(sent.checksum_crc32).build())
+    }
+
+    /// Sends one part of an upload and returns its entity tag. The same number again replaces it.
+    ///
+    /// # Errors
+    /// `NotFound` when the upload has ended, `Unavailable` when the bucket cannot be reached or refuses.
+    pub async fn put_part(&self, key: &str, upload: &str, number: i32, bytes: Bytes) -> Result<String> {
+        let part = self.send_part(key, upload, number, bytes).await?;
+        let no_tag = || Error::internal(format!("{} gave no entity tag for a part of {key}", self.place()));
+        part.e_tag.ok_or_else(no_tag)
+    }
+
+    /// Number, length and entity tag of every part that the bucket has of an upload, by number.
+    ///
+    /// # Errors
+    /// `NotFound` when the upload has ended, `Unavailable` when the bucket cannot be asked.
+    pub async fn list_parts(&self, key: &str, upload: &str) -> Result<Vec<(i32, u64, String)>> {
+        let mut parts = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let list = self.0.client.list_parts().bucket(self.bucket()).key(self.full(key)).upload_id(upload);
+            let answer = list.set_part_number_marker(after.take()).send().await;
+            let answer = answer.map_err(|cause| self.explain("list the parts of", key, cause))?;
+            let more = answer.is_truncated().unwrap_or(false);
+            let next = answer.next_part_number_marker().map(str::to_owned);
+            parts.extend(answer.parts.unwrap_or_default().into_iter().filter_map(|part| {
+                let bytes = u64::try_from(part.size?).ok()?;
+                Some((part.part_number?, bytes, part.e_tag?))
+            }));
+            match next {
+                Some(next) if more && parts.len() < PARTS_MAX as usize => after = Some(next),
+                _ => break,
+            }
+        }
+        parts.sort_by_key(|(number, ..)| *number);
+        Ok(parts)
     }
 
     /// Bytes `range` of an object, exactly; tried again when the body breaks off.
@@ -462,7 +511,8 @@ impl Bucket {
     /// # Errors
     /// `Unavailable` when the bucket cannot be asked.
     pub async fn sweep(&self, age: Duration) -> Result<usize> {
-        let unfinished = self.unfinished(age).await?;
+        let mut unfinished = self.unfinished(age).await?;
+        unfinished.retain(|(key, _)| !key.starts_with(UPLOADS)); // whether those were left, their rows know
         for (key, upload) in &unfinished {
             self.abort_parts(key, upload).await?;
         }
@@ -527,6 +577,24 @@ impl Bucket {
         Ok(signed.uri().to_owned())
     }
 
+    /// As `presign_part`, for a part of this length and no other.
+    ///
+    /// # Errors
+    /// As `presign_get`.
+    pub async fn presign_part_of(
+        &self,
+        key: &str,
+        upload: &str,
+        (number, bytes): (i32, u64),
+        valid: Duration,
+    ) -> Result<String> {
+        let part = self.0.client.upload_part().bucket(self.bucket()).key(self.full(key));
+        let part = part.upload_id(upload).part_number(number);
+        let part = part.content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let signed = part.presigned(presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
+        Ok(signed.uri().to_owned())
+    }
+
     /// Makes the bucket, for tests and first starts; one that is there already is fine.
     ///
     /// # Errors
@@ -572,6 +640,7 @@ impl Bucket {
             Some(401 | 403) => {
                 (Kind::Unavailable, "; check store.s3.access_key and store.s3.secret_key, and the clock")
             }
+            Some(400) if ["InvalidPart", "InvalidPartOrder", "EntityTooSmall"].contains(&&*code) => (Kind::Invalid, ""),
             Some(301 | 307 | 400) => {
                 (Kind::Unavailable, "; check store.s3.region, store.s3.endpoint and store.s3.path_style")
             }

@@ -1,6 +1,7 @@
-//! Tidies for everybody: leases that nobody renews, jobs that ended long ago, what attempts that were killed
-//! left in the store. One process at a time holds the lease of the same name; when it dies another takes over.
+//! Tidies for everybody: leases that nobody renews, uploads that nobody goes on with, what ended long ago, what
+//! attempts that were killed left in the store. One process at a time holds the lease of the same name; when it dies another takes over.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
@@ -11,6 +12,7 @@ use crate::base::clock::Clock;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry;
 use crate::db::Db;
+use crate::intake::Intake;
 use crate::jobs::Reason;
 use crate::jobs::backoff::Backoff;
 use crate::store::Store;
@@ -32,7 +34,13 @@ pub struct Options {
 }
 
 /// Tidies until the process drains.
-pub async fn run((db, store): (Db, Store), options: Options, clock: Clock, name: String, mut shutdown: Shutdown) {
+pub async fn run(
+    (db, store, intake): (Db, Store, Arc<Intake>),
+    options: Options,
+    clock: Clock,
+    name: String,
+    mut shutdown: Shutdown,
+) {
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept: Option<Instant> = None;
@@ -41,7 +49,7 @@ pub async fn run((db, store): (Db, Store), options: Options, clock: Clock, name:
             _ = ticks.tick() => {}
             () = shutdown.reached(Phase::Draining) => break,
         }
-        match tidy((&db, &store), options, &clock, &name, &mut swept).await {
+        match tidy((&db, &store, &intake), options, &clock, &name, &mut swept).await {
             Ok(()) => {}
             Err(error) => tracing::warn!(error = error.chain(), "cannot tidy the queue; trying again"),
         }
@@ -50,7 +58,7 @@ pub async fn run((db, store): (Db, Store), options: Options, clock: Clock, name:
 }
 
 async fn tidy(
-    (db, store): (&Db, &Store),
+    (db, store, intake): (&Db, &Store, &Intake),
     options: Options,
     clock: &Clock,
     name: &str,
@@ -64,6 +72,10 @@ async fn tidy(
         counter!(telemetry::JOB_FAILURES, "reason" => Reason::Lost.as_str()).increment(1);
         tracing::warn!(job = job.as_str(), state = state.as_str(), "its worker was not heard of any more");
     }
+    let expired = intake.tidy().await?;
+    if expired > 0 {
+        tracing::info!(uploads = expired, "ended uploads that nobody went on with");
+    }
     if swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
         *swept = Some(Instant::now());
         let store = store.clone();
@@ -73,17 +85,22 @@ async fn tidy(
             Ok(Err(error)) => tracing::warn!(error = error.chain(), "cannot sweep the store"),
             Err(cause) => tracing::error!(%cause, "sweeping the store panicked"),
         }
+        match intake.sweep_orphans().await {
+            Ok(0) => {}
+            Ok(parts) => tracing::info!(parts, "took back uploads in parts that nothing knows"),
+            Err(error) => tracing::warn!(error = error.chain(), "cannot look for uploads in parts"),
+        }
         let before_us = now_us - options.keep.as_micros() as i64;
         let mut gone = 0;
         loop {
-            match db.forget(before_us).await? {
+            match db.forget(before_us).await? + db.forget_uploads(before_us).await? {
                 0 => break,
                 more => gone += more,
             }
             tokio::time::sleep(Duration::from_millis(100)).await; // others write too
         }
         if gone > 0 {
-            tracing::info!(jobs = gone, "forgot jobs that ended long ago");
+            tracing::info!(rows = gone, "forgot jobs and uploads that ended long ago");
         }
     }
     Ok(())

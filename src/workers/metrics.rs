@@ -103,6 +103,7 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
     let (queued, ages) = (by(telemetry::JOBS_QUEUED), by(telemetry::JOBS_OLDEST));
     let (running, dead) = (gauge!(telemetry::JOBS_RUNNING), gauge!(telemetry::JOBS_DEAD));
     let waiting = gauge!(telemetry::CALLBACKS_WAITING);
+    let verifying = gauge!(telemetry::UPLOADS_VERIFYING);
     for outcome in ["delivered", "failed"] {
         counter!(telemetry::CALLBACKS, "outcome" => outcome).increment(0); // shown although nobody wants callbacks
     }
@@ -130,5 +131,6 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
         running.set(total_running);
         dead.set(total_dead);
         waiting.set(total_waiting);
+        verifying.set(db.uploads_verifying().await.map_or(-1.0, |uploads| uploads as f64));
     }
 }

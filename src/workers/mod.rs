@@ -1,10 +1,11 @@
-//! What runs beside requests: the transcoding pool, its janitors, the sampler of the queue.
+//! What runs beside requests: the transcoding pool, who looks at uploads, the janitor, the sampler of the queue.
 
 pub mod callbacks;
 pub mod janitor;
 pub mod metrics;
 #[cfg(feature = "transcode")]
 pub mod transcode;
+pub mod uploads;
 
 /// A name that no other worker has, and that a person can find: host, process, four random digits.
 pub fn name() -> String {

@@ -31,13 +31,15 @@ use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
 use crate::hls::ladder::video::Choice;
 use crate::hls::version::{Object, Rung, VersionIndex};
+use crate::intake::{self, Intake};
 use crate::jobs::backoff::Backoff;
 use crate::jobs::transcode::{KIND, Wish};
 use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
 use crate::store::{Staging, Store};
 use crate::tracks::{self, Track};
-use crate::transcode::{self, Progress};
+use crate::transcode::{self, Allowed, Input, Progress, Remote};
+use crate::uploads::UploadId;
 
 /// How the pool works.
 #[derive(Clone, Debug)]
@@ -61,6 +63,7 @@ pub struct Options {
 pub struct Pool {
     db: Db,
     store: Store,
+    intake: Arc<Intake>,
     options: Options,
     clock: Clock,
     name: String,
@@ -90,6 +93,13 @@ struct Live {
     total_us: AtomicI64,
 }
 
+/// What a thread does.
+struct Work {
+    wish: Wish,
+    input: Input,
+    options: transcode::Options,
+}
+
 /// What a thread made: a version that is whole, and the record that would make the track show it.
 struct Made {
     track: Track,
@@ -98,8 +108,8 @@ struct Made {
 
 impl Pool {
     /// A pool that is not running yet.
-    pub fn new(db: Db, store: Store, options: Options, clock: Clock, name: String) -> Pool {
-        Pool { db, store, options, clock, name, attempts: Attempts::new() }
+    pub fn new((db, store, intake): (Db, Store, Arc<Intake>), options: Options, clock: Clock, name: String) -> Pool {
+        Pool { db, store, intake, options, clock, name, attempts: Attempts::new() }
     }
 
     /// Works until the process drains, then hands back what it has.
@@ -150,9 +160,9 @@ impl Pool {
         let begun = Instant::now();
         tracing::info!("attempt started");
         let live = Arc::new(Live::default());
-        let (made, stopped) = match Wish::decode(&job.input) {
+        let (made, stopped) = match self.read(&job).await {
             Err(error) => (Err(error), None),
-            Ok(wish) => self.watch(&lease, self.start(wish, job.rungs.clone(), &live), &live, &mut shutdown).await,
+            Ok(work) => self.watch(&lease, self.start(work, job.rungs.clone(), &live), &live, &mut shutdown).await,
         };
         let outcome = match (made, stopped) {
             (_, Some(Stop::Lost)) => {
@@ -187,19 +197,48 @@ impl Pool {
         self.end(&lease, &outcome).await;
     }
 
+    /// What a job asks for, and where its source is.
+    async fn read(&self, job: &Job) -> Result<Work> {
+        let wish = Wish::decode(&job.input)?;
+        let mut options = self.options.transcode.clone();
+        let Some(id) = wish.upload() else {
+            let input = Path::new(&wish.source).into();
+            return Ok(Work { wish, input, options });
+        };
+        let gone = || Error::not_found(format!("there is no upload {id} any more; upload the file again"));
+        let upload = self.db.upload(&UploadId::decode(id).ok_or_else(gone)?).await?.ok_or_else(gone)?;
+        let input = match self.intake.ready_source(&upload)? {
+            intake::Source::File(path) => Input::File(path),
+            intake::Source::Url(sign) => {
+                let signing = Arc::clone(&sign);
+                let signed = tokio::task::spawn_blocking(move || signing()).await;
+                let url = signed.map_err(|cause| Error::internal("a task panicked").because(cause))??;
+                // The operator named this host as the store: it may be anywhere, and no other host is asked.
+                let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+                options.fetching.allowed = Allowed {
+                    hosts: vec![authority.parse()?],
+                    any_host: false,
+                    private: vec!["0.0.0.0/0".parse()?, "::/0".parse()?],
+                };
+                Input::Url(Remote { url, sha256: upload.sha256, resign: Some(sign) })
+            }
+        };
+        Ok(Work { wish, input, options })
+    }
+
     /// Starts the work on a thread of its own; it blocks for as long as a transcode takes.
-    fn start(&self, wish: Wish, rungs: Option<Vec<String>>, live: &Arc<Live>) -> oneshot::Receiver<Result<Made>> {
+    fn start(&self, work: Work, rungs: Option<Vec<String>>, live: &Arc<Live>) -> oneshot::Receiver<Result<Made>> {
         let (tell, told) = oneshot::channel();
-        let (store, options, live) = (self.store.clone(), self.options.transcode.clone(), Arc::clone(live));
+        let (store, live) = (self.store.clone(), Arc::clone(live));
         let span = tracing::Span::current();
-        let work = move || {
+        let begin = move || {
             let _inside = span.entered();
             // The nice value is a thread's, and its children inherit it (sched(7)): listeners go before transcodes.
             let _ = rustix::process::setpriority_process(None, NICE);
-            let _ = tell.send(make(&store, &wish, rungs.as_deref(), &options, &live)); // the attempt may be gone
+            let _ = tell.send(make(&store, work, rungs.as_deref(), &live)); // the attempt may be gone
         };
         // When no thread can be had, the closure and its sender are dropped, and the receiver says so.
-        let _ = std::thread::Builder::new().name("job".into()).spawn(work);
+        let _ = std::thread::Builder::new().name("job".into()).spawn(begin);
         told
     }
 
@@ -329,13 +368,8 @@ impl Pool {
 }
 
 /// Transcodes, and places the version. Blocks.
-fn make(
-    store: &Store,
-    wish: &Wish,
-    rungs: Option<&[String]>,
-    options: &transcode::Options,
-    live: &Live,
-) -> Result<Made> {
+fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live) -> Result<Made> {
+    let Work { wish, input, options } = work;
     let choice = match rungs {
         None => wish.choice(),
         some => Choice::Audio(wish.ladder_of(some)?),
@@ -351,9 +385,8 @@ fn make(
         Progress::Encoded { done_samples, .. } => live.done_us.store(media_us(done_samples, rate), Ordering::Relaxed),
         Progress::Rung { .. } | Progress::Playable(_) => {}
     };
-    let source = Path::new(&wish.source);
-    let index = transcode::run_as(source, &choice, staging.dir(), options, &mut on_progress, &live.stop)?;
-    let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
+    let index = transcode::run_as(input, &choice, staging.dir(), &options, &mut on_progress, &live.stop)?;
+    let index = if rungs.is_some() { completed(store, &wish, &staging, index)? } else { index };
     if live.stop.load(Ordering::Relaxed) {
         return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
     }

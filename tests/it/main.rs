@@ -16,3 +16,5 @@ mod store;
 mod support;
 mod tidy;
 mod transcode;
+#[cfg(feature = "s3")]
+mod uploads;

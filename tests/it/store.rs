@@ -4,4 +4,4 @@
 mod conformance;
 mod origin;
 mod proxy;
-mod rgw;
+pub(crate) mod rgw;

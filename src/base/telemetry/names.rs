@@ -91,6 +91,17 @@ pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
 pub const CALLBACKS_WAITING: &str = "segue_callbacks_waiting";
 
+/// Bytes of uploads that were taken from senders.
+pub const UPLOAD_BYTES: &str = "segue_upload_bytes_total";
+/// Uploads that became ready or ended, by `outcome`: `ready`, `refused`, `expired`, `aborted`.
+pub const UPLOADS: &str = "segue_uploads_total";
+/// … of them, those refused, by `reason`: `size`, `sha256`, `kind`, `virus`, `parts`.
+pub const UPLOADS_REFUSED: &str = "segue_uploads_refused_total";
+/// Looks at uploads that could not be finished and are repeated.
+pub const UPLOADS_PUT_OFF: &str = "segue_upload_looks_put_off_total";
+/// Uploads all of whose bytes are here and that were not looked at to the end yet.
+pub const UPLOADS_VERIFYING: &str = "segue_uploads_verifying";
+
 /// Requests with CMCD, by `sf` (streaming format) and `ot` (object type).
 pub const CMCD_REQUESTS: &str = "segue_cmcd_requests_total";
 /// … of them, those that said that the player had run dry (`bs`).
@@ -173,6 +184,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
+    (Kind::Counter, UPLOAD_BYTES, "Bytes of uploads taken from senders."),
+    (Kind::Counter, UPLOADS, "Uploads that became ready or ended, by outcome."),
+    (Kind::Counter, UPLOADS_REFUSED, "Uploads refused, by reason."),
+    (Kind::Counter, UPLOADS_PUT_OFF, "Looks at uploads that could not be finished and are repeated."),
+    (Kind::Gauge, UPLOADS_VERIFYING, "Uploads that wait to be looked at."),
     (Kind::Counter, CMCD_REQUESTS, "Answered requests with CMCD, by streaming format and object type."),
     (Kind::Counter, CMCD_STARVED, "CMCD bs: the player had run dry before this request."),
     (Kind::Counter, CMCD_STARTUP, "CMCD su: needed urgently to start, seek or recover."),

@@ -12,6 +12,8 @@ mod refuse;
 mod riff;
 mod wavpack;
 
+pub(super) use refuse::by_first_bytes as refuse_by_first_bytes;
+
 use super::plan::{Patch, Trim};
 use super::source::ReadAt;
 use crate::base::error::Context as _;

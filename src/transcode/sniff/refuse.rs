@@ -58,7 +58,7 @@ const PLAYLISTS: [(&str, &str); 10] = [
 ];
 
 /// Refuses what can be told from the first bytes.
-pub(super) fn by_first_bytes(head: &[u8]) -> Result<()> {
+pub(in crate::transcode) fn by_first_bytes(head: &[u8]) -> Result<()> {
     if head.is_empty() {
         return Err(Error::invalid("it is empty; upload the file again"));
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use segue::base::secret::Secret;
 use segue::store::s3::{Bucket, Options};
 
-pub(super) const ACCESS_KEY: &str = "AKIATESTTESTTESTTEST";
-pub(super) const SECRET_KEY: &str = "hush-hush-not-a-real-key";
+pub(crate) const ACCESS_KEY: &str = "AKIATESTTESTTESTTEST";
+pub(crate) const SECRET_KEY: &str = "hush-hush-not-a-real-key";
 
-pub(super) struct Rgw {
+pub(crate) struct Rgw {
     dir: tempfile::TempDir,
     port: u16,
     gateway: Option<Child>,
@@ -21,7 +21,7 @@ pub(super) struct Rgw {
 }
 
 impl Rgw {
-    pub(super) fn start() -> Rgw {
+    pub(crate) fn start() -> Rgw {
         let dir = tempfile::tempdir().unwrap();
         let (monitor_port, port) = (free_port(), free_port());
         for sub in ["mon", "osd", "run"] {
@@ -49,14 +49,14 @@ impl Rgw {
     }
 
     /// Stops the gateway: connections are refused.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut gateway = self.gateway.take().expect("it runs");
         gateway.kill().unwrap();
         gateway.wait().unwrap();
     }
 
     /// Starts the gateway, which has all that was stored.
-    pub(super) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.gateway = Some(self.spawn("radosgw", &["-f", "-n", "client.rgw"]));
         let until = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -65,15 +65,15 @@ impl Rgw {
         }
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn options(&self, bucket: &str) -> Options {
+    pub(crate) fn options(&self, bucket: &str) -> Options {
         Options {
             endpoint: Some(self.endpoint()),
             path_style: true,
@@ -82,7 +82,7 @@ impl Rgw {
     }
 
     /// A bucket of its own, empty.
-    pub(super) fn bucket(&self, name: &str) -> Bucket {
+    pub(crate) fn bucket(&self, name: &str) -> Bucket {
         let bucket = Bucket::open(self.options(name)).unwrap();
         bucket.wait(|bucket| async move { bucket.create().await }).unwrap();
         bucket
