@@ -393,8 +393,8 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
 
 /// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
 fn warn_of_weakness(config: &Config) {
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
+    for note in config.notes() {
+        tracing::warn!("{note}");
     }
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");

@@ -3,6 +3,8 @@
 //!
 //! Parts and tails that no row names do not count: the same number is sent again, or the upload ends and all go.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinHandle;
 
@@ -236,24 +238,30 @@ async fn length(bucket: &Bucket, key: &str) -> Result<Option<u64>> {
     }
 }
 
-/// Removes what is left of tails; the object stays.
+/// Removes what is left of tails, and of uploads in parts that a killed process began beside; the object stays.
 pub(super) async fn remove_tails(intake: &Intake, upload: &Upload) -> Result<()> {
+    abort_all(intake, upload).await?;
     remove_all(intake, upload, Some(key(&upload.id))).await
 }
 
 /// Removes everything: parts, tails, the object.
 pub(super) async fn remove(intake: &Intake, upload: &Upload) -> Result<()> {
-    // The row may have got it after we read it.
-    let row = intake.db.upload(&upload.id).await?;
-    if let Some(store_upload) = row.and_then(|row| row.store_upload) {
-        let key = key(&upload.id);
-        let abort = move |bucket: Bucket| async move { bucket.abort_parts(&key, &store_upload).await };
-        match intake.bucket_of(upload)?.ask(abort).await {
-            Err(error) if error.kind() == Kind::NotFound => {}
-            aborted => aborted?,
-        }
-    }
+    abort_all(intake, upload).await?;
     remove_all(intake, upload, None).await
+}
+
+async fn abort_all(intake: &Intake, upload: &Upload) -> Result<()> {
+    let key = key(&upload.id);
+    let abort = move |bucket: Bucket| async move {
+        for (key, store_upload) in bucket.unfinished_below(&key, Duration::ZERO).await? {
+            match bucket.abort_parts(&key, &store_upload).await {
+                Err(error) if error.kind() == Kind::NotFound => {}
+                aborted => aborted?,
+            }
+        }
+        Ok(())
+    };
+    intake.bucket_of(upload)?.ask(abort).await
 }
 
 async fn remove_all(intake: &Intake, upload: &Upload, but: Option<String>) -> Result<()> {

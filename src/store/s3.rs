@@ -493,8 +493,16 @@ impl Bucket {
     /// # Errors
     /// `Unavailable` when the bucket cannot be asked.
     pub async fn unfinished(&self, age: Duration) -> Result<Vec<(String, String)>> {
+        self.unfinished_below("", age).await
+    }
+
+    /// The same of keys that begin with `below`.
+    ///
+    /// # Errors
+    /// As `unfinished`.
+    pub async fn unfinished_below(&self, below: &str, age: Duration) -> Result<Vec<(String, String)>> {
         let prefix = &self.0.options.prefix;
-        let list = self.0.client.list_multipart_uploads().bucket(self.bucket()).prefix(prefix);
+        let list = self.0.client.list_multipart_uploads().bucket(self.bucket()).prefix(self.full(below));
         let answer = list.send().await.map_err(|cause| self.explain("list unfinished uploads of", "", cause))?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let latest = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
