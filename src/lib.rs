@@ -31,6 +31,9 @@ pub mod transcode;
 
 pub mod publish;
 
+#[cfg(feature = "control")]
+pub mod catalogue;
+
 #[cfg(feature = "transcode")]
 pub mod demo;
 

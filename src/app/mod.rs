@@ -27,12 +27,12 @@ use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::Checksums;
 #[cfg(feature = "transcode")]
 use crate::config::{self, Profile};
-use crate::config::{Cdn, Config, StoreKind, TokenForm};
+use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
 use crate::publish;
 use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
-use crate::store::{LocalStore, Store};
+use crate::store::{Backend, LocalStore, Store};
 
 #[cfg(feature = "control")]
 pub mod database;
@@ -89,15 +89,30 @@ fn live<K>(mut keys: impl Iterator<Item = Result<K>>) -> Result<Option<Live<K>>>
 /// `Usage` when another process uses the disk cache; `Internal` when directories cannot be made.
 pub fn open_store(config: &Config, serves: bool) -> Result<Store> {
     let local = LocalStore::open(&config.store_dir())?;
-    match config.store.kind {
-        StoreKind::Local => Ok(local.into()),
-        StoreKind::S3 => open_bucket(config, local, serves),
+    match config.store.uses(Backend::S3) {
+        false => Ok(local.into()),
+        true => with_bucket(config, local, serves),
     }
 }
 
 #[cfg(feature = "s3")]
-fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store> {
-    use crate::store::{cache, remote::RemoteStore, s3};
+fn with_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store> {
+    use crate::store::mixed::MixedStore;
+    let remote = open_bucket(config, local.clone(), serves)?;
+    Ok(match config.store.uses(Backend::Local) {
+        false => Store::S3(remote),
+        true => Store::Both(MixedStore::new(local, remote, config.store.kind)),
+    })
+}
+
+/// The bucket of these settings, whether or not `store.kind` says so.
+///
+/// # Errors
+/// As `open_store`.
+#[cfg(feature = "s3")]
+pub fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<crate::store::remote::RemoteStore> {
+    use crate::config::Credentials;
+    use crate::store::{cache, credentials, remote::RemoteStore, s3};
     let settings = &config.store.s3;
     let secret = |text: &str| Secret::new(text.as_bytes());
     let options = s3::Options {
@@ -110,14 +125,31 @@ fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store
         connect_timeout: Duration::from_secs(settings.connect_timeout_s),
         read_timeout: Duration::from_secs(settings.read_timeout_s),
         attempts: settings.attempts,
+        keys: match settings.credentials {
+            Credentials::Keys => credentials::Source::Given,
+            Credentials::File => credentials::Source::File(
+                settings.credentials_file.clone().unwrap_or_default(),
+                settings.credentials_profile.clone(),
+            ),
+            Credentials::Role => match &settings.role_url {
+                None => credentials::Source::Instance(settings.metadata_url.clone()),
+                Some(url) => credentials::Source::Container {
+                    url: url.clone(),
+                    token: settings.role_token.as_deref().map(secret),
+                    token_file: settings.role_token_file.clone(),
+                },
+            },
+        },
+        public_endpoint: settings.public_endpoint.clone(),
+        abandoned: Duration::from_secs(settings.abandoned_s),
         ..s3::Options::new(&settings.bucket, &settings.access_key, secret(&settings.secret_key))
     };
     let cache = serves.then(|| cache::Options::new(&config.cache_dir(), config.cache.bytes_max));
-    RemoteStore::open(options, local, cache).map(Store::S3)
+    RemoteStore::open(options, local, cache)
 }
 
 #[cfg(not(feature = "s3"))]
-fn open_bucket(_: &Config, _: LocalStore, _: bool) -> Result<Store> {
+fn with_bucket(_: &Config, _: LocalStore, _: bool) -> Result<Store> {
     Err(Error::usage("this build has no S3; set store.kind to local"))
 }
 
@@ -221,14 +253,14 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     warn_of_weakness(config);
     let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
-    #[cfg(feature = "control")]
     let blocks = origin.blocks();
+    let serving = Arc::clone(&origin);
     let pages = roles.pages && cfg!(feature = "control");
     #[cfg(feature = "control")]
     let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
     let server =
-        server::start(&server_options(config, certificate.clone()), origin, pages.then_some(to_control), &shutdown)?;
+        server::start(&server_options(config, certificate.clone()), serving, pages.then_some(to_control), &shutdown)?;
 
     let io = if server.on_uring() { "io_uring" } else { "plain I/O" };
     say(format_args!("listening on http://{} ({io})", server.local_addr()));
@@ -238,14 +270,22 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     }
     say(format_args!("admin on http://{} (/metrics, /livez, /readyz)", local_addr(&admin)?));
     let (store_check, store_readable) = store_check();
-    let readiness = Readiness::new(shutdown.clone(), vec![store_check]);
+    let known = {
+        let blocks = Arc::clone(&blocks);
+        Box::new(move || (!blocks.is_known()).then_some("blocks_unknown"))
+    };
+    let stale = {
+        let blocks = Arc::clone(&blocks);
+        Box::new(move || (blocks.age() > STALE).then_some("store_unreachable"))
+    };
+    let readiness = Readiness::new(shutdown.clone(), vec![store_check, known]).showing(vec![stale]);
     control.spawn(serve_admin(admin, admin::routes(readiness.clone(), metrics.clone()), shutdown.clone()));
     control.spawn(look_around(metrics, config.store_dir(), store_readable));
     #[cfg(feature = "control")]
     let pages = {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
-        pages::start(config, (&store, blocks, queue), readiness, roles, beside, server.local_addr())?
+        pages::start(config, (&store, origin, queue), readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
     let working = match &db {
@@ -253,7 +293,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         _ => None,
     };
     #[cfg(not(feature = "control"))]
-    drop((from_cores, roles)); // the cores answer 404 for what is not media
+    drop((from_cores, roles, origin)); // the cores answer 404 for what is not media
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
     sweeper.context(|| "cannot start the sweeper")?;
     control.block_on(asked_to_stop);
@@ -387,7 +427,7 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     }
     options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
-    if config.store.kind == StoreKind::S3 {
+    if config.store.uses(Backend::S3) {
         options.blocks_every = Duration::from_secs(1); // each look is a request
         options.cache.wait = Duration::from_secs(20); // a bucket is tried again
     }
@@ -520,6 +560,8 @@ async fn look_around(metrics: Metrics, store: PathBuf, readable: Arc<AtomicBool>
     }
 }
 
+/// A store that was not heard of for longer is away. What is on the disk is served all the same.
+const STALE: Duration = Duration::from_secs(10);
 /// A store that takes longer to list a directory is not usable.
 const STORE_LOOK_MAX: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::runtime::Handle;
@@ -12,15 +13,16 @@ use super::demo;
 use super::{Roles, links};
 use crate::admin::{self, Readiness};
 use crate::api::keys::Keys;
+use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
 use crate::api::{self, App};
-use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
+use crate::base::{Result, telemetry};
 use crate::config::Config;
 use crate::db::Db;
-use crate::origin::blocks::Blocks;
-use crate::server::{Body, handover};
+use crate::origin::Origin;
+use crate::server::{Beside, Body, handover};
 use crate::store::Store;
 
 /// What runs beside the cores; dropping it stops a demo that is still being made.
@@ -32,7 +34,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks, queue): (&Store, Arc<Blocks>, Option<Arc<Queue>>),
+    (store, origin, queue): (&Store, Arc<Origin>, Option<Arc<Queue>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -46,7 +48,12 @@ pub(super) fn start(
     let (demo_page, _) = (None, (roles, addr));
 
     let links = links(config)?;
-    let app = App { store: store.clone(), links, blocks, clock: Clock::System, demo: demo_page };
+    let s3 = &config.store.s3;
+    let valid =
+        Valid { stream: Duration::from_secs(s3.stream_url_s), download: Duration::from_secs(s3.download_url_s) };
+    metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
+    let blocks = origin.blocks();
+    let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
     let mut routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
     if let Some(queue) = queue {
         routes = routes.merge(transcodes::routes(queue));
@@ -85,7 +92,11 @@ async fn answer(mut from_cores: handover::Receiver, routes: Router) {
             let mut request = message.request.map(axum::body::Body::new);
             request.extensions_mut().insert(axum::extract::ConnectInfo(message.peer));
             let response = match routes.oneshot(request).await {
-                Ok(response) => response.map(Body::boxed),
+                Ok(mut response) => match response.extensions_mut().remove::<Beside>().and_then(|beside| beside.take())
+                {
+                    Some(body) => response.map(|_| body),
+                    None => response.map(Body::boxed),
+                },
                 Err(never) => match never {},
             };
             let _ = message.reply.send(response); // the client may have left

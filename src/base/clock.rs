@@ -65,6 +65,30 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// Seconds since 1970 of a time that is written as RFC 3339 in UTC, fractions cut off; `None` for another text.
+pub fn unix_s_of(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, by: char| -> Option<[i64; 3]> {
+        let mut parts = text.split(by).map(|part| part.parse::<u16>().ok().map(i64::from));
+        let three = [parts.next()??, parts.next()??, parts.next()??];
+        parts.next().is_none().then_some(three)
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time.split('.').next()?, ':')?;
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // The inverse of `civil`: days before the year that begins in March, before the month, before the day.
+    let (year_march, month_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year_march + year_march / 4 - year_march / 100 + year_march / 400;
+    let days = days + (153 * month_march + 2) / 5 + day - 1 - 719_468;
+    // A day that its month has not is no time.
+    if civil(days) != (year, month, day) {
+        return None;
+    }
+    u64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +103,16 @@ mod tests {
         check(4_107_542_400, "2100-03-01T00:00:00.000Z");
         check(-1, "1969-12-31T23:59:59.000Z");
         assert_eq!(rfc3339(1_234), "1970-01-01T00:00:00.001Z");
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for unix_s in [0, 951_782_399, 951_782_400, 1_700_000_000, 4_107_542_400] {
+            assert_eq!(unix_s_of(&rfc3339(unix_s * 1_000_000)), Some(unix_s as u64));
+        }
+        assert_eq!(unix_s_of("2026-11-21T22:00:00Z"), Some(1_795_298_400));
+        for wrong in ["", "2026-11-21", "2026-02-30T00:00:00Z", "2026-11-21T22:00:00+01:00", "2026-13-01T00:00:00Z"] {
+            assert_eq!(unix_s_of(wrong), None, "{wrong}");
+        }
     }
 }

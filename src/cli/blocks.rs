@@ -6,12 +6,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Settings, say};
+use crate::app;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
 use crate::origin::blocks::{self, Entry, State};
-use crate::store::Store;
-use crate::{app, config::StoreKind};
+use crate::store::{Backend, Store};
 
 #[derive(Args, Debug)]
 pub(super) struct BlockArgs {
@@ -99,7 +99,7 @@ pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
 fn open(settings: &Settings) -> Result<Store> {
     let config = settings.load()?.checked()?;
     let dir = config.store_dir();
-    if config.store.kind == StoreKind::Local && !dir.is_dir() {
+    if !config.store.uses(Backend::S3) && !dir.is_dir() {
         return Err(Error::usage(format!("there is no store at {}; name the data directory by --data", dir.display())));
     }
     app::open_store(&config, false)

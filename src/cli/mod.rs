@@ -7,8 +7,12 @@ mod config_cmd;
 mod encode;
 #[cfg(feature = "control")]
 mod jobs;
+#[cfg(all(feature = "control", feature = "s3"))]
+mod migrate;
 mod serve;
 mod sign;
+#[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +64,9 @@ enum Command {
     /// Bring the database up to date; servers do so themselves when they start.
     #[cfg(feature = "control")]
     Migrate(jobs::MigrateArgs),
+    /// Move tracks from the data directory to the bucket, or back, while servers serve them.
+    #[cfg(all(feature = "control", feature = "s3"))]
+    MigrateStorage(migrate::MigrateStorageArgs),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -172,6 +179,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Jobs(command) => jobs::run(&command),
         #[cfg(feature = "control")]
         Command::Migrate(args) => jobs::migrate(&args),
+        #[cfg(all(feature = "control", feature = "s3"))]
+        Command::MigrateStorage(args) => migrate::run(&args),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
         Command::Config(command) => config_cmd::run(&command),

@@ -10,6 +10,7 @@ use crate::base::{Error, Result, hex};
 const SCRIPTS: &[(&str, &str)] = &[
     ("0001_jobs", include_str!("schema/0001_jobs.sql")),
     ("0002_callbacks", include_str!("schema/0002_callbacks.sql")),
+    ("0003_tracks", include_str!("schema/0003_tracks.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

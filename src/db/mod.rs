@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod metrics;
 mod migrate;
 pub mod singletons;
+pub mod tracks;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

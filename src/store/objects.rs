@@ -64,6 +64,8 @@ pub struct Listed {
     pub key: String,
     /// Its length in bytes.
     pub bytes: u64,
+    /// When it was written, in seconds since 1970.
+    pub modified_s: u64,
 }
 
 /// A part of a listing.
@@ -279,7 +281,11 @@ fn walk(dir: &Path, key: String, prefix: &str, found: &mut Vec<Listed>) -> std::
         }
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => walk(&entry.path(), path, prefix, found)?,
-            Ok(metadata) if path.starts_with(prefix) => found.push(Listed { key: path, bytes: metadata.len() }),
+            Ok(metadata) if path.starts_with(prefix) => found.push(Listed {
+                key: path,
+                bytes: metadata.len(),
+                modified_s: u64::try_from(metadata.mtime()).unwrap_or(0),
+            }),
             _ => {} // removed meanwhile
         }
     }

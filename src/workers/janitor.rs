@@ -1,5 +1,5 @@
 //! Tidies for everybody: leases that nobody renews, jobs that ended long ago, what attempts that were killed
-//! left in the store. One process at a time holds the lease of the same name; when it dies another takes over.
+//! left in the store, tracks that were published without the database. One process at a time holds the lease of the same name; when it dies another takes over.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry;
+use crate::catalogue;
 use crate::db::Db;
 use crate::jobs::Reason;
 use crate::jobs::backoff::Backoff;
@@ -66,13 +67,16 @@ async fn tidy(
     }
     if swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
         *swept = Some(Instant::now());
-        let store = store.clone();
+        let (store, store_of_import) = (store.clone(), store.clone());
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(0)) => {}
             Ok(Ok(attempts)) => tracing::info!(attempts, "removed what interrupted attempts left in staging"),
             Ok(Err(error)) => tracing::warn!(error = error.chain(), "cannot sweep the store"),
             Err(cause) => tracing::error!(%cause, "sweeping the store panicked"),
         }
+        // Beside, because a large store takes minutes; it is not joined: it can be broken off anywhere, and says itself
+        // how it went.
+        tokio::spawn(import(db.clone(), store_of_import, clock.clone()));
         let before_us = now_us - options.keep.as_micros() as i64;
         let mut gone = 0;
         loop {
@@ -87,4 +91,14 @@ async fn tidy(
         }
     }
     Ok(())
+}
+
+async fn import(db: Db, store: Store, clock: Clock) {
+    match catalogue::import(&db, &store, &clock).await {
+        Ok(done) if done.written > 0 => tracing::info!(tracks = done.written, "took tracks into the catalogue"),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "cannot take tracks into the catalogue; trying again later")
+        }
+    }
 }

@@ -103,6 +103,10 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
     let (queued, ages) = (by(telemetry::JOBS_QUEUED), by(telemetry::JOBS_OLDEST));
     let (running, dead) = (gauge!(telemetry::JOBS_RUNNING), gauge!(telemetry::JOBS_DEAD));
     let waiting = gauge!(telemetry::CALLBACKS_WAITING);
+    gauge!(telemetry::PURGES_WAITING).set(0.0);
+    for outcome in ["done", "failed", "refused"] {
+        counter!(telemetry::PURGES, "outcome" => outcome).increment(0);
+    }
     for outcome in ["delivered", "failed"] {
         counter!(telemetry::CALLBACKS, "outcome" => outcome).increment(0); // shown although nobody wants callbacks
     }

@@ -27,6 +27,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
+use crate::catalogue;
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
 use crate::hls::version::{Object, Rung, VersionIndex};
@@ -298,8 +299,7 @@ impl Pool {
         if settled != Some(State::Succeeded) {
             return Ok(false);
         }
-        let (store, track) = (self.store.clone(), track.clone());
-        blocking(move || tracks::write(&store, &track)).await?;
+        catalogue::show(&mut tx, &self.store, track, Some(catalogue::bytes_of(index)), now_us).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -412,9 +412,4 @@ fn failure(error: Error) -> Outcome {
 
 fn is_transient(error: &Error) -> bool {
     matches!(error.kind(), Kind::Busy | Kind::Unavailable)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|cause| Error::internal("a task panicked").because(cause))?
 }

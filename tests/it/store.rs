@@ -2,6 +2,8 @@
 //! is Ceph's, run by the test on loopback: a server that checks signatures, as people really use it.
 
 mod conformance;
+mod made;
+mod migrate;
 mod origin;
 mod proxy;
 mod rgw;
