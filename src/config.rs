@@ -20,9 +20,11 @@ use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
 use crate::store::Backend;
 
+mod edge;
 mod explain;
 mod work;
 
+pub use edge::Edge;
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
 /// The largest configuration or key file we read, in bytes.
@@ -44,6 +46,8 @@ pub struct Config {
     pub server: Server,
     /// What the media origin serves and to whom.
     pub origin: Origin,
+    /// The CDN in front.
+    pub cdn: Edge,
     /// What the transcoder accepts.
     pub transcode: Transcode,
     /// Where sources given by URL may be read from.
@@ -419,6 +423,7 @@ impl Default for Config {
             cache: DiskCache::default(),
             server: Server::default(),
             origin: Origin::default(),
+            cdn: Edge::default(),
             transcode: Transcode::default(),
             sources: Sources::default(),
             database: Database::default(),
@@ -635,6 +640,7 @@ impl Config {
         #[cfg(feature = "transcode")]
         problems.extend(self.source_problems());
         problems.extend(self.token_problems());
+        problems.extend(self.cdn.problems());
         problems.extend(self.database.problems());
         problems.extend(self.worker.problems());
         problems.extend(self.api.problems());
@@ -778,8 +784,8 @@ impl Config {
                 .into(),
         );
         need(
-            keys.cloudfront.is_empty() || self.server.public_base_url.is_some(),
-            "server.public_base_url is unset, but CloudFront signs whole URLs: nothing could be verified; set it to \
+            keys.cloudfront.is_empty() || self.media_base_url().is_some(),
+            "server.public_base_url and cdn.base_url are unset, but CloudFront signs whole URLs: nothing could be verified; set it to \
              the URL that listeners ask"
                 .into(),
         );
@@ -870,9 +876,15 @@ impl Config {
         if let Some(url) = collector {
             *url = redact::text(url).into_owned(); // it may hold a password
         }
+        shown.cdn.mask();
         shown.database.mask();
         shown.callbacks.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
+    }
+
+    /// What stands in front of playback URLs: the CDN's address, else our own.
+    pub fn media_base_url(&self) -> Option<&str> {
+        self.cdn.base_url.as_deref().or(self.server.public_base_url.as_deref())
     }
 
     /// Directory of the local store.

@@ -67,7 +67,7 @@ pub fn verifier(config: &Config) -> Result<Verifier> {
     let legacy = |scheme: &str| origin.keys.bunny_legacy.iter().any(|known| known == scheme);
     let accept = bunny::Accept { sha256: legacy("sha256"), md5: legacy("md5") };
     let bunny = live(config.bunny_keys()?.iter().map(bunny::Key::new))?;
-    let base = config.server.public_base_url.as_deref().unwrap_or_default();
+    let base = config.media_base_url().unwrap_or_default();
     let cloudfront = live(config.cloudfront_keys()?.into_iter().map(Ok))?;
     let secrets = origin.keys.cloudflare.iter().map(|key| Secret::new(key.as_bytes()));
     let cloudflare = live(secrets.map(|secret| cloudflare::Key::new(&secret)))?;
@@ -174,7 +174,31 @@ pub fn links(config: &Config) -> Result<Links> {
         true => Some(signer(config)?),
         false => None,
     };
-    Ok(Links::new(config.server.public_base_url.as_deref(), signer, config.origin.token_ttl_s))
+    Ok(Links::new(config.media_base_url(), signer, config.origin.token_ttl_s))
+}
+
+/// Whose API purges, and where it is; `None` when nothing is purged.
+#[cfg(feature = "control")]
+pub fn purger(config: &Config) -> Option<(crate::cdn::purge::Provider, String)> {
+    use crate::cdn::purge::Provider;
+    let cdn = &config.cdn;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default(); // `problems` names what is missing
+    let secret = |text: &Option<String>| Secret::new(text.clone().unwrap_or_default().into_bytes());
+    let provider = match cdn.provider? {
+        Cdn::Bunny => {
+            Provider::Bunny { pull_zone: cdn.bunny_pull_zone.unwrap_or_default(), key: secret(&cdn.bunny_api_key) }
+        }
+        Cdn::CloudFront => Provider::CloudFront {
+            distribution: text(&cdn.cloudfront_distribution),
+            access_key: text(&cdn.cloudfront_access_key),
+            secret_key: secret(&cdn.cloudfront_secret_key),
+        },
+        Cdn::Cloudflare => {
+            Provider::Cloudflare { zone: text(&cdn.cloudflare_zone), token: secret(&cdn.cloudflare_api_token) }
+        }
+    };
+    let url = cdn.api_url.clone().unwrap_or_else(|| provider.url().to_owned());
+    Some((provider, url))
 }
 
 /// What the transcoder accepts under these settings.
@@ -425,6 +449,8 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     if settings.require_token {
         options.handed_on = signer(config)?.params();
     }
+    // Cloudflare has its own name for it.
+    options.cache_tag = settings.cdn == Cdn::Cloudflare || config.cdn.provider == Some(Cdn::Cloudflare);
     options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
     if config.store.uses(Backend::S3) {

@@ -92,14 +92,23 @@ async fn answer(mut from_cores: handover::Receiver, routes: Router) {
             let mut request = message.request.map(axum::body::Body::new);
             request.extensions_mut().insert(axum::extract::ConnectInfo(message.peer));
             let response = match routes.oneshot(request).await {
-                Ok(mut response) => match response.extensions_mut().remove::<Beside>().and_then(|beside| beside.take())
-                {
-                    Some(body) => response.map(|_| body),
-                    None => response.map(Body::boxed),
-                },
+                Ok(response) => unpacked(response),
                 Err(never) => match never {},
             };
             let _ = message.reply.send(response); // the client may have left
         });
+    }
+}
+
+/// The answer with the body that travelled beside it, or with its own.
+fn unpacked(mut response: axum::response::Response) -> hyper::Response<Body> {
+    match response.extensions_mut().remove::<Beside>().and_then(|beside| beside.take()) {
+        None => response.map(Body::boxed),
+        Some(body) => {
+            if !response.status().is_success() {
+                response.headers_mut().remove(hyper::header::CONTENT_LENGTH); // axum counted another body
+            }
+            response.map(|_| body)
+        }
     }
 }

@@ -9,6 +9,8 @@ mod encode;
 mod jobs;
 #[cfg(all(feature = "control", feature = "s3"))]
 mod migrate;
+#[cfg(feature = "control")]
+mod purge;
 mod serve;
 mod sign;
 #[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
@@ -67,6 +69,9 @@ enum Command {
     /// Move tracks from the data directory to the bucket, or back, while servers serve them.
     #[cfg(all(feature = "control", feature = "s3"))]
     MigrateStorage(migrate::MigrateStorageArgs),
+    /// Have the CDN forget tracks or URLs, or list what it was asked to.
+    #[cfg(feature = "control")]
+    Purge(purge::PurgeArgs),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -181,6 +186,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Migrate(args) => jobs::migrate(&args),
         #[cfg(all(feature = "control", feature = "s3"))]
         Command::MigrateStorage(args) => migrate::run(&args),
+        #[cfg(feature = "control")]
+        Command::Purge(args) => purge::run(&args),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
         Command::Config(command) => config_cmd::run(&command),

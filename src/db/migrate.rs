@@ -11,6 +11,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0001_jobs", include_str!("schema/0001_jobs.sql")),
     ("0002_callbacks", include_str!("schema/0002_callbacks.sql")),
     ("0003_tracks", include_str!("schema/0003_tracks.sql")),
+    ("0005_purges", include_str!("schema/0005_purges.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

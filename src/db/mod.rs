@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod jobs;
 pub mod metrics;
 mod migrate;
+pub mod purges;
 pub mod singletons;
 pub mod tracks;
 

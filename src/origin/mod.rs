@@ -69,6 +69,8 @@ pub struct Options {
     pub handed_on: HandedOn,
     /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
     pub cache_control: String,
+    /// Whether `Cache-Tag`, which Cloudflare purges by, stands beside `CDN-Tag`. Default off.
+    pub cache_tag: bool,
     /// Whether even a hit says how long it took (`Server-Timing`). Default off: a cache in front keeps it.
     pub time_hits: bool,
     /// Whom a 451 names as the one who blocks (RFC 7725 §4): a URL, or a reference from this server's root.
@@ -90,6 +92,7 @@ impl Default for Options {
             secret_headers: vec![],
             handed_on: &[],
             cache_control: "public, max-age=31536000, immutable".into(),
+            cache_tag: false,
             time_hits: false,
             blocked_by: "/".into(),
             blocks_every: Duration::from_millis(500),
@@ -129,7 +132,7 @@ impl Origin {
             blocks: Blocks::start(StoreSource::new(store.clone()), options.blocks_every, &options.blocked_by)?,
             gate: Gate::new(options.gate),
             cache: Cache::new(store, options.cache, options.handed_on),
-            templates: Templates::new(&options.cache_control)?,
+            templates: Templates::new(&options.cache_control, options.cache_tag)?,
             metrics: Metrics::new(),
             cmcd: cmcd::Counters::new(),
             options,

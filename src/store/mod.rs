@@ -38,6 +38,9 @@ pub enum Store {
     Both(mixed::MixedStore),
 }
 
+/// What the name of a source begins with that lies in the store's own bucket.
+pub const SOURCE_SCHEME: &str = "s3:";
+
 /// Which kind of store holds a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -105,6 +108,22 @@ impl Store {
             Store::S3(store) => Some(store),
             Store::Both(store) => Some(store.remote()),
         }
+    }
+
+    /// A URL by which a transcoder reads an object of the bucket.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no bucket, or the key is none; else as `Bucket::presign_get`.
+    pub fn source_url(&self, key: &str, valid: std::time::Duration) -> Result<String> {
+        objects::check(key).map_err(|error| Error::invalid(error.chain()))?;
+        #[cfg(feature = "s3")]
+        if let Some(remote) = self.remote() {
+            let key = key.to_owned();
+            let sign = move |bucket: s3::Bucket| async move { bucket.presign_inside(&key, valid).await };
+            return remote.bucket().wait(sign);
+        }
+        let _ = valid;
+        Err(Error::invalid(format!("{SOURCE_SCHEME}{key} lies in a bucket, and this store has none; set store.s3")))
     }
 
     /// Where what is published now goes.

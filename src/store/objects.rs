@@ -241,7 +241,7 @@ impl Objects {
     }
 }
 
-fn check(key: &str) -> Result<()> {
+pub(super) fn check(key: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let sound = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain);
     match key.len() <= 512 && key.split('/').all(sound) {

@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::interceptors::{BeforeDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, ConfigBag, Credentials, IdentityCache, Intercept, Region, RequestChecksumCalculation,
@@ -180,6 +180,7 @@ impl Bucket {
             .time_source(Time(options.clock.clone()))
             .interceptor(Hear { clock: options.clock.clone(), ahead_s: ahead_s.clone() })
             .force_path_style(options.path_style)
+            .retry_classifier(Throttled)
             .retry_config(RetryConfig::standard().with_max_attempts(options.attempts.max(1)))
             .timeout_config(timeouts)
             .request_checksum_calculation(match options.checksums {
@@ -582,6 +583,16 @@ impl Bucket {
         Ok(signed.uri().to_owned())
     }
 
+    /// As `presign_get`, for ourselves: by the name that we know the bucket by.
+    ///
+    /// # Errors
+    /// As `presign_get`.
+    pub async fn presign_inside(&self, key: &str, valid: Duration) -> Result<String> {
+        let get = self.0.client.get_object().bucket(self.bucket()).key(self.full(key));
+        let signed = get.presigned(self.presigning(valid)?).await;
+        Ok(signed.map_err(|cause| self.explain("sign for", key, cause))?.uri().to_owned())
+    }
+
     /// As `presign_get`, for one method and with headers of the answer.
     ///
     /// # Errors
@@ -713,6 +724,23 @@ impl TimeSource for Time {
             Clock::System => SystemTime::now(),
             clock => UNIX_EPOCH + Duration::from_secs(clock.unix_s()),
         }
+    }
+}
+
+/// 429, which AWS does not say and others do.
+#[derive(Debug)]
+struct Throttled;
+
+impl ClassifyRetry for Throttled {
+    fn classify_retry(&self, ctx: &InterceptorContext) -> RetryAction {
+        match ctx.response().is_some_and(|response| response.status().as_u16() == 429) {
+            true => RetryAction::throttling_error(),
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "Throttled"
     }
 }
 

@@ -86,8 +86,9 @@ async fn tidy(
             }
             tokio::time::sleep(Duration::from_millis(100)).await; // others write too
         }
+        gone += db.forget_purges(before_us).await?;
         if gone > 0 {
-            tracing::info!(jobs = gone, "forgot jobs that ended long ago");
+            tracing::info!(jobs = gone, "forgot jobs and purges that ended long ago");
         }
     }
     Ok(())

@@ -103,7 +103,7 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
     let (queued, ages) = (by(telemetry::JOBS_QUEUED), by(telemetry::JOBS_OLDEST));
     let (running, dead) = (gauge!(telemetry::JOBS_RUNNING), gauge!(telemetry::JOBS_DEAD));
     let waiting = gauge!(telemetry::CALLBACKS_WAITING);
-    gauge!(telemetry::PURGES_WAITING).set(0.0);
+    let purges = gauge!(telemetry::PURGES_WAITING);
     for outcome in ["done", "failed", "refused"] {
         counter!(telemetry::PURGES, "outcome" => outcome).increment(0);
     }
@@ -120,6 +120,7 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
         let now_us = clock.unix_us();
         let standing = db.standing(now_us).await;
         reachable.store(standing.is_ok(), Ordering::Relaxed);
+        purges.set(db.purges_waiting().await.map_or(-1.0, |waiting| waiting as f64));
         let known = if standing.is_ok() { 0.0 } else { -1.0 };
         queued.iter().chain(&ages).for_each(|gauge| gauge.set(known));
         let (total_running, total_dead, total_waiting) = match &standing {

@@ -11,7 +11,8 @@
 //! Any step may run twice: a version is named by its content, so whoever places it second changes nothing.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::net::ToSocketAddrs as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ use crate::jobs::backoff::Backoff;
 use crate::jobs::transcode::{KIND, Wish};
 use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
-use crate::store::{Staging, Store};
+use crate::store::{SOURCE_SCHEME, Staging, Store};
 use crate::tracks::{self, Track};
 use crate::transcode::{self, Progress};
 
@@ -52,6 +53,8 @@ pub struct Options {
     pub stall: Duration,
     /// When a failed attempt is followed by the next.
     pub backoff: Backoff,
+    /// How long a URL is valid by which a source is read from the bucket.
+    pub source_valid: Duration,
     /// What a transcode may cost.
     pub transcode: transcode::Options,
 }
@@ -190,7 +193,7 @@ impl Pool {
     /// Starts the work on a thread of its own; it blocks for as long as a transcode takes.
     fn start(&self, wish: Wish, rungs: Option<Vec<String>>, live: &Arc<Live>) -> oneshot::Receiver<Result<Made>> {
         let (tell, told) = oneshot::channel();
-        let (store, options, live) = (self.store.clone(), self.options.transcode.clone(), Arc::clone(live));
+        let (store, options, live) = (self.store.clone(), self.options.clone(), Arc::clone(live));
         let span = tracing::Span::current();
         let work = move || {
             let _inside = span.entered();
@@ -328,13 +331,7 @@ impl Pool {
 }
 
 /// Transcodes, and places the version. Blocks.
-fn make(
-    store: &Store,
-    wish: &Wish,
-    rungs: Option<&[String]>,
-    options: &transcode::Options,
-    live: &Live,
-) -> Result<Made> {
+fn make(store: &Store, wish: &Wish, rungs: Option<&[String]>, options: &Options, live: &Live) -> Result<Made> {
     let ladder = wish.ladder_of(rungs)?;
     let staging = store.stage()?;
     let mut rate = 1;
@@ -347,14 +344,35 @@ fn make(
         Progress::Encoded { done_samples, .. } => live.done_us.store(media_us(done_samples, rate), Ordering::Relaxed),
         Progress::Rung { .. } | Progress::Playable(_) => {}
     };
-    let source = Path::new(&wish.source);
-    let index = transcode::run(source, &ladder, staging.dir(), options, &mut on_progress, &live.stop)?;
+    let (source, options) = opened(store, &wish.source, options)?;
+    let index = transcode::run(&source, &ladder, staging.dir(), &options, &mut on_progress, &live.stop)?;
     let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
     if live.stop.load(Ordering::Relaxed) {
         return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
     }
     let track = publish::place(store, staging, wish.track, &wish.title, &index)?;
     Ok(Made { track, index })
+}
+
+/// Where a source is read, and what that may reach: of an object of our own bucket a URL that it signs now, not when the
+/// job was enqueued, and its host, which the operator chose.
+fn opened(store: &Store, source: &str, options: &Options) -> Result<(PathBuf, transcode::Options)> {
+    let mut transcode = options.transcode.clone();
+    let Some(key) = source.strip_prefix(SOURCE_SCHEME) else { return Ok((source.into(), transcode)) };
+    let url = store.source_url(key, options.source_valid)?;
+    let unusable = || Error::internal("the bucket's endpoint cannot be read");
+    let uri: hyper::Uri = url.parse().map_err(|_| unusable())?;
+    let host = uri.host().ok_or_else(unusable)?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let allowed = &mut transcode.fetching.allowed;
+    allowed.hosts.push(format!("{host}:{port}").parse()?);
+    let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(|cause| {
+        Error::new(Kind::Unavailable, format!("the bucket's host {host} is not known")).because(cause)
+    })?;
+    for address in addresses {
+        allowed.private.push(address.ip().to_string().parse()?);
+    }
+    Ok((url.into(), transcode))
 }
 
 /// Adds to some rungs made again the others of the version that the track shows now, so that the result is

@@ -9,6 +9,7 @@ mod jobs;
 mod light;
 mod players;
 mod postgres;
+mod purges;
 mod queue;
 #[cfg(feature = "s3")]
 mod store;

@@ -17,17 +17,16 @@ use super::rgw::Rgw;
 use crate::support::{Random, Server, said, segue};
 
 /// A data directory with tracks, a bucket, and a proxy before it.
-struct Move {
-    rgw: Rgw,
+struct Move<'r> {
+    rgw: &'r Rgw,
     proxy: Proxy,
     dir: tempfile::TempDir,
     made: Made,
 }
 
-impl Move {
-    fn set(tracks: &[&str]) -> Move {
-        let rgw = Rgw::start();
-        drop(rgw.bucket("music"));
+impl<'r> Move<'r> {
+    fn set(rgw: &'r Rgw, tracks: &[&str]) -> Move<'r> {
+        drop(rgw.music());
         let proxy = Proxy::before(rgw.port());
         let moving = Move { proxy, rgw, dir: tempfile::tempdir().unwrap(), made: Made::short() };
         for track in tracks {
@@ -114,8 +113,14 @@ fn left(report: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn tracks_move_to_the_bucket_and_back_while_they_play() {
-    let moving = Move::set(&TRACKS);
+fn tracks_move_between_the_stores_whoever_is_killed_meanwhile() {
+    let rgw = Rgw::start();
+    tracks_move_to_the_bucket_and_back_while_they_play(&rgw);
+    a_move_that_is_killed_anywhere_loses_nothing_and_goes_on(&rgw);
+}
+
+fn tracks_move_to_the_bucket_and_back_while_they_play(rgw: &Rgw) {
+    let moving = Move::set(rgw, &TRACKS);
     let server = moving.serve("local", Some("s3"));
     TRACKS.iter().for_each(|track| moving.plays(&server, track));
 
@@ -196,9 +201,8 @@ fn sql(data: &Path, statement: &'static str) {
 
 /// Kills the command after a request of every kind there is, again and again. Whenever it dies, each track is whole in
 /// the store that its row names, and the next command goes on.
-#[test]
-fn a_move_that_is_killed_anywhere_loses_nothing_and_goes_on() {
-    let moving = Move::set(&TRACKS);
+fn a_move_that_is_killed_anywhere_loses_nothing_and_goes_on(rgw: &Rgw) {
+    let moving = Move::set(rgw, &TRACKS);
     let local = moving.local();
     let args = ["--from", "local", "--to", "s3", "--delete-local"];
     let rounds: u64 = std::env::var("KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10);
