@@ -52,6 +52,31 @@ pub fn rfc3339(unix_us: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
+/// The time that RFC 3339 text in UTC names (`2026-11-21T12:00:00Z`, up to six digits of fractions), in microseconds
+/// since 1970; `None` for anything else.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let text = text.strip_suffix('Z')?;
+    let (date, time) = text.split_once('T')?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let number = |text: &str, width: usize| -> Option<i64> {
+        (text.len() == width && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+    };
+    let mut dates = date.splitn(3, '-');
+    let (year, month, day) = (number(dates.next()?, 4)?, number(dates.next()?, 2)?, number(dates.next()?, 2)?);
+    let mut times = time.splitn(3, ':');
+    let (h, min, s) = (number(times.next()?, 2)?, number(times.next()?, 2)?, number(times.next()?, 2)?);
+    if h > 23 || min > 59 || s > 59 || !(1..=6).contains(&fraction.len()) {
+        return None;
+    }
+    let us = number(&format!("{fraction:0<6}"), 6)?;
+    // Counted from March, as in `civil`; a day that the calendar does not have is not what comes back.
+    let (from_march, in_year) = ((month + 9) % 12, if month <= 2 { year - 1 } else { year });
+    let (era, of_era) = (in_year.div_euclid(400), in_year.rem_euclid(400));
+    let days =
+        era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + (153 * from_march + 2) / 5 + day - 1 - 719_468;
+    (civil(days) == (year, month, day)).then(|| (((days * 24 + h) * 60 + min) * 60 + s) * 1_000_000 + us)
+}
+
 /// The date of a day since 1970-01-01 in the Gregorian calendar. Eras of 400 years have 146,097 days each;
 /// years begin in March, so that a leap day is a year's last.
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -63,30 +88,6 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day = day - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     (year + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// Seconds since 1970 of a time that is written as RFC 3339 in UTC, fractions cut off; `None` for another text.
-pub fn unix_s_of(text: &str) -> Option<u64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, by: char| -> Option<[i64; 3]> {
-        let mut parts = text.split(by).map(|part| part.parse::<u16>().ok().map(i64::from));
-        let three = [parts.next()??, parts.next()??, parts.next()??];
-        parts.next().is_none().then_some(three)
-    };
-    let [year, month, day] = numbers(date, '-')?;
-    let [hour, minute, second] = numbers(time.split('.').next()?, ':')?;
-    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // The inverse of `civil`: days before the year that begins in March, before the month, before the day.
-    let (year_march, month_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year_march + year_march / 4 - year_march / 100 + year_march / 400;
-    let days = days + (153 * month_march + 2) / 5 + day - 1 - 719_468;
-    // A day that its month has not is no time.
-    if civil(days) != (year, month, day) {
-        return None;
-    }
-    u64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second).ok()
 }
 
 #[cfg(test)]
@@ -107,12 +108,30 @@ mod tests {
 
     #[test]
     fn times_are_read_as_they_are_written() {
-        for unix_s in [0, 951_782_399, 951_782_400, 1_700_000_000, 4_107_542_400] {
-            assert_eq!(unix_s_of(&rfc3339(unix_s * 1_000_000)), Some(unix_s as u64));
+        for unix_s in [0, 951_782_399, 951_782_400, 1_700_000_000, 4_107_542_400, -86_400] {
+            assert_eq!(parse_rfc3339(&rfc3339(unix_s * 1_000_000)), Some(unix_s * 1_000_000));
         }
-        assert_eq!(unix_s_of("2026-11-21T22:00:00Z"), Some(1_795_298_400));
-        for wrong in ["", "2026-11-21", "2026-02-30T00:00:00Z", "2026-11-21T22:00:00+01:00", "2026-13-01T00:00:00Z"] {
-            assert_eq!(unix_s_of(wrong), None, "{wrong}");
+        assert_eq!(parse_rfc3339("2026-12-31T23:59:59.999999Z").map(|us| us % 1_000_000), Some(999_999));
+        assert_eq!(parse_rfc3339("1970-01-01T00:00:00Z"), Some(0));
+        for wrong in [
+            "",
+            "1970-01-01",
+            "1970-01-01T00:00:00",
+            "1970-13-01T00:00:00Z",
+            "1970-02-29T00:00:00Z",
+            "1970-00-10T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:60:00Z",
+            "1970-01-01T00:00:60Z",
+            "70-01-01T00:00:00Z",
+            "1970-01-01T00:00:00.Z",
+            "1970-01-01T00:00:00.1234567Z",
+            "1970-01-01T00:00:00+00:00",
+            "1970-1-01T00:00:00Z",
+            "1970-01-01T0a:00:00Z",
+            "1970-01-+1T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
         }
     }
 }

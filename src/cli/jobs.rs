@@ -365,7 +365,7 @@ pub(super) fn key(command: &KeyCommand) -> Result<ExitCode> {
 }
 
 /// Runs `work` on a database that is there and ready, and that a command like this must not change.
-fn beside<F>(settings: &Settings, work: F) -> Result<ExitCode>
+pub(super) fn beside<F>(settings: &Settings, work: F) -> Result<ExitCode>
 where
     F: AsyncFnOnce(Db) -> Result<()>,
 {

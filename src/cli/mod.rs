@@ -7,6 +7,8 @@ mod config_cmd;
 mod encode;
 #[cfg(feature = "control")]
 mod jobs;
+#[cfg(feature = "control")]
+mod ledger;
 #[cfg(all(feature = "control", feature = "s3"))]
 mod migrate;
 #[cfg(feature = "control")]
@@ -72,6 +74,10 @@ enum Command {
     /// Have the CDN forget tracks or URLs, or list what it was asked to.
     #[cfg(feature = "control")]
     Purge(purge::PurgeArgs),
+    /// Check the books: verify, trial-balance.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -188,6 +194,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::MigrateStorage(args) => migrate::run(&args),
         #[cfg(feature = "control")]
         Command::Purge(args) => purge::run(&args),
+        #[cfg(feature = "control")]
+        Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
         Command::Config(command) => config_cmd::run(&command),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use hyper::server::conn::{http1, http2};
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::AsyncReadExt as _;
@@ -26,7 +27,7 @@ use super::plain::Scratch;
 use super::socket::{Socket, Tally};
 use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
-use super::{Limits, Service, conn, leaving};
+use super::{Limits, Service, conn, leaving, reply};
 use crate::base::shutdown::{self, Shutdown};
 use crate::base::{memory, telemetry};
 
@@ -457,13 +458,10 @@ fn is_exhaustion(error: &io::Error) -> bool {
 /// Answers a connection too many without reading its request, and waits a moment for it to hang up:
 /// closing at once would reset the answer away.
 fn turn_away(stream: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nCache-Control: no-store\r\n\
-        Content-Type: text/plain; charset=utf-8\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 21\r\n\
-        Connection: close\r\n\r\ntoo many connections\n";
     /// Turned away, but not yet gone: a bound on what a flood can hold.
     static LEAVING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(256);
     telemetry::door_refused(503);
-    let _ = stream.try_write(ANSWER);
+    let _ = stream.try_write(&reply::last(StatusCode::SERVICE_UNAVAILABLE, false));
     let Ok(leaving) = LEAVING.try_acquire() else { return };
     tokio::task::spawn_local(async move {
         let mut stream = stream;

@@ -50,7 +50,7 @@ const BYTES_MAX: u64 = 64 << 10;
 /// Keys that end earlier than this are replaced.
 const FRESH: Duration = Duration::from_secs(300);
 /// How long to wait until a service that did not answer is asked again.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);
 /// The longest a question may take: the service is on this machine.
 const ASK_MAX: Duration = Duration::from_secs(3);
 
@@ -79,12 +79,12 @@ impl Provider {
     async fn keys(&self) -> Result<Credentials> {
         match &self.source {
             Source::Given => Ok(self.given.clone()),
-            Source::File(path, profile) => self.from_file(path, profile).await,
-            Source::Container { .. } | Source::Instance(_) => self.from_role().await,
+            Source::File(path, profile) => self.file_keys(path, profile).await,
+            Source::Container { .. } | Source::Instance(_) => self.role_keys().await,
         }
     }
 
-    async fn from_file(&self, path: &std::path::Path, profile: &str) -> Result<Credentials> {
+    async fn file_keys(&self, path: &std::path::Path, profile: &str) -> Result<Credentials> {
         let mut held = self.held.lock().await;
         let seen = std::fs::metadata(path).ok().map(|file| {
             (file.ino(), file.len(), i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec()))
@@ -124,7 +124,7 @@ impl Provider {
         }
     }
 
-    async fn from_role(&self) -> Result<Credentials> {
+    async fn role_keys(&self) -> Result<Credentials> {
         let mut held = self.held.lock().await;
         let left = |credentials: &Credentials| {
             credentials.expiry().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default())
@@ -276,7 +276,10 @@ fn parse_role(document: &[u8]) -> Result<Credentials> {
     let unreadable = || Error::new(Kind::Unavailable, "the role's keys cannot be read");
     let keys: RoleKeys = serde_json::from_slice(document).map_err(|_| unreadable())?;
     let end = match &keys.expiration {
-        Some(text) => Some(UNIX_EPOCH + Duration::from_secs(clock::unix_s_of(text).ok_or_else(unreadable)?)),
+        Some(text) => {
+            let us = clock::parse_rfc3339(text).and_then(|us| u64::try_from(us).ok());
+            Some(UNIX_EPOCH + Duration::from_micros(us.ok_or_else(unreadable)?))
+        }
         None => None,
     };
     Ok(Credentials::new(keys.access_key_id, keys.secret_access_key, keys.token, end, "role"))

@@ -150,7 +150,10 @@ impl Store {
     /// Which store has a version that was just read.
     pub fn backend_of(&self, track: TrackId, version: VersionId) -> Backend {
         match self {
-            Store::Local(_) => Backend::Local,
+            Store::Local(_) => {
+                let _ = (track, version); // there is no other
+                Backend::Local
+            }
             #[cfg(feature = "s3")]
             Store::S3(_) => Backend::S3,
             #[cfg(feature = "s3")]

@@ -688,9 +688,7 @@ impl Bucket {
                 failure.as_connector_error().map_or_else(|| "no connection".to_owned(), |cause| chain(cause))
             }
             // Above all when there are no keys.
-            (None, cause) => {
-                cause.source().map_or_else(|| "the request could not be made".to_owned(), |cause| chain(cause))
-            }
+            (None, cause) => cause.source().map_or_else(|| "the request could not be made".to_owned(), chain),
         };
         Error::new(kind, format!("cannot {what} {key} in {}: {why}{advice}", self.place()).replace("  ", " "))
     }

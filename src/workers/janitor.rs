@@ -99,7 +99,7 @@ async fn import(db: Db, store: Store, clock: Clock) {
         Ok(done) if done.written > 0 => tracing::info!(tracks = done.written, "took tracks into the catalogue"),
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(error = error.chain(), "cannot take tracks into the catalogue; trying again later")
+            tracing::warn!(error = error.chain(), "cannot take tracks into the catalogue; trying again later");
         }
     }
 }

@@ -163,6 +163,7 @@ fn a_misleading_request_is_refused_and_its_neighbours_are_not() {
         ("chunks", get(b"\x00\x11transfer-encoding\x07chunked")),
         ("an upper case name", get(b"\x00\x01X\x01y")),
         ("a line break in a value", get(b"\x00\x01x\x04a\r\nb")),
+        ("a blank before a value", get(b"\x00\x01x\x02 y")),
         ("a second path", get(b"\x04\x01/")),
         ("a pseudo header late", get(b"\x00\x01x\x01y\x86")),
         ("an unknown pseudo header", [b"\x00\x06:proto\x01x".to_vec(), request_block(&path)].concat()),

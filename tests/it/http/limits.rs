@@ -35,6 +35,7 @@ fn long_request_lines_and_large_heads_are_refused_and_closed() {
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431),
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(200)), 431),
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(100_000)), 431),
+        (format!("GET {path}?{}", "x".repeat(300_000)), 414),
     ] {
         let mut client = bench.connect();
         let reply = client.send(&request).reply(false).expect("an answer before the end");
@@ -352,6 +353,11 @@ fn one_connection_too_many_hears_so_at_once() {
         let reply = bench.get(&path, "");
         reply.expect(503);
         assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(
+            (reply.header("cache-control"), reply.header("x-content-type-options")),
+            (Some("no-store"), Some("nosniff"))
+        );
+        assert!(reply.header("date").is_some() && reply.header("x-request-id").is_some());
         let [first, _second] = inside;
         drop(first);
         let admitted = (0..100).any(|_| {
