@@ -108,7 +108,14 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
     // The alias knows what to do when nothing can be signed.
-    let aac = master(Scope::Aac).unwrap_or_else(|_| format!("/tracks/{}/master.m3u8", track.id));
+    let alias = || format!("/tracks/{}/master.m3u8", track.id);
+    if track.video {
+        let (film, poster) =
+            (master(Scope::Video).unwrap_or_else(|_| alias()), app.links.poster(track.id, track.version));
+        let html = web::film_page(track.id.as_str(), &track.title, &film, &poster, track.duration_s());
+        return page(&app, StatusCode::OK, html);
+    }
+    let aac = master(Scope::Aac).unwrap_or_else(|_| alias());
     let flac = (track.flac || track.lossless).then(|| master(Scope::Flac).ok()).flatten();
     let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
     let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };

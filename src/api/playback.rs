@@ -58,7 +58,8 @@ pub(super) async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -
         Ok(track) => track,
         Err(error) => return refuse(&error),
     };
-    match app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s()) {
+    let scope = if track.video { Scope::Video } else { Scope::Aac };
+    match app.links.master(track.id, track.version, scope, app.clock.unix_s()) {
         Ok(url) => redirect(&url, alias_caching(app.links.ttl_s())),
         Err(error) => {
             tracing::error!(error = error.chain(), "a playback URL cannot be signed; correct origin.keys and restart");
@@ -208,7 +209,7 @@ fn chosen(index: &VersionIndex, family: Family) -> Option<&Rung> {
 fn ending(family: Family) -> &'static str {
     match family {
         Family::Aac => "m4a",
-        Family::Flac => "mp4",
+        Family::Flac | Family::Video => "mp4",
     }
 }
 

@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::runtime::Handle;
-use tower::ServiceExt as _;
 
 #[cfg(feature = "transcode")]
 use super::demo;
-use super::{Roles, links};
+use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::keys::Keys;
 use crate::api::playback::Valid;
@@ -22,7 +20,7 @@ use crate::base::{Result, telemetry};
 use crate::config::Config;
 use crate::db::Db;
 use crate::origin::Origin;
-use crate::server::{Beside, Body, handover};
+use crate::server::handover;
 use crate::store::Store;
 
 /// What runs beside the cores; dropping it stops a demo that is still being made.
@@ -47,19 +45,24 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, (roles, addr));
 
-    let links = links(config)?;
-    let s3 = &config.store.s3;
-    let valid =
-        Valid { stream: Duration::from_secs(s3.stream_url_s), download: Duration::from_secs(s3.download_url_s) };
     metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
-    let blocks = origin.blocks();
-    let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
-    let mut routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
+    let mut routes = match roles.pages {
+        true => {
+            let s3 = &config.store.s3;
+            let valid = Valid {
+                stream: Duration::from_secs(s3.stream_url_s),
+                download: Duration::from_secs(s3.download_url_s),
+            };
+            let (links, blocks) = (links(config)?, origin.blocks());
+            let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
+            api::routes(Arc::new(app)).merge(admin::health(readiness))
+        }
+        false => admin::health_alone(readiness),
+    };
     if let Some(queue) = queue {
         routes = routes.merge(transcodes::routes(queue));
     }
-    let routes = admin::observed(routes);
-    runtime.spawn(answer(from_cores, routes));
+    runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
         #[cfg(feature = "transcode")]
         _demo: demo.map(|demo| demo.start(config, addr)).transpose()?,
@@ -81,34 +84,4 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         shutdown: shutdown.clone(),
         streams: Arc::new(tokio::sync::Semaphore::new(transcodes::STREAMS_MAX)),
     })
-}
-
-/// Answers what the cores hand over. Ends when the cores have.
-async fn answer(mut from_cores: handover::Receiver, routes: Router) {
-    while let Some(message) = from_cores.next().await {
-        let routes = routes.clone();
-        // Not joined: dropping the reply end tells the core, which answers 500.
-        tokio::spawn(async move {
-            let mut request = message.request.map(axum::body::Body::new);
-            request.extensions_mut().insert(axum::extract::ConnectInfo(message.peer));
-            let response = match routes.oneshot(request).await {
-                Ok(response) => unpacked(response),
-                Err(never) => match never {},
-            };
-            let _ = message.reply.send(response); // the client may have left
-        });
-    }
-}
-
-/// The answer with the body that travelled beside it, or with its own.
-fn unpacked(mut response: axum::response::Response) -> hyper::Response<Body> {
-    match response.extensions_mut().remove::<Beside>().and_then(|beside| beside.take()) {
-        None => response.map(Body::boxed),
-        Some(body) => {
-            if !response.status().is_success() {
-                response.headers_mut().remove(hyper::header::CONTENT_LENGTH); // axum counted another body
-            }
-            response.map(|_| body)
-        }
-    }
 }

@@ -266,7 +266,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         crate::api::transcodes::check_callback(url, &config.callbacks.secrets)
             .map_err(|wrong| Error::usage(format!("--callback: {}", wrong.chain())))?;
     }
-    let ladder = super::encode::read_ladder(args.ladder.as_deref())?;
+    let (ladder, video) = Wish::plans(super::encode::read_choice(args.ladder.as_deref())?);
     let source = match args.file.to_str().filter(|name| name.starts_with(crate::store::SOURCE_SCHEME)) {
         // It is read when its turn comes; that it can be named is all that is checked now.
         Some(name) => {
@@ -286,6 +286,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         track: args.track.unwrap_or_else(|| track_of(args.idempotency_key.as_deref())),
         title,
         ladder,
+        video,
         callback: args.callback.clone(),
     };
     let new = wish.job("cli", args.priority, args.idempotency_key.clone(), config.worker.failures_max);

@@ -24,7 +24,7 @@ use super::h2::{self, OnThisCore};
 use super::handover::Handover;
 use super::idle::{Entry, Idle};
 use super::plain::Scratch;
-use super::socket::{Socket, Tally};
+use super::socket::{self, Socket, Tally};
 use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
 use super::{Limits, Service, conn, leaving, reply};
@@ -56,6 +56,10 @@ pub(super) struct Listeners {
 
 /// What a listener does with a connection.
 type Welcome<S> = fn(&Rc<Core<S>>, TcpStream, SocketAddr);
+
+/// What the kernel holds for a connection beside what is on its way to the peer: a segment fits, so that one call is
+/// enough for it, and a download of hundreds of megabytes does not come along.
+const UNSENT_BYTES_MAX: u32 = 512 << 10;
 
 /// Connections of the whole process, and what is counted about them.
 #[derive(Debug)]
@@ -316,6 +320,7 @@ impl<S: Service> Core<S> {
         socket: fn(TcpStream, Rc<Watched>, Arc<Tally>, Place) -> Socket,
         phase: Phase,
     ) {
+        socket::bound_unsent(&stream, UNSENT_BYTES_MAX);
         let core = self.clone();
         let watched = self.watch.register();
         watched.enter(phase);

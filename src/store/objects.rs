@@ -30,7 +30,9 @@ impl Meta {
     /// What a key says of its object: kind by its ending; what lies below `v/` never changes.
     pub fn of(key: &str) -> Meta {
         let content_type = match key.rsplit_once('.').map(|(_, ending)| ending) {
+            Some("mp4") if key.rsplit('/').next().is_some_and(|name| name.starts_with("video")) => "video/mp4",
             Some("mp4" | "m4a") => "audio/mp4",
+            Some("jpg") => "image/jpeg",
             Some("json") => "application/json",
             _ => "application/octet-stream",
         };

@@ -31,6 +31,7 @@ use crate::base::{Error, Kind, Result};
 use crate::catalogue;
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
+use crate::hls::ladder::video::Choice;
 use crate::hls::version::{Object, Rung, VersionIndex};
 use crate::jobs::backoff::Backoff;
 use crate::jobs::transcode::{KIND, Wish};
@@ -286,7 +287,7 @@ impl Pool {
         if !guard(&mut tx, lease, now_us).await? {
             return Ok(false);
         }
-        for rung in &index.rungs {
+        for rung in index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding)) {
             let body = json!({
                 "path": rung.path(), "codecs": rung.codecs, "bandwidth": rung.peak_bps,
                 "average_bandwidth": rung.average_bps, "segments": rung.segments.len(),
@@ -332,7 +333,10 @@ impl Pool {
 
 /// Transcodes, and places the version. Blocks.
 fn make(store: &Store, wish: &Wish, rungs: Option<&[String]>, options: &Options, live: &Live) -> Result<Made> {
-    let ladder = wish.ladder_of(rungs)?;
+    let choice = match rungs {
+        None => wish.choice(),
+        some => Choice::Audio(wish.ladder_of(some)?),
+    };
     let staging = store.stage()?;
     let mut rate = 1;
     let media_us = |samples: u64, rate: u32| (samples as i128 * 1_000_000 / i128::from(rate.max(1))) as i64;
@@ -345,7 +349,7 @@ fn make(store: &Store, wish: &Wish, rungs: Option<&[String]>, options: &Options,
         Progress::Rung { .. } | Progress::Playable(_) => {}
     };
     let (source, options) = opened(store, &wish.source, options)?;
-    let index = transcode::run(&source, &ladder, staging.dir(), &options, &mut on_progress, &live.stop)?;
+    let index = transcode::run_as(&source, &choice, staging.dir(), &options, &mut on_progress, &live.stop)?;
     let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
     if live.stop.load(Ordering::Relaxed) {
         return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
@@ -382,6 +386,11 @@ fn completed(store: &Store, wish: &Wish, staging: &Staging, made: VersionIndex) 
     let current = tracks::read(store, track).context(|| "there is no version that a single rung could be added to")?;
     let document = store.read_version(track, current.version)?;
     let mut whole = VersionIndex::decode_as(current.version, &document)?;
+    if whole.video.is_some() {
+        return Err(Error::invalid(format!(
+            "track {track} is a film, whose rungs belong together; retry the whole job"
+        )));
+    }
     if whole.source != made.source {
         return Err(Error::invalid(format!(
             "the source is not the one that version {} of track {track} was made from; retry the whole job",

@@ -572,6 +572,7 @@ fn shown(id: &str, digit: u8) -> Track {
         rate: 44_100,
         flac: true,
         lossless: false,
+        video: false,
     }
 }
 

@@ -395,6 +395,21 @@ fn floods_of_control_frames_end_the_connection() {
 }
 
 #[test]
+fn a_head_that_is_too_large_is_refused_in_words() {
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    let large = format!("X: {}\r\n", "x".repeat(20_000));
+    let many = "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(400);
+    let long = format!("{path}?{}", "x".repeat(20_000));
+    for (path, lines, status) in [(&path, &*large, 431), (&path, &*many, 431), (&long, "", 414)] {
+        let reply = ask_plain(&bench, "GET", path, lines).unwrap();
+        assert_eq!(reply.status, status);
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+        assert!(reply.header("x-request-id").is_some() && reply.header("date").is_some() && !reply.body.is_empty());
+    }
+}
+
+#[test]
 fn floods_of_headers_end_in_a_refusal() {
     let bench = Bench::open();
     let path = bench.a("aac/96/00001.mp4");
