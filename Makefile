@@ -47,6 +47,11 @@ SEED ?= 1
 hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
 	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
 
+ROUNDS ?= 200
+.PHONY: kills
+kills: setup-test ## SIGKILL while jobs are done, many more times than make test (ROUNDS=200 SEED=1)
+	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it kills:: -- --nocapture --test-threads 1
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

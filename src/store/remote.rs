@@ -4,6 +4,7 @@
 //! ```text
 //! v/{track}/{version}/…             objects, then version.json: whoever has its id has every byte's hash
 //! tracks/{track}.json               which version a track shows now, put last
+//! interim/{track}.{version}         as in `local`
 //! blocks.json, blocks.mark          as in `local`
 //! ```
 //! Keys below `v/` hold the hash of what is there, so writing one again writes the same bytes, and nobody needs a
@@ -11,13 +12,18 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
+use super::Interim;
 use super::cache::{self, DiskCache};
-use super::local::{BLOCKS_BYTES_MAX, LocalStore, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT};
+use super::local::{
+    BLOCKS_BYTES_MAX, LocalStore, OWNER_BYTES_MAX, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT, interim_name,
+    interim_of,
+};
 use super::mapped::Mapped;
 use super::objects::Meta;
 use super::s3::{self, Bucket};
@@ -96,23 +102,12 @@ impl RemoteStore {
     pub(super) fn versions(&self, track: TrackId, max: usize) -> Result<Vec<VersionId>> {
         let prefix = format!("v/{track}/");
         let mut versions = Vec::new();
-        let mut after = None;
-        while versions.len() < max {
-            let asked = prefix.clone();
-            let page = self
-                .bucket
-                .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
-            let named = page.objects.iter().filter_map(|object| {
-                let (version, name) = object.key.strip_prefix(&prefix)?.split_once('/')?;
-                (name == VERSION_DOCUMENT).then(|| VersionId::decode(version))?
-            });
-            versions.extend(named);
-            after = page.next;
-            if after.is_none() {
-                break;
+        self.each(&prefix, &mut |name| {
+            if let Some((version, VERSION_DOCUMENT)) = name.split_once('/') {
+                versions.extend(VersionId::decode(version));
             }
-        }
-        versions.truncate(max);
+            versions.len() < max
+        })?;
         Ok(versions)
     }
 
@@ -190,6 +185,79 @@ impl RemoteStore {
         self.write(record_key(track), record.to_vec()).context(|| format!("cannot write the record of {track}"))
     }
 
+    pub(super) fn put_first_record(&self, track: TrackId, record: &[u8]) -> Result<bool> {
+        match self.stat(record_key(track)) {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            found => return found.map(|_| false),
+        }
+        let (key, record) = (record_key(track), record.to_vec());
+        let put =
+            move |bucket: Bucket| async move { bucket.put_over(&key, record.into(), &Meta::of(&key), None).await };
+        match self.bucket.wait(put) {
+            Err(error) if error.kind() == Kind::Busy => Ok(false),
+            written => written.map(|()| true).context(|| format!("cannot write the record of {track}")),
+        }
+    }
+
+    pub(super) fn remove_record_if(&self, track: TrackId, is_it: &dyn Fn(&[u8]) -> bool) -> Result<bool> {
+        match self.read_record(track) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+            Ok(record) if !is_it(&record) => Ok(false),
+            Ok(_) => self.delete(record_key(track)).map(|()| true),
+        }
+    }
+
+    pub(super) fn record_age(&self, track: TrackId) -> Option<Duration> {
+        self.stat(record_key(track)).ok().map(|stat| age_of(stat.modified_s))
+    }
+
+    pub(super) fn note_interim(&self, track: TrackId, version: VersionId, owner: &str) -> Result<()> {
+        let noted = self.write(interim_key(track, version), owner.as_bytes().to_vec());
+        noted.context(|| format!("cannot note the interim version of track {track}"))
+    }
+
+    pub(super) fn interims(&self) -> Result<Vec<Interim>> {
+        let mut noted = Vec::new();
+        self.each(INTERIM, &mut |name| {
+            noted.extend(interim_of(name));
+            true
+        })?;
+        let mut interims = Vec::new();
+        for (track, version) in noted {
+            let key = interim_key(track, version);
+            let read = move |bucket: Bucket| async move { bucket.get_all(&key, OWNER_BYTES_MAX).await };
+            match self.bucket.wait(read) {
+                Ok((owner, stat)) => {
+                    let owner = String::from_utf8_lossy(&owner).into_owned();
+                    interims.push(Interim { track, version, age: age_of(stat.modified_s), owner });
+                }
+                Err(error) if error.kind() == Kind::NotFound => {} // removed meanwhile
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(interims)
+    }
+
+    pub(super) fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
+        let prefix = format!("v/{track}/{version}/");
+        // First the document: without it the version is not there.
+        self.delete(version_key(track, version))?;
+        let mut names = Vec::new();
+        self.each(&prefix, &mut |name| {
+            names.push(name.to_owned());
+            true
+        })?;
+        for name in names {
+            self.delete(format!("{prefix}{name}"))?;
+        }
+        self.delete(interim_key(track, version))
+    }
+
+    pub(super) fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
+        self.local.stage_links(dir, index)
+    }
+
     pub(super) fn read_record(&self, track: TrackId) -> Result<Vec<u8>> {
         self.read(record_key(track), RECORD_BYTES_MAX).context(|| format!("cannot read track {track}"))
     }
@@ -252,19 +320,25 @@ impl RemoteStore {
 
     pub(super) fn tracks(&self) -> Result<Vec<TrackId>> {
         let mut tracks = Vec::new();
+        self.each("tracks/", &mut |name| {
+            tracks.extend(name.strip_suffix(".json").and_then(TrackId::decode));
+            true
+        })?;
+        Ok(tracks)
+    }
+
+    /// Shows `take` the rest of every key that begins with `prefix`, until it has enough.
+    fn each(&self, prefix: &str, take: &mut dyn FnMut(&str) -> bool) -> Result<()> {
         let mut after = None;
         loop {
+            let asked = prefix.to_owned();
             let page = self
                 .bucket
-                .wait(move |bucket: Bucket| async move { bucket.list("tracks/", after.as_deref(), 1_000).await })?;
-            tracks.extend(
-                page.objects
-                    .iter()
-                    .filter_map(|object| TrackId::decode(object.key.strip_prefix("tracks/")?.strip_suffix(".json")?)),
-            );
-            after = page.next;
-            if after.is_none() {
-                return Ok(tracks);
+                .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
+            let mut names = page.objects.iter().filter_map(|object| object.key.strip_prefix(prefix));
+            after = page.next.clone();
+            if !names.all(&mut *take) || after.is_none() {
+                return Ok(());
             }
         }
     }
@@ -292,11 +366,16 @@ impl RemoteStore {
         self.bucket.wait(move |bucket: Bucket| async move { bucket.put(&key, bytes.into(), &Meta::of(&key)).await })
     }
 
+    fn delete(&self, key: String) -> Result<()> {
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.delete(&key).await })
+    }
+
     fn stat(&self, key: String) -> Result<super::objects::Stat> {
         self.bucket.wait(move |bucket: Bucket| async move { bucket.stat(&key).await })
     }
 }
 
+const INTERIM: &str = "interim/";
 const BLOCKS: &str = "blocks.json";
 /// There once there was a document of blocked tracks.
 const BLOCKS_MARK: &str = "blocks.mark";
@@ -307,4 +386,13 @@ fn version_key(track: TrackId, version: VersionId) -> String {
 
 fn record_key(track: TrackId) -> String {
     format!("tracks/{track}.json")
+}
+
+fn interim_key(track: TrackId, version: VersionId) -> String {
+    format!("{INTERIM}{}", interim_name(track, version))
+}
+
+/// How long ago that is, as far as two clocks can say.
+fn age_of(modified_s: u64) -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(modified_s)).unwrap_or_default()
 }

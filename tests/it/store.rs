@@ -2,6 +2,7 @@
 //! is Ceph's, run by the test on loopback: a server that checks signatures, as people really use it.
 
 mod conformance;
+mod first;
 mod origin;
 mod proxy;
 mod rgw;

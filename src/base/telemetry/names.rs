@@ -86,6 +86,8 @@ pub const JOB_ATTEMPTS: &str = "segue_job_attempts_total";
 pub const JOB_FAILURES: &str = "segue_job_failures_total";
 /// Seconds of media that a transcode made in a second.
 pub const TRANSCODE_FACTOR: &str = "segue_transcode_realtime_factor";
+/// Seconds from the start of an attempt until a new track could be played with its first rung.
+pub const TRANSCODE_PLAYABLE: &str = "segue_transcode_playable_seconds";
 /// Tries to deliver a callback, by `outcome`: `delivered`, `failed`.
 pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
@@ -171,6 +173,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, JOB_ATTEMPTS, "Attempts of this process that ended, by outcome."),
     (Kind::Counter, JOB_FAILURES, "Attempts of this process that failed or were refused, by reason."),
     (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
+    (Kind::Histogram, TRANSCODE_PLAYABLE, "Seconds until the first rung of a new track could be played."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
     (Kind::Counter, CMCD_REQUESTS, "Answered requests with CMCD, by streaming format and object type."),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::lane::Lane;
 use super::registry::make;
 use super::rung::{self, Finished};
 use super::turnstile::Turns;
@@ -33,10 +34,12 @@ pub(super) struct Encoder {
     pipeline: gst::Pipeline,
     inlets: Vec<Inlet>,
     rungs: Vec<Arc<rung::Rung>>,
-    /// Listens behind the AAC resampler.
+    /// Listens where the preview's encoder would be.
     highlight: Option<Heard>,
     /// What its encoders have to take turns for.
     turns: Option<Arc<Turns>>,
+    /// Makes its lane let go.
+    stop: Arc<AtomicBool>,
 }
 
 /// Some of the outputs.
@@ -46,6 +49,8 @@ pub(super) struct Part {
     pub(super) plans: Vec<(usize, RungPlan)>,
     /// What its encoders have to take turns for; `None`: they run as they can.
     pub(super) turns: Option<Arc<Turns>>,
+    /// Which slices of its only AAC rung it encodes; `None`: all of every rung.
+    pub(super) lane: Option<Lane>,
 }
 
 /// The search for the preview; taken at the end.
@@ -81,7 +86,8 @@ impl Encoder {
     }
 
     fn empty(turns: Option<Arc<Turns>>) -> Encoder {
-        Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None, turns }
+        let (pipeline, stop) = (gst::Pipeline::new(), Arc::new(AtomicBool::new(false)));
+        Encoder { pipeline, inlets: vec![], rungs: vec![], highlight: None, turns, stop }
     }
 
     fn wire(
@@ -93,17 +99,25 @@ impl Encoder {
         pipe: &Pipe,
     ) -> Result<()> {
         for family in [Family::Aac, Family::Flac] {
-            let of_family = part.plans.iter().filter(|(_, plan)| plan.rung.family == family && !plan.preview);
-            let mut of_family = of_family.peekable();
+            let mut of_family = part.plans.iter().filter(|(_, plan)| plan.rung.family == family).peekable();
             let Some((_, first)) = of_family.peek() else { continue };
             let tee = self.inlet(first, caps, info)?;
-            if let Some((_, preview)) = part.plans.iter().find(|(_, plan)| plan.preview && family == Family::Aac) {
-                let start = preview_start_ms.map(|ms| rescale(ms, 1000, preview.rate));
-                let frames_max = preview.preview_samples_max() as usize;
-                let highlight = Highlight::new(preview.rate, preview.channels, frames_max, start);
-                self.highlight = Some(listen(&tee, highlight));
-            }
             for (index, plan) in of_family {
+                if plan.preview {
+                    let start = preview_start_ms.map(|ms| rescale(ms, 1000, plan.rate));
+                    let frames_max = plan.preview_samples_max() as usize;
+                    self.highlight = Some(listen(&tee, Highlight::new(plan.rate, plan.channels, frames_max, start)));
+                    // It may be alone, and a tee that leads nowhere is an error.
+                    let nowhere = make("fakesink")?;
+                    nowhere.set_property("sync", false);
+                    nowhere.set_property("async", false);
+                    self.chain(&tee, &[nowhere])?;
+                    continue;
+                }
+                if let Some(lane) = &part.lane {
+                    self.chain(&tee, &[lane.element(plan, &self.stop)])?;
+                    continue;
+                }
                 let (elements, rung) = rung::elements(*index, plan, pipe, self.turns.clone())?;
                 self.chain(&tee, &elements)?;
                 self.rungs.push(rung);
@@ -179,7 +193,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Ends every rung after `samples` source samples and waits for the last segment.
+    /// Ends every rung after `samples` source samples and waits for the last segment. A rung in lanes ends elsewhere.
     pub(super) fn finish(&self, samples: u64, halt: &AtomicBool) -> Result<Vec<Finished>> {
         for inlet in &self.inlets {
             inlet.most.store(rescale(samples, inlet.rate_in, inlet.rate_out), Ordering::SeqCst);
@@ -228,6 +242,7 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(turns) = &self.turns {
             turns.add(self.rungs.len()); // those who wait for a turn must not hold the pipeline
         }
@@ -236,14 +251,14 @@ impl Drop for Encoder {
 }
 
 /// Raises an error when the other pass has failed.
-fn halted(halt: &AtomicBool) -> Result<()> {
+pub(super) fn halted(halt: &AtomicBool) -> Result<()> {
     match halt.load(Ordering::Relaxed) {
-        true => Err(Error::new(Kind::Cancelled, "the other half failed")),
+        true => Err(Error::new(Kind::Cancelled, "another pass failed")),
         false => Ok(()),
     }
 }
 
-fn judge(message: &gst::Message) -> Result<()> {
+pub(super) fn judge(message: &gst::Message) -> Result<()> {
     match message.view() {
         gst::MessageView::Error(error) => {
             let place = message.src().map(|s| s.name().to_string()).unwrap_or_default();
