@@ -70,7 +70,7 @@ fn workers_that_are_killed_at_any_moment_do_every_job_once() {
 
 /// A site whose jobs come back soon and never die.
 fn hasty(site: Site) -> Site {
-    site.with("SEGUE_WORKER__FAILURES_MAX", "1000000").with("SEGUE_WORKER__CORES", "4")
+    site.with("SEGUE_WORKER__FAILURES_MAX", "100").with("SEGUE_WORKER__CORES", "4")
 }
 
 /// Kills and starts again by `replace` so many times, while jobs are enqueued; then all of them are done.

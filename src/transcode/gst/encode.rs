@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::feed::Feed;
 use super::lane::Lane;
 use super::registry::make;
 use super::rung::{self, Finished};
@@ -58,7 +59,7 @@ type Heard = Arc<Mutex<Option<Highlight>>>;
 
 /// One way into the pipeline.
 struct Inlet {
-    source: gst_app::AppSrc,
+    source: Feed,
     /// Frame size in bytes, for silence.
     frame_bytes: usize,
     rate_in: u32,
@@ -130,11 +131,7 @@ impl Encoder {
     fn inlet(&mut self, plan: &RungPlan, caps: &gst::Caps, info: &gst_audio::AudioInfo) -> Result<gst::Element> {
         let aac = plan.rung.family == Family::Aac;
         let caps = if aac { positioned(caps, info) } else { relabelled(caps, info) };
-        let source = gst_app::AppSrc::builder()
-            .caps(&caps)
-            .format(gst::Format::Time)
-            .max_bytes(u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S)
-            .build();
+        let source = Feed::new(&caps, u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S);
         let convert = make("audioconvert")?;
         // Dither is random and noise shaping has a memory: neither belongs into a lossless copy, and the
         // same input shall give the same bytes.
@@ -160,7 +157,7 @@ impl Encoder {
         let filter = make("capsfilter")?;
         filter.set_property("caps", wanted);
         let tee = make("tee")?;
-        let elements = [source.upcast_ref(), &convert, &resample, &filter, &tee];
+        let elements = [source.element().upcast_ref(), &convert, &resample, &filter, &tee];
         let linked = self.pipeline.add_many(elements).and_then(|()| gst::Element::link_many(elements));
         linked.map_err(|cause| Error::internal("a source cannot be linked").because(cause))?;
 
@@ -183,10 +180,10 @@ impl Encoder {
     /// Gives a block of PCM to every rung; waits while they are behind.
     pub(super) fn push(&self, buffer: &gst::Buffer, halt: &AtomicBool) -> Result<()> {
         for inlet in &self.inlets {
-            while inlet.source.current_level_bytes() >= inlet.source.max_bytes() {
+            while inlet.source.is_full() {
                 self.fault()?;
                 halted(halt)?;
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                inlet.source.wait();
             }
             self.give(inlet, buffer.clone())?;
         }
@@ -201,7 +198,7 @@ impl Encoder {
                 let silence = gst::Buffer::from_mut_slice(vec![0u8; FLUSH_SAMPLES * inlet.frame_bytes]);
                 self.give(inlet, super::stamp(silence, samples, FLUSH_SAMPLES as u64, inlet.rate_in))?;
             }
-            let _ = inlet.source.end_of_stream(); // a failure is on the bus
+            let _ = inlet.source.element().end_of_stream(); // a failure is on the bus
         }
         while !self.ended()? {
             halted(halt)?;
@@ -216,7 +213,7 @@ impl Encoder {
     }
 
     fn give(&self, inlet: &Inlet, buffer: gst::Buffer) -> Result<()> {
-        match inlet.source.push_buffer(buffer) {
+        match inlet.source.element().push_buffer(buffer) {
             Ok(_) => Ok(()),
             Err(flow) => self.fault().and(Err(Error::internal(format!("an encoder takes no more ({flow})")))),
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::feed::Feed;
 use super::join::{End, Joiner};
 use super::{rung, stamp};
 use crate::base::{Error, Kind, Result};
@@ -119,24 +120,20 @@ impl Worker {
 /// The encoder of one slice. Dropping it stops it.
 struct Encoder {
     pipeline: gst::Pipeline,
-    source: gst_app::AppSrc,
+    source: Feed,
     stop: Arc<AtomicBool>,
 }
 
 impl Encoder {
     fn start(lane: &Lane, slice: usize, plan: &RungPlan, caps: &gst::Caps, stop: &Arc<AtomicBool>) -> Result<Encoder> {
         let frame_bytes = 4 * u64::from(plan.channels);
-        let source = gst_app::AppSrc::builder()
-            .caps(caps)
-            .format(gst::Format::Time)
-            .max_bytes(u64::from(plan.rate) * frame_bytes * AHEAD_S)
-            .build();
+        let source = Feed::new(caps, u64::from(plan.rate) * frame_bytes * AHEAD_S);
         let joiner = lane.joiner.clone();
         let chain = rung::encoder(plan, rung::sink(move |sample| joiner.take(slice, sample), || Ok(())))?;
         let pipeline = gst::Pipeline::new();
-        let wired = pipeline.add(&source).and_then(|()| pipeline.add_many(&chain)).and_then(|()| {
+        let wired = pipeline.add(source.element()).and_then(|()| pipeline.add_many(&chain)).and_then(|()| {
             gst::Element::link_many(&chain)?;
-            source.link(&chain[0])
+            source.element().link(&chain[0])
         });
         wired.map_err(|cause| Error::internal("a slice's encoder cannot be wired").because(cause))?;
         let encoder = Encoder { pipeline, source, stop: Arc::clone(stop) };
@@ -148,12 +145,12 @@ impl Encoder {
 
     /// Waits while it is behind.
     fn push(&self, buffer: gst::Buffer) -> Result<()> {
-        while self.source.current_level_bytes() >= self.source.max_bytes() {
+        while self.source.is_full() {
             self.fault(0)?;
             stopped(&self.stop)?;
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            self.source.wait();
         }
-        match self.source.push_buffer(buffer) {
+        match self.source.element().push_buffer(buffer) {
             Ok(_) => Ok(()),
             Err(flow) => self.fault(0).and(Err(Error::internal(format!("an encoder takes no more ({flow})")))),
         }
@@ -161,7 +158,7 @@ impl Encoder {
 
     /// Waits for the last frame.
     fn finish(self) -> Result<()> {
-        let _ = self.source.end_of_stream(); // a failure is on the bus
+        let _ = self.source.element().end_of_stream(); // a failure is on the bus
         while !self.fault(20)? {
             stopped(&self.stop)?;
         }

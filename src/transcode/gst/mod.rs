@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod feed;
 mod join;
 mod lane;
 mod libav;
