@@ -24,8 +24,8 @@ fn rounds() -> usize {
     std::env::var("KILL_ROUNDS").map_or(8, |text| text.parse().expect("KILL_ROUNDS is a number"))
 }
 
-/// Jobs that are not done, at most: more than one process can work on.
-const OPEN_MAX: usize = 6;
+/// Jobs that nobody has tried more than once and that are not done, at least: others may wait long for their next attempt.
+const FRESH_MIN: usize = 4;
 
 /// A small generator (xorshift64*): the same moments for the same seed, as far as a machine allows.
 struct Dice(u64);
@@ -82,8 +82,11 @@ fn survives(site: &Site, rounds: usize, mut dice: Dice, replace: &mut dyn FnMut(
     site.ok(["migrate"]);
     replace(&mut dice);
     for round in 0..rounds {
-        open.retain(|id: &String| site.show(id)["state"] != "succeeded");
-        while open.len() < OPEN_MAX {
+        open.retain(|id: &String| {
+            let job = site.show(id);
+            job["state"] != "succeeded" && job["failures"].as_i64() < Some(2)
+        });
+        while open.len() < FRESH_MIN {
             let which = dice.below(2) as usize;
             let queued = site.enqueue(&sources[which], &[]);
             let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
@@ -93,7 +96,7 @@ fn survives(site: &Site, rounds: usize, mut dice: Dice, replace: &mut dyn FnMut(
         moment(&site.data().join("store"), &mut dice);
         replace(&mut dice);
         let shown = whole(&site.data().join("store"));
-        eprintln!("round {round}: {} jobs, {} open, {shown} tracks shown", jobs.len(), open.len());
+        eprintln!("round {round}: {} jobs, {} of them fresh, {shown} tracks shown", jobs.len(), open.len());
     }
 
     let mut versions: [BTreeSet<String>; 2] = Default::default();
@@ -131,7 +134,7 @@ fn survives(site: &Site, rounds: usize, mut dice: Dice, replace: &mut dyn FnMut(
 /// Waits for a moment that is good for a kill: any, or just behind a step of a publish.
 fn moment(store: &Path, dice: &mut Dice) {
     let watched = match dice.below(5) {
-        0 | 1 => return std::thread::sleep(Duration::from_millis(dice.below(1500))),
+        0 | 1 => return std::thread::sleep(Duration::from_millis(dice.below(4000))),
         2 => "v",
         3 => "tracks",
         _ => "interim",
