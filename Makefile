@@ -26,7 +26,7 @@ test: setup-test web-bundle browser-modules ## Every check: format, lints, docs,
 	.ci/check
 
 .PHONY: bench
-bench: bench-origin bench-transcode ## Compare with nginx, a C floor and ffmpeg; tables also in target/bench/
+bench: bench-origin bench-transcode bench-ledger ## Compare with nginx, a C floor and ffmpeg; tables also in target/bench/
 
 ##@ Parts
 
@@ -34,10 +34,11 @@ bench: bench-origin bench-transcode ## Compare with nginx, a C floor and ffmpeg;
 lint: setup-test web-bundle ## Format, lints, docs and dependency checks, without running tests
 	.ci/check fmt clippy origin-only docs deny
 
-.PHONY: bench-origin bench-transcode
+.PHONY: bench-origin bench-transcode bench-ledger
 bench-origin: setup-bench web-bundle ## The origin beside nginx and a C floor (ARGS='--rounds 7 --seconds 3 …')
 bench-transcode: setup-bench web-bundle ## The transcoder beside one ffmpeg (ARGS='--rounds 5 …')
-bench-origin bench-transcode: bench-%:
+bench-ledger: setup-test ## Journals posted durably a second (ARGS='--journals 1000000 …')
+bench-origin bench-transcode bench-ledger: bench-%:
 	@mkdir -p '$(TARGET)/bench'
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
 

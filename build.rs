@@ -1,6 +1,6 @@
 //! Makes sure that the watch page's script and style are there to be embedded (`src/web`).
 //!
-//! In: `web/`. Out: `web/dist/watch.{js,css}`, built with npm when missing or older than their sources.
+//! In: `web/`. Out: `web/dist/{watch,film}.js` and `watch.css`, built with npm when missing or older than their sources.
 //! Only pages need them: a build without the `control` feature does nothing here.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 /// What the bundle is made from, below `web/`.
 const SOURCES: [&str; 4] = ["src", "build.mjs", "package.json", "package-lock.json"];
 /// What it is made into.
-const BUNDLE: [&str; 2] = ["dist/watch.js", "dist/watch.css"];
+const BUNDLE: [&str; 3] = ["dist/watch.js", "dist/film.js", "dist/watch.css"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::Body as _;
 use tracing::Instrument as _;
 
 use crate::base::shutdown::{Phase, Shutdown};
@@ -33,6 +34,11 @@ pub fn routes(readiness: Readiness, metrics: Metrics) -> Router {
 pub fn health(readiness: Readiness) -> Router {
     let routes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
     routes.with_state(readiness).layer(map_response(keep_no_refusal))
+}
+
+/// Those, and nothing else: the public listener of an origin without pages.
+pub fn health_alone(readiness: Readiness) -> Router {
+    health(readiness).fallback(not_found)
 }
 
 /// axum's own refusals (405) name no cache; nobody shall keep them.
@@ -131,8 +137,7 @@ async fn observe(request: Request, next: Next) -> Response {
         response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
     }
     if access::wants(status.as_u16()) {
-        let length = response.headers().get(header::CONTENT_LENGTH).map(HeaderValue::to_str);
-        let body_bytes = length.and_then(|length| length.ok()?.parse().ok()).unwrap_or(0);
+        let body_bytes = response.body().size_hint().exact().unwrap_or(0);
         let status = status.as_u16();
         access::log(&access::Entry {
             method,

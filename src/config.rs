@@ -298,6 +298,12 @@ pub struct Transcode {
     pub duration_s_max: u64,
     /// Largest source in bytes.
     pub input_bytes_max: u64,
+    /// Largest source with a picture, in bytes.
+    pub video_bytes_max: u64,
+    /// Longest film in seconds.
+    pub video_duration_s_max: u64,
+    /// Most pixels of a source's picture, width times height.
+    pub video_pixels_max: u64,
     /// What to do where this machine lacks a part of the sandbox: `best-effort` or `require`. Unset: `require`
     /// in production, else `best-effort`.
     pub sandbox: Option<Sandbox>,
@@ -421,7 +427,14 @@ impl Default for Origin {
 
 impl Default for Transcode {
     fn default() -> Transcode {
-        Transcode { duration_s_max: 10 * 3600, input_bytes_max: 8 << 30, sandbox: None }
+        Transcode {
+            duration_s_max: 10 * 3600,
+            input_bytes_max: 8 << 30,
+            video_bytes_max: 500 << 20,
+            video_duration_s_max: 4 * 3600,
+            video_pixels_max: 4096 * 2304,
+            sandbox: None,
+        }
     }
 }
 
@@ -472,33 +485,39 @@ impl Config {
     }
 
     fn layered(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Config> {
-        let mut tree = match file {
-            None => toml::Table::new(),
+        let (mut tree, mut wrongs) = match file {
+            None => Default::default(),
             Some(path) => read_file(path)?,
         };
         let variables: Vec<(String, String)> = variables.collect();
         overlay_otel(&mut tree, &variables);
         overlay_aws(&mut tree, &variables);
         for (name, value) in variables {
+            let set = |tree: &mut toml::Table| match name.strip_prefix("SEGUE_") {
+                Some(path) => overlay(tree, path, &value),
+                None if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
+                None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
+                None => {}
+            };
             let mut alone = toml::Table::new();
-            for tree in [&mut tree, &mut alone] {
-                match name.strip_prefix("SEGUE_") {
-                    Some(path) => overlay(tree, path, &value),
-                    None if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
-                    None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
-                    None => {}
-                }
-            }
-            if let Some(wrong) = explain::wrongs(&alone).first() {
-                return Err(Error::usage(format!("the variable {name}: {wrong}")));
+            set(&mut alone);
+            match explain::wrongs(&alone).first() {
+                Some(wrong) => wrongs.push(format!("the variable {name} is wrong: {wrong}")),
+                None => set(&mut tree),
             }
         }
-        tree.try_into().map_err(|cause: toml::de::Error| {
+        let config: Config = tree.try_into().map_err(|cause: toml::de::Error| {
             Error::usage(format!(
                 "the configuration cannot be read: {}; docs/CONFIG.md lists all keys",
                 cause.message()
             ))
-        })
+        })?;
+        if wrongs.is_empty() {
+            return Ok(config);
+        }
+        // Who mends these shall not meet the next ones one run later.
+        wrongs.extend(config.problems());
+        Err(Error::usage(wrongs.join("; ")))
     }
 
     /// Everything that is wrong with these settings together, each with its consequence and key.
@@ -549,6 +568,11 @@ impl Config {
         need(
             self.transcode.duration_s_max > 0 && self.transcode.input_bytes_max > 0,
             "transcode.duration_s_max or transcode.input_bytes_max is 0: every file would be refused",
+        );
+        let Transcode { video_bytes_max, video_duration_s_max, video_pixels_max, .. } = self.transcode;
+        need(
+            video_bytes_max > 0 && video_duration_s_max > 0 && video_pixels_max > 0,
+            "transcode.video_bytes_max, video_duration_s_max or video_pixels_max is 0: every film would be refused",
         );
         need(
             tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_ok(),
@@ -748,6 +772,19 @@ impl Config {
         found
     }
 
+    /// What is allowed, and better known: said at start and by `segue config check`.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.origin.require_token && self.origin.secret_header.is_empty() {
+            notes.push(
+                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
+                 turn one of them on unless everything in the store is public"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+
     /// Refuses settings that have problems, listing all of them.
     ///
     /// # Errors
@@ -892,7 +929,7 @@ fn is_plain_http_url(url: &str) -> bool {
     })
 }
 
-fn read_file(path: &Path) -> Result<toml::Table> {
+fn read_file(path: &Path) -> Result<(toml::Table, Vec<String>)> {
     let name = path.display();
     let unreadable = |cause| {
         Error::usage(format!(
@@ -1137,12 +1174,34 @@ mod tests {
     fn a_variable_that_cannot_be_used_is_named() {
         let check = |name: &str, value: &str, said: &str| {
             let line = env(&[(name, value)]).unwrap_err().chain();
-            assert!(line.contains(&format!("the variable {name}: {said}")), "{line}");
+            assert!(line.contains(&format!("the variable {name} is wrong: {said}")), "{line}");
         };
         check("PORT", "abc", "server.listen must be an address and a port");
         check("SEGUE_SERVER__IDLE_TIMEOUT_S", "abc", "server.idle_timeout_s must be a whole number from 0");
         check("SEGUE_ORIGIN__REQUIRE_TOKENS", "false", "origin.require_tokens is no setting, did you mean");
+        check("SEGUE_ORIGIN__REQUIRE_TOKEN", "maybe", "origin.require_token must be true or false");
         assert!(!env(&[("SEGUE_ORIGIN__KEYS__BUNNY", "hush")]).unwrap_err().chain().contains("hush"));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("segue.toml");
+        std::fs::write(&file, "[origin]\nfoo = 1\ntoken_ttl_s = 0\n[server]\nio = \"zap\"\ncores = 1\n").unwrap();
+        let variables = [("SEGUE_FOO", "1"), ("SEGUE_ORIGIN__CORES", "x"), ("SEGUE_ORIGIN__REQUIRE_TOKENS", "false")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let line = Config::layered(Some(&file), variables.into_iter()).unwrap_err().chain();
+        for said in [
+            "segue.toml:2: origin.foo is no setting; docs",
+            "segue.toml:6: server.cores is no setting, did you mean worker.cores?",
+            "the variable SEGUE_FOO is wrong",
+            "the variable SEGUE_ORIGIN__CORES is wrong",
+            "the variable SEGUE_ORIGIN__REQUIRE_TOKENS is wrong",
+            "origin.token_ttl_s is 0",
+            "server.io is not one of",
+        ] {
+            assert!(line.contains(said), "{said}: {line}");
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub mod origin;
 pub mod tracks;
 
 #[cfg(feature = "control")]
+pub mod ledger;
+
+#[cfg(feature = "control")]
 pub mod jobs;
 
 #[cfg(feature = "control")]

@@ -44,6 +44,7 @@ pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &
         rate: index.source.rate,
         flac: index.has(Family::Flac),
         lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
+        video: index.video.is_some(),
     })
 }
 
@@ -157,7 +158,7 @@ pub fn shown_interims(store: &Store) -> Result<Vec<Interim>> {
 /// `Internal` when the package is not whole or the disk refuses.
 pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<VersionId> {
     package::check(index)?;
-    for rung in &index.rungs {
+    for rung in index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding)) {
         let dir = rung.path();
         fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
         cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;

@@ -28,6 +28,9 @@ pub struct Track {
     pub flac: bool,
     /// Whether that rung decodes to the source bit by bit.
     pub lossless: bool,
+    /// Whether there is a picture.
+    #[serde(default)]
+    pub video: bool,
 }
 
 impl Track {

@@ -1,4 +1,4 @@
-// Bundles web/src into web/dist: one script and one style sheet, minified, nothing fetched at run time.
+// Bundles web/src into web/dist: a script for songs, one for films, and one style sheet, minified, nothing fetched at run time.
 // src/web/mod.rs embeds both; build.rs runs this when they are missing or older than their sources.
 import { build } from "esbuild";
 import { readFileSync, statSync } from "node:fs";
@@ -8,7 +8,7 @@ const hls = JSON.parse(readFileSync(`${here}node_modules/hls.js/package.json`, "
 
 await build({
   absWorkingDir: here,
-  entryPoints: ["src/watch.js", "src/watch.css"],
+  entryPoints: ["src/watch.js", "src/film.js", "src/watch.css"],
   outdir: "dist",
   bundle: true,
   minify: true,
@@ -21,6 +21,6 @@ await build({
   logLimit: 5,
 });
 
-for (const name of ["watch.js", "watch.css"]) {
+for (const name of ["watch.js", "film.js", "watch.css"]) {
   process.stdout.write(`web/dist/${name} ${statSync(`${here}dist/${name}`).size} bytes\n`);
 }

@@ -224,7 +224,7 @@ fn ffmpeg(input: &Path, out: &Path, rungs: &[Rung]) -> Outcome<Used> {
         fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
         command.args(["-map", "0:a"]);
         match rung.family {
-            Family::Aac => command.args(["-c:a", "aac", "-b:a", &rung.nominal_bps.to_string()]),
+            Family::Aac | Family::Video => command.args(["-c:a", "aac", "-b:a", &rung.nominal_bps.to_string()]),
             Family::Flac => command.args(["-c:a", "flac", "-strict", "-2"]), // FLAC in MP4 is "experimental" to 5.1
         };
         let seconds = rung.segments.first().map_or(6.0, |s| s.ticks as f64 / f64::from(rung.rate));

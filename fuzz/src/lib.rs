@@ -214,6 +214,7 @@ pub fn target(data: &[u8]) {
         ObjectName::Extra(Role::Peaks) => ("w", "peaks.bin".to_owned()),
         ObjectName::Extra(Role::PeaksAt(zoom)) => ("w", format!("peaks-{zoom}.bin")),
         ObjectName::Extra(Role::PeaksSmall) => ("w", "peaks.json".to_owned()),
+        ObjectName::Extra(Role::Poster) => ("p", "poster.jpg".to_owned()),
     };
     assert_eq!(target.path, format!("/{space}/{}/{}/{rest}", target.track, target.version));
     let token = target.token.map(|token| format!("/{token}")).unwrap_or_default();

@@ -80,7 +80,8 @@ async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     }
     match find(&app, &id).await {
         Ok(track) => {
-            let url = app.links.master(track.id, track.version, Scope::Aac, app.clock.unix_s());
+            let scope = if track.video { Scope::Video } else { Scope::Aac };
+            let url = app.links.master(track.id, track.version, scope, app.clock.unix_s());
             redirect(&url, alias_caching(app.links.ttl_s()))
         }
         Err(error) => refuse(&error),
@@ -123,6 +124,11 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     };
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
+    if track.video {
+        let (film, poster) = (master(Scope::Video), app.links.poster(track.id, track.version));
+        let html = web::film_page(track.id.as_str(), &track.title, &film, &poster, track.duration_s());
+        return page(&app, StatusCode::OK, html);
+    }
     let (aac, flac) = (master(Scope::Aac), (track.flac || track.lossless).then(|| master(Scope::Flac)));
     let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
     let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };

@@ -29,7 +29,7 @@ use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Result};
 use crate::db::Db;
 use crate::db::jobs::{Asked, Enqueued, Filter, PAGE_MAX};
-use crate::hls::ladder::Ladder;
+use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{Wish, track_for};
 use crate::jobs::{self, Job, JobId, view};
 use crate::tracks;
@@ -119,7 +119,7 @@ struct Asks {
     source: String,
     title: Option<String>,
     track: Option<TrackId>,
-    /// `audio`, the built-in plan.
+    /// `audio` or `video`, the built-in plans; by what the source holds when it is absent.
     ladder: Option<String>,
     priority: Option<u8>,
     callback: Option<String>,
@@ -379,9 +379,10 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     if priority > jobs::PRIORITY_MAX {
         return Err(Problem::unprocessable("priority", "There is no such priority", "give 0 to 9; 9 goes first"));
     }
-    if asks.ladder.as_deref().is_some_and(|name| name != "audio") {
-        return Err(Problem::unprocessable("ladder", "There is no such ladder", "give audio, or leave it away"));
-    }
+    let choice = Choice::built_in_as(asks.ladder.as_deref().unwrap_or("auto"));
+    let unknown =
+        || Problem::unprocessable("ladder", "There is no such ladder", "give audio or video, or leave it away");
+    let (ladder, video) = Wish::plans(choice.ok_or_else(unknown)?);
     if let Some(url) = &asks.callback {
         check_callback(url, &queue.callback_secrets).map_err(wrong("callback", "The callback cannot be used"))?;
     }
@@ -393,7 +394,7 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     });
     tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
     let track = asks.track.unwrap_or_else(|| track_for(client, key));
-    Ok((Wish { source, track, title, ladder: Ladder::default_audio(), callback: asks.callback }, priority))
+    Ok((Wish { source, track, title, ladder, video, callback: asks.callback }, priority))
 }
 
 /// What a worker will read, if it may.

@@ -116,6 +116,7 @@ mod tests {
             rate: 44_100,
             flac: true,
             lossless: true,
+            video: false,
         };
         tracks::write(&store, &record("trk_other")).unwrap();
         assert!(missing(), "only another track was published");

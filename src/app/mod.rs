@@ -34,6 +34,7 @@ use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::{LocalStore, Store};
 
+mod beside;
 #[cfg(feature = "control")]
 pub mod database;
 #[cfg(all(feature = "control", feature = "transcode"))]
@@ -151,6 +152,9 @@ pub fn transcode_options(config: &Config) -> crate::transcode::Options {
     let mut options = crate::transcode::Options::default();
     options.limits.duration_s_max = config.transcode.duration_s_max;
     options.limits.input_bytes_max = config.transcode.input_bytes_max;
+    options.limits.video_bytes_max = config.transcode.video_bytes_max;
+    options.limits.video_duration_s_max = config.transcode.video_duration_s_max;
+    options.limits.video_pixels_max = config.transcode.video_pixels_max;
     options.sandbox = match (config.transcode.sandbox, config.profile) {
         (Some(config::Sandbox::Require), _) | (None, Profile::Production) => crate::transcode::Sandbox::Require,
         (Some(config::Sandbox::BestEffort), _) | (None, Profile::Dev) => crate::transcode::Sandbox::BestEffort,
@@ -188,6 +192,19 @@ fn listen_for_stop() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// A server stays when its terminal goes, and SIGHUP asks it to read its certificate again (`tls::keep_fresh`): what is
+/// safe for one server shall not end another. Needs a runtime around it.
+fn outlive_hangup() -> std::io::Result<()> {
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    // Not joined: it ends with the runtime.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: certificates are read again, everything else at the next start");
+        }
+    });
+    Ok(())
+}
+
 /// As `stop_signal`, and SIGHUP: a command that works for the terminal that started it ends with it.
 ///
 /// # Errors
@@ -212,6 +229,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let control = control_runtime()?;
     // Before anybody hears that we listen: a signal that comes right then shall drain, not kill.
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
+    control.block_on(async { outlive_hangup() }).context(|| "cannot listen for signals")?;
     // Before anything is made: a server that cannot listen leaves no data directory behind.
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
     refuse_taken(config.server.listen, "--listen (server.listen)")?;
@@ -227,8 +245,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     #[cfg(feature = "control")]
     let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
-    let server =
-        server::start(&server_options(config, certificate.clone()), origin, pages.then_some(to_control), &shutdown)?;
+    let server = server::start(&server_options(config, certificate.clone()), origin, Some(to_control), &shutdown)?;
 
     let io = if server.on_uring() { "io_uring" } else { "plain I/O" };
     say(format_args!("listening on http://{} ({io})", server.local_addr()));
@@ -253,7 +270,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         _ => None,
     };
     #[cfg(not(feature = "control"))]
-    drop((from_cores, roles)); // the cores answer 404 for what is not media
+    control.spawn(beside::answer(from_cores, admin::observed(admin::health_alone(readiness))));
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
     sweeper.context(|| "cannot start the sweeper")?;
     control.block_on(asked_to_stop);
@@ -294,6 +311,7 @@ pub fn work(config: &Config) -> Result<()> {
     let (trigger, shutdown) = shutdown::channel();
     let control = control_runtime()?;
     let asked_to_stop = control.block_on(async { listen_for_stop() }).context(|| "cannot listen for signals")?;
+    control.block_on(async { outlive_hangup() }).context(|| "cannot listen for signals")?;
     let admin = control.block_on(listen(config.server.admin_listen, "--admin-listen (server.admin_listen)"))?;
     let store = open_store(config, false).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
@@ -366,6 +384,9 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
 fn warn_of_weakness(config: &Config) {
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");
+    }
+    for note in config.notes() {
+        tracing::warn!("{note}");
     }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(

@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use tokio::runtime::Handle;
-use tower::ServiceExt as _;
 
 #[cfg(feature = "transcode")]
 use super::demo;
-use super::{Roles, links};
+use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::keys::Keys;
 use crate::api::transcodes::{self, Queue};
@@ -20,7 +18,7 @@ use crate::base::shutdown::Shutdown;
 use crate::config::Config;
 use crate::db::Db;
 use crate::origin::blocks::Blocks;
-use crate::server::{Body, handover};
+use crate::server::handover;
 use crate::store::Store;
 
 /// What runs beside the cores; dropping it stops a demo that is still being made.
@@ -45,14 +43,18 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, (roles, addr));
 
-    let links = links(config)?;
-    let app = App { store: store.clone(), links, blocks, clock: Clock::System, demo: demo_page };
-    let mut routes = api::routes(Arc::new(app)).merge(admin::health(readiness));
+    let mut routes = match roles.pages {
+        true => {
+            let app =
+                App { store: store.clone(), links: links(config)?, blocks, clock: Clock::System, demo: demo_page };
+            api::routes(Arc::new(app)).merge(admin::health(readiness))
+        }
+        false => admin::health_alone(readiness),
+    };
     if let Some(queue) = queue {
         routes = routes.merge(transcodes::routes(queue));
     }
-    let routes = admin::observed(routes);
-    runtime.spawn(answer(from_cores, routes));
+    runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
         #[cfg(feature = "transcode")]
         _demo: demo.map(|demo| demo.start(config, addr)).transpose()?,
@@ -74,21 +76,4 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         shutdown: shutdown.clone(),
         streams: Arc::new(tokio::sync::Semaphore::new(transcodes::STREAMS_MAX)),
     })
-}
-
-/// Answers what the cores hand over. Ends when the cores have.
-async fn answer(mut from_cores: handover::Receiver, routes: Router) {
-    while let Some(message) = from_cores.next().await {
-        let routes = routes.clone();
-        // Not joined: dropping the reply end tells the core, which answers 500.
-        tokio::spawn(async move {
-            let mut request = message.request.map(axum::body::Body::new);
-            request.extensions_mut().insert(axum::extract::ConnectInfo(message.peer));
-            let response = match routes.oneshot(request).await {
-                Ok(response) => response.map(Body::boxed),
-                Err(never) => match never {},
-            };
-            let _ = message.reply.send(response); // the client may have left
-        });
-    }
 }

@@ -97,6 +97,11 @@ impl Links {
         format!("{}/p/{track}/{version}/preview.m4a", self.base)
     }
 
+    /// The still of a film: public, no token.
+    pub fn poster(&self, track: TrackId, version: VersionId) -> String {
+        format!("{}/p/{track}/{version}/poster.jpg", self.base)
+    }
+
     /// The same for players of HLS.
     pub fn preview_hls(&self, track: TrackId, version: VersionId) -> String {
         format!("{}/p/{track}/{version}/preview.m3u8", self.base)

@@ -35,6 +35,7 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
                 }
                 problems
             };
+            config.notes().iter().for_each(|note| say(format!("note: {note}")));
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

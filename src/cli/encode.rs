@@ -20,22 +20,22 @@ use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result, held, hex, text};
 use crate::cdn::playback::Links;
 use crate::config::{Config, StoreKind};
-use crate::hls::ladder::Ladder;
+use crate::hls::ladder::video::Choice;
 use crate::hls::playlist::Scope;
-use crate::hls::version::{Family, Skipped, VersionIndex};
+use crate::hls::version::{Family, Skipped, VersionIndex, Video, VideoRung};
 use crate::publish;
 use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
 use crate::tracks::{self, Track};
-use crate::transcode::{self, Input, Options, Progress};
+use crate::transcode::{self, FilmOutline, FilmReport, Input, Options, ProbeReport, Progress};
 
 /// The largest encoding plan we read, in bytes.
 const LADDER_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Args, Debug)]
 pub(super) struct PublishArgs {
-    /// Audio files, or their http(s) URLs: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1. Each is
-    /// published or refused by itself; when one is not published, the exit code is 1.
+    /// Audio or video files, or their http(s) URLs: WAV, AIFF, FLAC, ALAC, AAC, MP3, OGG Vorbis, Opus, mono to 5.1; MP4,
+    /// MOV, MKV, WebM. Each is published or refused by itself; when one is not published, the exit code is 1.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What people call the track, at most 512 characters [default: the file's name].
@@ -44,8 +44,8 @@ pub(super) struct PublishArgs {
     /// Publish as a new version of this track instead of a new track.
     #[arg(long, value_name = "ID")]
     track: Option<TrackId>,
-    /// Encoding plan [default: the built-in pipelines/audio.toml].
-    #[arg(long, value_name = "FILE")]
+    /// Encoding plan: audio or video for the built-in ones, or a TOML file [default: by what the file holds].
+    #[arg(long, value_name = "PLAN")]
     ladder: Option<PathBuf>,
     /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
     #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
@@ -62,13 +62,13 @@ pub(super) struct PublishArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct TranscodeArgs {
-    /// Audio file, or its http(s) URL.
+    /// Audio or video file, or its http(s) URL.
     input: PathBuf,
     /// Directory to make; it must not exist, or be empty.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Encoding plan [default: the built-in pipelines/audio.toml].
-    #[arg(long, value_name = "FILE")]
+    /// Encoding plan: audio or video for the built-in ones, or a TOML file [default: by what the file holds].
+    #[arg(long, value_name = "PLAN")]
     ladder: Option<PathBuf>,
     /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
     #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
@@ -80,10 +80,10 @@ pub(super) struct TranscodeArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct ProbeArgs {
-    /// Audio file, or its http(s) URL.
+    /// Audio or video file, or its http(s) URL.
     input: PathBuf,
-    /// Encoding plan to say the outcome of [default: the built-in pipelines/audio.toml].
-    #[arg(long, value_name = "FILE")]
+    /// Encoding plan to say the outcome of: audio, video, or a TOML file [default: by what the file holds].
+    #[arg(long, value_name = "PLAN")]
     ladder: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -110,7 +110,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
         tracks::check_title(title).map_err(|wrong| Error::usage(format!("--title: {}", wrong.chain())))?;
     }
     let config = args.settings.load()?.checked()?;
-    let ladder = read_ladder(args.ladder.as_deref())?;
+    let choice = read_choice(args.ladder.as_deref())?;
     let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     let mut batch = Batch { files: args.files.len(), published: 0 };
     // Before the store is opened: a wrong file name must not leave a data directory behind. And before the
@@ -134,7 +134,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     let mut made = MadeDirs::of(LocalStore::directories(&store_dir));
     let known = known_track(args, &config)?;
     while let Some((file, rest)) = files.split_first() {
-        match publish_one(args, file, known.as_ref(), &config, &ladder, &options, &cancel) {
+        match publish_one(args, file, known.as_ref(), &config, &choice, &options, &cancel) {
             Ok((track, index)) => {
                 made.keep();
                 let reported = app::links(&config).and_then(|links| report(args, &links, file, &track, &index));
@@ -218,7 +218,7 @@ fn publish_one(
     file: &Path,
     known: Option<&Track>,
     config: &Config,
-    ladder: &Ladder,
+    choice: &Choice,
     options: &Options,
     cancel: &AtomicBool,
 ) -> Result<(Track, VersionIndex)> {
@@ -231,7 +231,7 @@ fn publish_one(
     publish::sweep_interim(&store, publish::INTERIM_KEPT)?;
     let staging = store.stage()?;
     let mut first = None;
-    let made = run(file, ladder, staging.dir(), options, cancel, &mut |progress| {
+    let made = run(file, choice, staging.dir(), options, cancel, &mut |progress| {
         match progress {
             // A track that shows a version already keeps it until the new one is whole.
             Progress::Playable(_) if known.is_some() => return,
@@ -278,6 +278,7 @@ fn tell_event(track: TrackId, progress: &Progress) {
 fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: &VersionIndex) -> Result<()> {
     let now_s = Clock::System.unix_s();
     let master = |scope| links.master(track.id, track.version, scope, now_s);
+    let film = index.video.is_some().then(|| master(Scope::Video));
     let aac = index.has(Family::Aac).then(|| master(Scope::Aac));
     let flac = index.rungs.iter().find(|rung| rung.family == Family::Flac);
     if !args.json {
@@ -287,6 +288,7 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             format!("{} \"{title}\" {:.1} s", track.id, track.duration_s()),
             format!("  stable    /tracks/{}/master.m3u8   page /watch/{}", track.id, track.id),
         ];
+        lines.extend(film.map(|url| format!("  video     {url}")));
         lines.extend(aac.map(|url| format!("  AAC       {url}")));
         if let Some(flac) = flac {
             let name = if index.is_lossless(flac) { "lossless" } else { "FLAC" };
@@ -316,7 +318,8 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "track_id": track.id,
         "version": track.version,
         "title": track.title,
-        "master_url": aac,
+        "master_url": film.as_ref().or(aac.as_ref()),
+        "audio_master_url": film.as_ref().and(aac.as_ref()),
         "lossless_master_url": flac.map(|_| master(Scope::Flac)),
         "all_master_url": master(Scope::All),
         "preview_url": index.has_preview().then(|| links.preview(track.id, track.version)),
@@ -328,21 +331,42 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "lossless": flac.is_some_and(|flac| index.is_lossless(flac)),
         "loudness": index.loudness,
         "rungs": rungs,
+        "video": index.video.as_ref().map(|video| of_video(video, links, track)),
         "skipped": index.skipped,
     }))
 }
 
+/// The picture of a published film.
+fn of_video(video: &Video, links: &Links, track: &Track) -> serde_json::Value {
+    let rungs: Vec<_> = video
+        .rungs
+        .iter()
+        .map(|VideoRung { width, height, audio, encoding }| {
+            json!({
+                "path": encoding.path(), "codecs": encoding.codecs, "width": width, "height": height, "audio": audio,
+                "bandwidth": encoding.peak_bps, "average_bandwidth": encoding.average_bps,
+                "segments": encoding.segments.len(),
+            })
+        })
+        .collect();
+    json!({
+        "source": video.source, "frame_rate": video.frame_rate, "frames": video.frames, "rungs": rungs,
+        "poster_url": links.poster(track.id, track.version),
+    })
+}
+
 pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
-    let ladder = read_ladder(args.ladder.as_deref())?;
+    let choice = read_choice(args.ladder.as_deref())?;
     let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     refuse_used_directory(&args.out)?;
     transcode::check_input(&args.input, &options)?;
     let cancel = cancel_on_signal()?;
-    let made = transcode_to(&args.input, &args.out, &ladder, &options, &cancel);
+    let made = transcode_to(&args.input, &args.out, &choice, &options, &cancel);
     let (version, index) = made.map_err(|error| advised(error, &args.out, "--out"))?;
     let (out, seconds) = (args.out.display(), index.duration_s());
-    let line = format!("{out} version {version} {seconds:.1} s, {} rungs", index.rungs.len());
+    let rungs = index.rungs.len() + index.video.as_ref().map_or(0, |video| video.rungs.len());
+    let line = format!("{out} version {version} {seconds:.1} s, {rungs} rungs");
     match tell(line) {
         Err(error) if app::io_kind(&error) != Some(std::io::ErrorKind::BrokenPipe) => {
             Err(Error::internal(format!("{out} is whole, but {}; nothing has to be done again", error.chain())))?;
@@ -356,7 +380,7 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
 fn transcode_to(
     input: &Path,
     out: &Path,
-    ladder: &Ladder,
+    choice: &Choice,
     options: &Options,
     cancel: &AtomicBool,
 ) -> Result<(VersionId, VersionIndex)> {
@@ -371,7 +395,7 @@ fn transcode_to(
     for dir in [&objects, &tree] {
         std::fs::create_dir(dir).context(making)?;
     }
-    let index = run(input, ladder, &objects, options, cancel, &mut |_| ())?;
+    let index = run(input, choice, &objects, options, cancel, &mut |_| ())?;
     let version = publish::to_tree(&objects, &index, &tree).context(making)?;
     put_tree(&tree, &absolute).context(making)?;
     made.keep();
@@ -380,13 +404,19 @@ fn transcode_to(
 
 pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.checked()?;
-    let ladder = read_ladder(args.ladder.as_deref())?;
-    let report = transcode::probe(&args.input, &app::transcode_options(&config))?;
-    let rungs = report.outline(&ladder);
+    let choice = read_choice(args.ladder.as_deref())?;
+    let options = app::transcode_options(&config);
+    let film = transcode::probe_film(&args.input, &choice, &options)?;
+    if let Some(film) = &film {
+        return probe_film(args, film, &choice, &options);
+    }
+    let ladder = choice.audio();
+    let report = transcode::probe(&args.input, &options)?;
+    let rungs = report.outline(ladder);
     if args.json {
         let mut document = serde_json::to_value(&report).expect("plain data always serialises");
         document["rungs"] = json!(rungs);
-        document["skipped"] = json!(report.skipped(&ladder));
+        document["skipped"] = json!(report.skipped(ladder));
         say(document);
         return Ok(ExitCode::SUCCESS);
     }
@@ -407,8 +437,57 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
         let depth = if rung.nominal_bps == 0 { format!(", {} bits", rung.bits) } else { String::new() };
         say(format!("  {:<8} {} Hz, {} channels{kbps}{depth}", rung.path, rung.rate, rung.channels));
     }
-    for skipped in report.skipped(&ladder) {
+    for skipped in report.skipped(ladder) {
         say(not_made(&skipped));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a film is and becomes, and what its sound is.
+fn probe_film(args: &ProbeArgs, film: &FilmReport, choice: &Choice, options: &Options) -> Result<ExitCode> {
+    let video = choice.video().ok_or_else(|| Error::internal("a film without a plan"))?;
+    let sound = if film.sound { Some(transcode::probe(&args.input, options)?) } else { None };
+    let rungs = sound.as_ref().map(|sound| sound.outline(&video.audio)).unwrap_or_default();
+    if args.json {
+        let skipped = sound.as_ref().map(|sound| sound.skipped(&video.audio)).unwrap_or_default();
+        let mut document = json!({ "video": film, "audio": sound, "rungs": rungs, "skipped": skipped });
+        document["duration_s"] = json!(film.duration_s);
+        say(document);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (source, name) = (&film.source, Input::from(&args.input).name().replace(char::is_control, " "));
+    let rate = |(n, d): (u32, u32)| (f64::from(n) / f64::from(d) * 1000.0).round() / 1000.0;
+    let mut facts = vec![format!("{}×{}", source.width, source.height)];
+    facts.extend((source.turned > 0).then(|| format!("turned by {}°", source.turned)));
+    let (x, y) = source.pixel_aspect;
+    facts.extend((x != y).then(|| format!("pixels {x}:{y}")));
+    facts.extend(source.interlaced.then(|| "interlaced".to_owned()));
+    facts.push(format!("{} pictures", source.frames));
+    facts.extend(source.variable_rate.then(|| "at a varying rate".to_owned()));
+    say(format!("{name}: {}, {}, {:.3} s", source.codec, facts.join(", "), film.duration_s));
+    match &sound {
+        Some(ProbeReport { source, .. }) => {
+            say(format!("  sound {}, {} Hz, {} channels", source.codec, source.rate, source.channels));
+        }
+        None => say("  no sound"),
+    }
+    for rung in &film.rungs {
+        let FilmOutline { path, width, height, ceiling_bps, audio } = rung;
+        let with = audio.as_ref().map(|audio| format!(", heard with aac/{audio}")).unwrap_or_default();
+        let fps = rate(film.frame_rate);
+        say(format!("  {path:<12} {width}×{height}, {fps} pictures/s, up to {} kbit/s{with}", ceiling_bps / 1000));
+    }
+    for rung in rungs {
+        say(format!(
+            "  {:<12} {} Hz, {} channels, {} kbit/s",
+            rung.path,
+            rung.rate,
+            rung.channels,
+            rung.nominal_bps / 1000
+        ));
+    }
+    for skipped in &film.skipped {
+        say(not_made(skipped));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -416,12 +495,14 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<ExitCode> {
 pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
     let PipelinesCommand::Check { files } = command;
     if files.is_empty() {
-        let ladder = read_ladder(None)?;
-        say(format!("the built-in plan is fine: {} rungs", ladder.rungs.len()));
+        for name in ["audio", "video"] {
+            let rungs = read_choice(Some(Path::new(name)))?.rungs();
+            say(format!("the built-in {name} plan is fine: {rungs} rungs"));
+        }
     }
     for file in files {
-        let ladder = read_ladder(Some(file))?;
-        say(format!("{} is fine: {} rungs", file.display(), ladder.rungs.len()));
+        let choice = read_choice(Some(file))?;
+        say(format!("{} is fine: {} rungs", file.display(), choice.rungs()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -429,7 +510,7 @@ pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
 /// Runs one transcode with a progress bar on a terminal.
 fn run(
     file: &Path,
-    ladder: &Ladder,
+    choice: &Choice,
     dir: &Path,
     options: &Options,
     cancel: &AtomicBool,
@@ -437,9 +518,9 @@ fn run(
 ) -> Result<VersionIndex> {
     let bar = progress_bar(file);
     let mut rate = 1;
-    let index = transcode::run(
+    let index = transcode::run_as(
         file,
-        ladder,
+        choice,
         dir,
         options,
         &mut |progress| {
@@ -478,8 +559,12 @@ fn progress_bar(file: &Path) -> ProgressBar {
     ProgressBar::new(0).with_style(style).with_message(name)
 }
 
-pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
-    let Some(path) = path else { return Ok(Ladder::default_audio()) };
+/// `audio` and `video` are the built-in plans; a file of that name is `./audio`.
+pub(super) fn read_choice(path: Option<&Path>) -> Result<Choice> {
+    let Some(path) = path else { return Ok(Choice::built_in()) };
+    if let Some(built_in) = path.to_str().and_then(Choice::built_in_as) {
+        return Ok(built_in);
+    }
     let name = path.display();
     let text = text::read(path, LADDER_BYTES_MAX).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::InvalidInput => {
@@ -487,7 +572,7 @@ pub(super) fn read_ladder(path: Option<&Path>) -> Result<Ladder> {
         }
         _ => Error::usage(format!("cannot read the encoding plan {name}: {cause}; check the path and its permissions")),
     })?;
-    Ladder::decode(&text, &name.to_string()).map_err(|wrong| {
+    Choice::decode(&text, &name.to_string()).map_err(|wrong| {
         Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
     })
 }

@@ -266,7 +266,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         crate::api::transcodes::check_callback(url, &config.callbacks.secrets)
             .map_err(|wrong| Error::usage(format!("--callback: {}", wrong.chain())))?;
     }
-    let ladder = super::encode::read_ladder(args.ladder.as_deref())?;
+    let (ladder, video) = Wish::plans(super::encode::read_choice(args.ladder.as_deref())?);
     transcode::check_input(&args.file, &app::transcode_options(&config))?;
     let source = source_of(&args.file)?;
     let wish = Wish {
@@ -274,6 +274,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         track: args.track.unwrap_or_else(|| track_of(args.idempotency_key.as_deref())),
         title,
         ladder,
+        video,
         callback: args.callback.clone(),
     };
     let new = wish.job("cli", args.priority, args.idempotency_key.clone(), config.worker.failures_max);
@@ -353,7 +354,7 @@ pub(super) fn key(command: &KeyCommand) -> Result<ExitCode> {
 }
 
 /// Runs `work` on a database that is there and ready, and that a command like this must not change.
-fn beside<F>(settings: &Settings, work: F) -> Result<ExitCode>
+pub(super) fn beside<F>(settings: &Settings, work: F) -> Result<ExitCode>
 where
     F: AsyncFnOnce(Db) -> Result<()>,
 {

@@ -7,6 +7,8 @@ mod config_cmd;
 mod encode;
 #[cfg(feature = "control")]
 mod jobs;
+#[cfg(feature = "control")]
+mod ledger;
 mod serve;
 mod sign;
 
@@ -60,6 +62,10 @@ enum Command {
     /// Bring the database up to date; servers do so themselves when they start.
     #[cfg(feature = "control")]
     Migrate(jobs::MigrateArgs),
+    /// Check the books: verify, trial-balance.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -172,6 +178,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Jobs(command) => jobs::run(&command),
         #[cfg(feature = "control")]
         Command::Migrate(args) => jobs::migrate(&args),
+        #[cfg(feature = "control")]
+        Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
         Command::Config(command) => config_cmd::run(&command),

@@ -29,13 +29,13 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Reads the text of a configuration file.
+/// Reads the text of a configuration file: the keys that can be used, and a sentence with its line for each that cannot.
 ///
 /// # Errors
-/// `Usage`, naming the line and the key of everything that is wrong.
-pub(super) fn decode(text: &str, name: &str) -> Result<Table> {
+/// `Usage` naming the line of what is no TOML.
+pub(super) fn decode(text: &str, name: &str) -> Result<(Table, Vec<String>)> {
     let line = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
-    let (tree, places) = match (text.parse::<Table>(), DeTable::parse(text)) {
+    let (mut tree, places) = match (text.parse::<Table>(), DeTable::parse(text)) {
         (Ok(tree), Ok(places)) => (tree, places.into_inner()),
         (Err(cause), _) | (_, Err(cause)) => {
             let at = cause.span().map_or(1, |span| line(span.start));
@@ -44,15 +44,25 @@ pub(super) fn decode(text: &str, name: &str) -> Result<Table> {
         }
     };
     let wrongs = wrongs(&tree);
-    if wrongs.is_empty() {
-        return Ok(tree);
-    }
+    wrongs.iter().for_each(|wrong| remove(&mut tree, &wrong.path));
     let at = |wrong: &Wrong| format!("{name}:{}: {wrong}", line(place(&places, &wrong.path)));
     let mut sentences: Vec<String> = wrongs.iter().take(WRONGS_MAX).map(at).collect();
     if let Some(more @ 1..) = wrongs.len().checked_sub(WRONGS_MAX) {
         sentences.push(format!("and {more} more keys"));
     }
-    Err(Error::usage(sentences.join("; ")))
+    Ok((tree, sentences))
+}
+
+fn remove(table: &mut Table, path: &[String]) {
+    match path {
+        [] => {}
+        [key] => _ = table.remove(key),
+        [section, rest @ ..] => {
+            if let Some(Value::Table(inner)) = table.get_mut(section) {
+                remove(inner, rest);
+            }
+        }
+    }
 }
 
 /// Where the last component of a key stands in the text, in bytes.
@@ -182,8 +192,12 @@ fn nearest(path: &str) -> Option<String> {
     let likeness = |key: &String| {
         let whole = strsim::jaro_winkler(path, key);
         let end = strsim::jaro_winkler(&last(path), &last(key));
-        whole.max(end) + whole / 100.0
+        // Two keys of one section are not alike because of its name.
+        let like = if path.contains('.') { end } else { whole.max(end) };
+        like + whole / 100.0
     };
+    // A section is no help to whoever named a key in it.
+    keys.retain(|key| !path.starts_with(&format!("{key}.")));
     let best = keys.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(&best) > 0.85).then_some(best)
 }
@@ -193,7 +207,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, said: &[&str]) -> String {
-        let line = decode(text, "segue.toml").unwrap_err().chain();
+        let line = decode(text, "segue.toml").map_or_else(|error| error.chain(), |(_, wrongs)| wrongs.join("; "));
         for words in said {
             assert!(line.contains(words), "{text:?} does not say {words:?}: {line}");
         }

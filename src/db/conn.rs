@@ -204,6 +204,11 @@ pub(super) fn failed(what: &str, cause: sqlx::Error) -> Error {
             Some("40001" | "40P01" | "55P03" | "5" | "6" | "517") => Kind::Busy,
             // PostgreSQL: shutting down, starting up, too many connections (Appendix A, "Error Codes").
             Some("57P01" | "57P02" | "57P03" | "53300") => Kind::Unavailable,
+            Some(code) if is_disk(code) => {
+                let what =
+                    format!("the database cannot use its disk: {what}; see that it is not full, and that it is whole");
+                return Error::new(Kind::Unavailable, what).because(cause);
+            }
             _ => Kind::Internal,
         },
         _ => Kind::Internal,
@@ -211,6 +216,26 @@ pub(super) fn failed(what: &str, cause: sqlx::Error) -> Error {
     Error::new(kind, format!("the database refused: {what}")).because(cause)
 }
 
+/// SQLite's IOERR and FULL with whatever is in their upper bytes (https://www.sqlite.org/rescode.html); PostgreSQL's
+/// disk_full.
+fn is_disk(code: &str) -> bool {
+    code == "53100" || code.parse::<u32>().is_ok_and(|code| code < 1 << 16 && matches!(code & 0xff, 10 | 13))
+}
+
 fn first_line(what: &str) -> &str {
     what.trim_start().lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_refusals() {
+        for (code, expected) in
+            [("13", true), ("10", true), ("4874", true), ("53100", true), ("5", false), ("42601", false)]
+        {
+            assert_eq!(is_disk(code), expected, "{code}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::base::{Error, Result, hex};
 const SCRIPTS: &[(&str, &str)] = &[
     ("0001_jobs", include_str!("schema/0001_jobs.sql")),
     ("0002_callbacks", include_str!("schema/0002_callbacks.sql")),
+    ("0006_ledger", include_str!("schema/0006_ledger.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.
@@ -51,7 +52,9 @@ impl Db {
         .await?;
         let have = applied(&mut tx).await?;
         for (index, (name, script)) in SCRIPTS.iter().enumerate().skip(have) {
-            tx.script(script).await?;
+            for part in parts(script, self.dialect()) {
+                tx.script(part).await?;
+            }
             tx.execute(
                 "insert into schema_script (number, name, sha256, applied_us) values ($1, $2, $3, $4)",
                 args![index as i64 + 1, *name, &digest(script), crate::base::clock::Clock::System.unix_us()],
@@ -91,6 +94,43 @@ async fn applied(tx: &mut Tx) -> Result<usize> {
     Ok(rows.len())
 }
 
+/// What of a script is for this dialect. Lines `--@ sqlite`, `--@ postgres`, `--@ both` begin parts that are; what comes
+/// before the first is for both.
+fn parts(script: &'static str, dialect: Dialect) -> Vec<&'static str> {
+    let ours = match dialect {
+        Dialect::Sqlite => "sqlite",
+        Dialect::Postgres => "postgres",
+    };
+    let mut parts = script.split("\n--@ ");
+    let head = parts.next();
+    let named = parts.filter_map(|part| part.split_once('\n'));
+    head.into_iter().chain(named.filter(|(name, _)| *name == ours || *name == "both").map(|(_, part)| part)).collect()
+}
+
 fn digest(script: &str) -> String {
     hex::encode(&Sha256::digest(script.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_has_parts_for_one_dialect_and_for_both() {
+        let script = "a\n--@ sqlite\nb\n--@ postgres\nc\nd\n--@ both\ne\n";
+        assert_eq!(parts(script, Dialect::Sqlite), ["a", "b", "e\n"]);
+        assert_eq!(parts(script, Dialect::Postgres), ["a", "c\nd", "e\n"]);
+        assert_eq!(parts("only this\n", Dialect::Sqlite), ["only this\n"]);
+    }
+
+    #[test]
+    fn scripts_are_numbered_by_name_and_cut_into_known_parts() {
+        let mut before = "";
+        for (name, script) in SCRIPTS {
+            assert!(*name > before, "{name} comes after {before}");
+            before = name;
+            let cuts = script.lines().filter_map(|line| line.strip_prefix("--@ "));
+            assert!(cuts.clone().all(|cut| ["sqlite", "postgres", "both"].contains(&cut)), "{name}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 mod conn;
 pub mod deliveries;
 pub mod jobs;
+pub mod ledger;
 pub mod metrics;
 mod migrate;
 pub mod singletons;
@@ -160,7 +161,9 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_MAX)
-            .pragma("trusted_schema", "off");
+            .pragma("trusted_schema", "off")
+            // Without it INSERT OR REPLACE deletes rows behind the triggers' backs (https://www.sqlite.org/lang_conflict.html).
+            .pragma("recursive_triggers", "on");
         // Several processes that open a new file at once all want to change it to WAL, and SQLite refuses all but
         // one without waiting (https://www.sqlite.org/wal.html §8).
         let give_up = Instant::now() + BUSY_MAX;
@@ -192,12 +195,13 @@ impl Sqlite {
     /// A pragma that cannot be had is no error for SQLite: it answers with what it has. Some file systems
     /// have no shared memory for WAL, and some builds no foreign keys.
     async fn assert_pragmas(&self, file: &Path) -> Result<()> {
-        const WANTED: [(&str, &str, &str); 5] = [
+        const WANTED: [(&str, &str, &str); 6] = [
             ("pragma journal_mode", "journal_mode", "wal"),
             ("pragma synchronous", "synchronous", "2"),
             ("pragma foreign_keys", "foreign_keys", "1"),
             ("pragma busy_timeout", "busy_timeout", "5000"),
             ("pragma trusted_schema", "trusted_schema", "0"),
+            ("pragma recursive_triggers", "recursive_triggers", "1"),
         ];
         let begun = within("cannot read the database's settings", self.writer.begin()).await?;
         let mut tx = Tx::sqlite(begun);

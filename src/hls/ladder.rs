@@ -1,6 +1,9 @@
 //! The encoding plan as data: reads `pipelines/*.toml`. In: TOML text. Out: `Ladder`, or an error
 //! naming file, line and field.
 
+pub mod video;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -106,14 +109,7 @@ impl Ladder {
     /// # Errors
     /// `Usage`: `ladder.toml:12: rung.bitrate_bps: 900000 is not in 8000..=512000`.
     pub fn decode(text: &str, file_name: &str) -> Result<Ladder> {
-        let line_of = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
-        let file: File = toml::from_str(text).map_err(|cause| {
-            let line = cause.span().map_or(1, |span| line_of(span.start));
-            Error::usage(format!("{file_name}:{line}: {}", cause.message().replace('\n', " ")))
-        })?;
-        file.check().map_err(|wrong| {
-            Error::usage(format!("{file_name}:{}: {}: {}", line_of(wrong.at), wrong.field, wrong.what))
-        })
+        read(text, file_name, File::check)
     }
 
     /// Samples in a segment at an AAC rate of 44100 or 48000 Hz.
@@ -121,6 +117,21 @@ impl Ladder {
         let frames = if aac_rate == 44_100 { self.segment_frames_44100 } else { self.segment_frames_48000 };
         frames * AAC_FRAME
     }
+}
+
+/// Reads a file and checks it, and says where it is wrong.
+fn read<F: DeserializeOwned, L>(text: &str, file_name: &str, check: impl FnOnce(F) -> Result<L, Wrong>) -> Result<L> {
+    let file: F = toml::from_str(text).map_err(|cause| {
+        let line = cause.span().map_or(1, |span| line_of(text, span.start));
+        Error::usage(format!("{file_name}:{line}: {}", cause.message().replace('\n', " ")))
+    })?;
+    check(file).map_err(|wrong| {
+        Error::usage(format!("{file_name}:{}: {}: {}", line_of(text, wrong.at), wrong.field, wrong.what))
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|b| *b == b'\n').count()
 }
 
 /// A value in the file that is out of range, and where it stands.
@@ -199,7 +210,7 @@ impl RungTable {
         };
         let encoder = self.encoder_of(family)?;
         let (name, bitrate_bps) = match family {
-            Family::Aac => (self.aac_name(table)?, self.aac_bitrate(table)?),
+            Family::Aac | Family::Video => (self.aac_name(table)?, self.aac_bitrate(table)?),
             Family::Flac => {
                 self.check_flac()?;
                 (String::new(), 0)

@@ -2,7 +2,7 @@
 //! or the first thing that a player would stumble over. Pure.
 
 use super::playlist::target_duration_s;
-use super::version::{Rung, VersionIndex};
+use super::version::{Rung, VersionIndex, Video};
 use crate::base::{Error, Result};
 
 /// Checks what must hold between the rungs (RFC 8216bis §6.2.4; Apple authoring 8.2, 8.7, 8.22): same
@@ -11,14 +11,57 @@ use crate::base::{Error, Result};
 /// # Errors
 /// `Internal`, naming the rungs and the segment: the transcoder made something it must not.
 pub fn check(index: &VersionIndex) -> Result<()> {
+    if let Some(video) = &index.video {
+        check_film(index, video)?;
+    }
     let Some((first, others)) = index.rungs.split_first() else {
-        return Err(Error::internal("the package has no rungs"));
+        return match &index.video {
+            Some(_) => Ok(()), // a silent film
+            None => Err(Error::internal("the package has no rungs")),
+        };
     };
     for rung in &index.rungs {
         check_rung(index, rung)?;
     }
     for rung in others {
         check_aligned(first, rung)?;
+    }
+    Ok(())
+}
+
+/// What must hold between the sizes of a picture, and between them and the sound.
+fn check_film(index: &VersionIndex, video: &Video) -> Result<()> {
+    let wrong = |what: String| Err(Error::internal(format!("the picture: {what}")));
+    let Some((first, others)) = video.rungs.split_first() else { return wrong("it has no rungs".into()) };
+    let (rate, (n, d)) = (first.encoding.rate, video.frame_rate);
+    let ticks = u128::from(video.frames) * u128::from(rate) * u128::from(d) / u128::from(n.max(1));
+    for picture in index.pictures() {
+        let rung = &picture.encoding;
+        if rung.rate != rate || u128::from(rung.samples) != ticks || rung.segments.iter().any(|s| s.ticks == 0) {
+            return wrong(format!("{} is not {} pictures long", rung.path(), video.frames));
+        }
+        if rung.peak_bps < rung.average_bps || rung.average_bps == 0 {
+            return wrong(format!("the bandwidths of {} are not measured", rung.path()));
+        }
+        if let Some(name) = picture.audio.as_ref().filter(|name| !index.rungs.iter().any(|r| r.name == **name)) {
+            return wrong(format!("{} is heard with aac/{name}, which there is not", rung.path()));
+        }
+    }
+    for picture in others {
+        check_aligned(&first.encoding, &picture.encoding)?;
+    }
+    // Every inner boundary of the picture lies within half a picture of the sound's.
+    let Some(sound) = index.rungs.first() else { return Ok(()) };
+    let (mut at_sound, mut at_picture) = (0u128, 0u128);
+    let inner = sound.segments.len().min(first.encoding.segments.len()).saturating_sub(1);
+    for (number, (left, right)) in sound.segments.iter().zip(&first.encoding.segments).take(inner).enumerate() {
+        at_sound += u128::from(left.ticks);
+        at_picture += u128::from(right.ticks);
+        let apart = (at_sound * u128::from(rate)).abs_diff(at_picture * u128::from(sound.rate));
+        // In units of a second divided by both rates: half a picture is d / 2n.
+        if apart * 2 * u128::from(n) > u128::from(d) * u128::from(rate) * u128::from(sound.rate) {
+            return wrong(format!("segment {number} ends more than half a picture from the sound's"));
+        }
     }
     Ok(())
 }

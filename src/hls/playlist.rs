@@ -6,10 +6,11 @@
 //! `EXT-X-DEFINE:QUERYPARAM="token"` (RFC 8216bis §4.4.2.3). The player puts its own values in.
 
 use m3u8_rs::{
-    Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment, SessionData, SessionDataField, VariantStream,
+    AlternativeMedia, AlternativeMediaType, Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment,
+    Resolution, SessionData, SessionDataField, VariantStream,
 };
 
-use super::version::{Family, Loudness, Rung, Segment, VersionIndex};
+use super::version::{Family, IFRAMES, Loudness, Rung, Segment, VersionIndex, Video, VideoRung};
 
 /// `EXT-X-MAP` in a playlist that is not I-frames-only needs 6; 7 is what fMP4 clients expect (RFC 8216 §7).
 const PROTOCOL_VERSION: usize = 7;
@@ -30,13 +31,15 @@ pub enum Scope {
     Aac,
     /// `flac/master.m3u8`: FLAC alone, because hls.js and hlsdemux2 stumble over mixed playlists.
     Flac,
-    /// `master.m3u8`: AAC and FLAC, for players that switch across codecs (Apple, Shaka).
+    /// `master.m3u8`: AAC and FLAC, for players that switch across codecs (Apple, Shaka); of a film as `Video`.
     All,
+    /// `video/master.m3u8`: the picture in every size, with its sound. Needs the whole version, for the sound is in `aac/`.
+    Video,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Scope; 3] = [Scope::Aac, Scope::Flac, Scope::All];
+    pub const ALL: [Scope; 4] = [Scope::Aac, Scope::Flac, Scope::All, Scope::Video];
 
     /// Path of the playlist below the version.
     pub fn path(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Scope {
             Scope::Aac => "aac/master.m3u8",
             Scope::Flac => "flac/master.m3u8",
             Scope::All => "master.m3u8",
+            Scope::Video => "video/master.m3u8",
         }
     }
 
@@ -52,7 +56,7 @@ impl Scope {
         match self {
             Scope::Aac => "aac/",
             Scope::Flac => "flac/",
-            Scope::All => "",
+            Scope::All | Scope::Video => "",
         }
     }
 
@@ -61,12 +65,16 @@ impl Scope {
             Scope::Aac => family == Family::Aac,
             Scope::Flac => family == Family::Flac,
             Scope::All => true,
+            Scope::Video => false,
         }
     }
 }
 
 /// Renders a multivariant playlist; `None` when the version has no rung in `scope`.
 pub fn multivariant(index: &VersionIndex, scope: Scope, handed_on: HandedOn) -> Option<Vec<u8>> {
+    if let (Some(video), Scope::All | Scope::Video) = (&index.video, scope) {
+        return Some(film(index, video, scope, handed_on));
+    }
     let query = references(handed_on);
     let variants: Vec<_> = index
         .rungs
@@ -93,6 +101,74 @@ pub fn multivariant(index: &VersionIndex, scope: Scope, handed_on: HandedOn) -> 
     let mut bytes = Vec::new();
     playlist.write_to(&mut bytes).expect("a Vec takes every write");
     Some(define(bytes, handed_on))
+}
+
+/// The multivariant playlist of a film: sizes by sound, and the I-frames. Every size names one group of sound with one
+/// rendition, so that small pictures do not come with large sound (Apple authoring 9.17: variants and groups combined).
+fn film(index: &VersionIndex, video: &Video, scope: Scope, handed_on: HandedOn) -> Vec<u8> {
+    let query = references(handed_on);
+    let up = scope.path().matches('/').count();
+    let below = |path: String| match path.strip_prefix("video/") {
+        Some(name) if up > 0 => format!("{name}/index.m3u8{query}"),
+        _ => format!("{}{path}/index.m3u8{query}", "../".repeat(up)),
+    };
+    let heard: Vec<&Rung> =
+        index.rungs.iter().filter(|rung| video.rungs.iter().any(|r| r.audio.as_ref() == Some(&rung.name))).collect();
+    let alternatives = heard.iter().map(|rung| AlternativeMedia {
+        media_type: AlternativeMediaType::Audio,
+        uri: Some(below(rung.path())),
+        group_id: group_of(rung),
+        language: None,
+        assoc_language: None,
+        name: "Sound".into(),
+        default: true,
+        autoselect: true,
+        forced: false,
+        instream_id: None,
+        characteristics: None,
+        channels: Some(rung.channels.to_string()),
+        other_attributes: None,
+    });
+    let rate = |(n, d): (u32, u32)| (f64::from(n) / f64::from(d) * 1000.0).round() / 1000.0;
+    let stream = |picture: &VideoRung| {
+        let rung = &picture.encoding;
+        VariantStream {
+            uri: below(rung.path()),
+            bandwidth: rung.peak_bps,
+            average_bandwidth: Some(rung.average_bps),
+            codecs: Some(rung.codecs.clone()),
+            resolution: Some(Resolution { width: picture.width.into(), height: picture.height.into() }),
+            ..Default::default()
+        }
+    };
+    let sizes = video.rungs.iter().map(|picture| {
+        let mut variant = stream(picture);
+        variant.frame_rate = Some(rate(video.frame_rate));
+        if let Some(sound) = heard.iter().find(|rung| picture.audio.as_ref() == Some(&rung.name)) {
+            // The largest sum of what is loaded together (RFC 8216bis §4.4.6.2).
+            variant.bandwidth += sound.peak_bps;
+            variant.average_bandwidth = variant.average_bandwidth.map(|bps| bps + sound.average_bps);
+            variant.codecs = variant.codecs.map(|codecs| format!("{codecs},{}", sound.codecs));
+            variant.audio = Some(group_of(sound));
+        }
+        variant
+    });
+    let iframes = VariantStream { is_i_frame: true, ..stream(&video.iframes) };
+    let playlist = MasterPlaylist {
+        version: Some(version(handed_on)),
+        independent_segments: true,
+        alternatives: alternatives.collect(),
+        variants: sizes.chain([iframes]).collect(),
+        session_data: index.loudness.as_ref().map(session_data).unwrap_or_default(),
+        ..Default::default()
+    };
+    let mut bytes = Vec::new();
+    playlist.write_to(&mut bytes).expect("a Vec takes every write");
+    define(bytes, handed_on)
+}
+
+fn group_of(rung: &Rung) -> String {
+    format!("{}-{}", rung.family.as_str(), rung.name)
 }
 
 /// Renders the media playlist of a rung.
@@ -123,6 +199,8 @@ fn media_below(directory: &str, rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
         target_duration: target_duration_s(&rung.segments, rung.rate),
         playlist_type: Some(MediaPlaylistType::Vod),
         independent_segments: true,
+        // Each segment is one picture, which is shown until the next (RFC 8216 §4.3.3.6).
+        i_frames_only: rung.family == Family::Video && rung.name == IFRAMES,
         end_list: true,
         segments: segments.collect(),
         ..Default::default()

@@ -36,8 +36,11 @@ pub struct VersionIndex {
     /// EBU R128 numbers of the source, when measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loudness: Option<Loudness>,
-    /// The ladder, AAC rungs by rising bit rate, then FLAC. Never empty.
+    /// The ladder, AAC rungs by rising bit rate, then FLAC. Empty only of a silent film.
     pub rungs: Vec<Rung>,
+    /// The picture, when there is one. The AAC rungs are its sound then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<Video>,
     /// Rungs of the ladder that were not made, because they could add nothing to this source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
@@ -48,6 +51,64 @@ pub struct VersionIndex {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extras: Vec<Extra>,
 }
+
+/// The picture of a version: the same frames, cut at the same instants, in several sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Video {
+    /// What went in.
+    pub source: VideoSource,
+    /// Pictures a second on every rung: numerator and denominator.
+    pub frame_rate: (u32, u32),
+    /// Pictures on every rung.
+    pub frames: u64,
+    /// By rising size. Never empty.
+    pub rungs: Vec<VideoRung>,
+    /// The first picture of every group, each a segment of its own; of the lowest rung.
+    pub iframes: VideoRung,
+}
+
+/// The source's picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoSource {
+    /// What it was, in words: `H.264`.
+    pub codec: String,
+    /// Stored width in pixels.
+    pub width: u32,
+    /// Stored height in pixels.
+    pub height: u32,
+    /// Width to height of a pixel.
+    pub pixel_aspect: (u32, u32),
+    /// Degrees that it was turned clockwise to stand upright.
+    pub turned: u32,
+    /// Whether it was mirrored before it was turned.
+    pub mirrored: bool,
+    /// Whether its pictures were of two fields, which were put together.
+    pub interlaced: bool,
+    /// Pictures that were decoded.
+    pub frames: u64,
+    /// Whether the time between its pictures varied, so that some are repeated or left out.
+    pub variable_rate: bool,
+}
+
+/// One size of the picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoRung {
+    /// Width in pixels, which are square.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Name of the AAC rung that is heard with it; absent of a silent film.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<String>,
+    /// How it was encoded and cut. Its ticks are those of a timescale in which every picture is a whole number.
+    pub encoding: Rung,
+}
+
+/// The name of the rung that holds the first picture of every group.
+pub const IFRAMES: &str = "iframes";
 
 /// The decoded source, after trimming what its container declares as padding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +129,7 @@ pub struct Source {
 }
 
 /// EBU R128 / ITU-R BS.1770 measures of the whole source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Loudness {
     /// Integrated loudness in LUFS, two decimals; absent for silence.
@@ -124,14 +185,17 @@ pub enum Family {
     Aac,
     /// FLAC: for listeners entitled to lossless.
     Flac,
+    /// H.264, without sound.
+    Video,
 }
 
 impl Family {
-    /// The directory below the version: `aac`, `flac`.
+    /// The directory below the version: `aac`, `flac`, `video`.
     pub fn as_str(self) -> &'static str {
         match self {
             Family::Aac => "aac",
             Family::Flac => "flac",
+            Family::Video => "video",
         }
     }
 }
@@ -146,11 +210,11 @@ pub struct Rung {
     pub name: String,
     /// RFC 6381 codec string: `mp4a.40.2`, `fLaC`.
     pub codecs: String,
-    /// Sample rate in Hz; also the timescale of every tick below.
+    /// Sample rate in Hz, of a picture the timescale; every tick below counts in it.
     pub rate: u32,
-    /// Channels.
+    /// Channels; 0 of a picture.
     pub channels: u32,
-    /// Bits per sample of the encoding; 16 for AAC by convention of the sample entry.
+    /// Bits per sample of the encoding; 16 for AAC by convention of the sample entry; 0 of a picture.
     pub bits: u32,
     /// Asked-for bit rate in bit/s; 0 for lossless.
     pub nominal_bps: u64,
@@ -234,6 +298,8 @@ pub enum Role {
     PeaksAt(u32),
     /// `/w/…/peaks.json`, small, public.
     PeaksSmall,
+    /// `/p/…/poster.jpg`, a still of the picture, public.
+    Poster,
 }
 
 /// What the names of lossy codecs have in them, lowercase: demuxers and decoders name codecs freely, and one
@@ -287,8 +353,14 @@ impl VersionIndex {
         if self.format != FORMAT {
             return wrong(format!("format {} is not {FORMAT}; a newer segue wrote it", self.format));
         }
-        if self.rungs.is_empty() {
+        if self.rungs.is_empty() && self.video.as_ref().is_none_or(|video| video.rungs.is_empty()) {
             return wrong("it has no rungs".into());
+        }
+        if let Some(video) = &self.video {
+            let (n, d) = video.frame_rate;
+            if n == 0 || d == 0 {
+                return wrong("the picture has no frame rate".into());
+            }
         }
         if self.source.rate == 0 {
             return wrong("the source has no rate".into());
@@ -336,9 +408,15 @@ impl VersionIndex {
         self.encodings().map(|rung| &rung.object).chain(self.extras.iter().map(|extra| &extra.object))
     }
 
-    /// The rungs, and the preview.
+    /// The rungs of sound and picture, and the preview.
     fn encodings(&self) -> impl Iterator<Item = &Rung> {
-        self.rungs.iter().chain(self.preview.iter().map(|preview| &preview.rung))
+        let preview = self.preview.iter().map(|preview| &preview.rung);
+        self.rungs.iter().chain(preview).chain(self.pictures().map(|rung| &rung.encoding))
+    }
+
+    /// The rungs of the picture, and the one for winding through it.
+    pub fn pictures(&self) -> impl Iterator<Item = &VideoRung> {
+        self.video.iter().flat_map(|video| video.rungs.iter().chain([&video.iframes]))
     }
 
     /// Whether there is a preview.
@@ -382,7 +460,7 @@ impl VersionIndex {
 }
 
 impl Rung {
-    /// Directory of the rung below the version: `aac/96`, `flac`.
+    /// Directory of the rung below the version: `aac/96`, `flac`, `video/720p`.
     pub fn path(&self) -> String {
         match self.name.as_str() {
             "" => self.family.as_str().to_owned(),
@@ -481,6 +559,7 @@ pub(crate) mod tests {
                 rung(Family::Aac, "96", "mp4a.40.2", 2),
                 rung(Family::Flac, "", "fLaC", 9),
             ],
+            video: None,
             skipped: vec![],
             preview: None,
             extras: vec![],

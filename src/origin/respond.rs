@@ -31,11 +31,11 @@ pub const ALLOWED_HEADERS: &str = "Range, If-Range, If-Match, If-None-Match, If-
 #[derive(Debug)]
 pub(super) struct Templates {
     /// By `Media`: 200.
-    whole: [HeaderMap; 4],
+    whole: [HeaderMap; Media::ALL.len()],
     /// By `Media`: 206, with a place for Content-Range.
-    part: [HeaderMap; 4],
+    part: [HeaderMap; Media::ALL.len()],
     /// By `Media`: the heads of 200, 206 and 304 as text, before and after what differs.
-    text: [[(Vec<u8>, Vec<u8>); 3]; 4],
+    text: [[(Vec<u8>, Vec<u8>); 3]; Media::ALL.len()],
 }
 
 impl Templates {
@@ -258,7 +258,7 @@ fn body(object: &Object<'_>, range: Range<u64>) -> Body {
     }
 }
 
-fn fill_in(templates: &[HeaderMap; 4], version: &Version, object: Object<'_>) -> HeaderMap {
+fn fill_in(templates: &[HeaderMap; Media::ALL.len()], version: &Version, object: Object<'_>) -> HeaderMap {
     let mut headers = templates[object.media as usize].clone();
     if let Some(coding) = object.coding {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));

@@ -26,15 +26,15 @@ pub struct Target<'p> {
 /// An object of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectName<'p> {
-    /// `master.m3u8`, `aac/master.m3u8`, `flac/master.m3u8`.
+    /// `master.m3u8`, `aac/master.m3u8`, `flac/master.m3u8`, `video/master.m3u8`.
     Multivariant(Scope),
-    /// Something of a rung: `aac/96/…`, `flac/…`.
+    /// Something of a rung: `aac/96/…`, `flac/…`, `video/720p/…`.
     OfRung(RungName<'p>, Part),
     /// `/d/…/{file}`: a rung's whole file, progressive.
     File(&'p str),
     /// `/p/…/preview.m3u8`, `/p/…/preview/…`: the preview's HLS form, public.
     OfPreview(Part),
-    /// `/p/…/preview.m4a`, `/w/…`: beside the ladder, public.
+    /// `/p/…/preview.m4a`, `/p/…/poster.jpg`, `/w/…`: beside the ladder, public.
     Extra(Role),
 }
 
@@ -76,13 +76,15 @@ pub enum Route {
     Preview,
     /// Waveform.
     Waveform,
+    /// A still of the picture.
+    Poster,
     /// Nothing we know.
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub const ALL: [Route; 8] = [
+    pub const ALL: [Route; 9] = [
         Route::Multivariant,
         Route::Playlist,
         Route::Init,
@@ -90,6 +92,7 @@ impl Route {
         Route::File,
         Route::Preview,
         Route::Waveform,
+        Route::Poster,
         Route::Unknown,
     ];
 
@@ -103,6 +106,7 @@ impl Route {
             Route::File => "/d/{track}/{version}/{file}",
             Route::Preview => "/p/{track}/{version}/preview",
             Route::Waveform => "/w/{track}/{version}/peaks",
+            Route::Poster => "/p/{track}/{version}/poster.jpg",
             Route::Unknown => "unknown",
         }
     }
@@ -129,6 +133,7 @@ impl<'p> Target<'p> {
             ("a", _) => decode_adaptive(rest)?,
             ("d", _) => ObjectName::File(decode_file(rest)?),
             ("p", "preview.m4a") => ObjectName::Extra(Role::Preview),
+            ("p", "poster.jpg") => ObjectName::Extra(Role::Poster),
             ("p", "preview.m3u8") => ObjectName::OfPreview(Part::Playlist),
             ("p", _) => ObjectName::OfPreview(decode_slice(rest.strip_prefix(PREVIEW_DIRECTORY)?)?),
             ("w", "peaks.bin") => ObjectName::Extra(Role::Peaks),
@@ -154,6 +159,7 @@ impl<'p> Target<'p> {
             ObjectName::File(_) => Route::File,
             ObjectName::OfPreview(_) | ObjectName::Extra(Role::Preview) => Route::Preview,
             ObjectName::Extra(Role::Peaks | Role::PeaksAt(_) | Role::PeaksSmall) => Route::Waveform,
+            ObjectName::Extra(Role::Poster) => Route::Poster,
         }
     }
 }
@@ -169,6 +175,7 @@ fn decode_adaptive(rest: &str) -> Option<ObjectName<'_>> {
         ("", "master.m3u8") => Some(ObjectName::Multivariant(Scope::All)),
         ("aac", "master.m3u8") => Some(ObjectName::Multivariant(Scope::Aac)),
         ("flac", "master.m3u8") => Some(ObjectName::Multivariant(Scope::Flac)),
+        ("video", "master.m3u8") => Some(ObjectName::Multivariant(Scope::Video)),
         ("aac", _) => rung(Family::Aac, ""),
         ("flac", _) => rung(Family::Flac, ""),
         _ => {
@@ -177,6 +184,7 @@ fn decode_adaptive(rest: &str) -> Option<ObjectName<'_>> {
             match (family, plain) {
                 ("aac", true) => rung(Family::Aac, name),
                 ("flac", true) => rung(Family::Flac, name),
+                ("video", true) => rung(Family::Video, name),
                 _ => None,
             }
         }
@@ -250,6 +258,10 @@ mod tests {
         check("/a/{v}/aac/96/00000.mp4", of(Family::Aac, "96", Part::Segment(0)));
         check("/a/{v}/flac/00123.mp4", of(Family::Flac, "", Part::Segment(123)));
         check("/a/{v}/flac/123456.mp4", of(Family::Flac, "", Part::Segment(123_456)));
+        check("/a/{v}/video/master.m3u8", Some(ObjectName::Multivariant(Scope::Video)));
+        check("/a/{v}/video/720p/index.m3u8", of(Family::Video, "720p", Part::Playlist));
+        check("/a/{v}/video/iframes/00002.mp4", of(Family::Video, "iframes", Part::Segment(2)));
+        check("/p/{v}/poster.jpg", Some(ObjectName::Extra(Role::Poster)));
         check("/d/{v}/aac-96.mp4", Some(ObjectName::File("aac-96.mp4")));
         check("/p/{v}/preview.m4a", Some(ObjectName::Extra(Role::Preview)));
         check("/w/{v}/peaks.bin", Some(ObjectName::Extra(Role::Peaks)));
@@ -279,6 +291,10 @@ mod tests {
             "/a/{v}//master.m3u8",
             "/a/{v}/AAC/master.m3u8",
             "/a/{v}/opus/96/00000.mp4",
+            "/a/{v}/video/00000.mp4",
+            "/a/{v}/video/index.m3u8",
+            "/a/{v}/poster.jpg",
+            "/w/{v}/poster.jpg",
             "/a/{v}/aac/96/x/00000.mp4",
             "/a/{v}/",
             "/a/{v}",

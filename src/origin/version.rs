@@ -27,8 +27,8 @@ pub(super) struct Version {
     rungs: Vec<OpenRung>,
     preview: Option<OpenRung>,
     extras: Vec<OpenExtra>,
-    /// By `Scope`: `All`, `Aac`, `Flac`.
-    multivariants: [Option<Document>; 3],
+    /// By `Scope`, in the order of `Scope::ALL`.
+    multivariants: [Option<Document>; Scope::ALL.len()],
     /// When it was published, whole seconds since 1970.
     pub(super) modified_s: u64,
     /// The same as an HTTP date.
@@ -98,20 +98,25 @@ pub(super) enum Content<'v> {
 pub(super) enum Media {
     Playlist,
     Audio,
+    Video,
     Peaks,
     PeaksSmall,
+    Poster,
 }
 
 impl Media {
-    pub(super) const ALL: [Media; 4] = [Media::Playlist, Media::Audio, Media::Peaks, Media::PeaksSmall];
+    pub(super) const ALL: [Media; 6] =
+        [Media::Playlist, Media::Audio, Media::Video, Media::Peaks, Media::PeaksSmall, Media::Poster];
 
     /// `Content-Type`.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Media::Playlist => "application/vnd.apple.mpegurl", // RFC 8216 §4
             Media::Audio => "audio/mp4",
+            Media::Video => "video/mp4",
             Media::Peaks => "application/octet-stream",
             Media::PeaksSmall => "application/json",
+            Media::Poster => "image/jpeg",
         }
     }
 
@@ -150,7 +155,8 @@ impl Version {
         };
         let rung =
             |rung: &Rung| Ok(OpenRung::new(rung, open(&rung.object, Some(rung))?, playlist::media(rung, handed_on)));
-        let rungs: Vec<OpenRung> = index.rungs.iter().map(rung).collect::<Result<_>>()?;
+        let pictures = index.pictures().map(|picture| &picture.encoding);
+        let rungs: Vec<OpenRung> = index.rungs.iter().chain(pictures).map(rung).collect::<Result<_>>()?;
         // Public: its playlist hands no token on.
         let preview = index.preview.as_ref().map(|preview| {
             let playlist = playlist::preview(&preview.rung);
@@ -162,12 +168,11 @@ impl Version {
         let modified = store.published_s(track, id).or_else(|| modified(rungs.first()?.whole.file.file()));
         let modified_s = modified.unwrap_or(0).min(unix_s(SystemTime::now()));
         let date = httpdate::fmt_http_date(UNIX_EPOCH + std::time::Duration::from_secs(modified_s));
-        let scopes = [Scope::All, Scope::Aac, Scope::Flac];
         Ok(Version {
             rungs,
             preview,
             extras,
-            multivariants: scopes.map(|scope| playlist::multivariant(&index, scope, handed_on).map(Document::new)),
+            multivariants: Scope::ALL.map(|scope| playlist::multivariant(&index, scope, handed_on).map(Document::new)),
             modified_s,
             modified: HeaderValue::from_str(&date).expect("a date is ASCII"),
             tag: HeaderValue::from_str(track.as_str()).expect("a track id is ASCII"),
@@ -201,16 +206,12 @@ impl Version {
         match name {
             ObjectName::OfRung(rung, part) => self.rung(rung)?.select(*part, headers),
             ObjectName::Multivariant(scope) => {
-                let at = match scope {
-                    Scope::All => 0,
-                    Scope::Aac => 1,
-                    Scope::Flac => 2,
-                };
+                let at = Scope::ALL.iter().position(|known| known == scope)?;
                 Some(self.multivariants[at].as_ref()?.object(headers))
             }
             ObjectName::File(name) => {
                 let rung = self.rungs.iter().find(|rung| *rung.file_name == **name)?;
-                Some(rung.whole.object(Media::Audio))
+                Some(rung.whole.object(rung.media()))
             }
             ObjectName::OfPreview(part) => self.preview.as_ref()?.select(*part, headers),
             ObjectName::Extra(Role::Preview) if self.preview.is_some() => {
@@ -222,6 +223,7 @@ impl Version {
                     Role::Preview => Media::Audio,
                     Role::Peaks | Role::PeaksAt(_) => Media::Peaks,
                     Role::PeaksSmall => Media::PeaksSmall,
+                    Role::Poster => Media::Poster,
                 };
                 let coded = extra.codings.select(headers, &extra.stored.etag);
                 Some(coded.map_or_else(|| extra.stored.object(media), |coded| Object::coded(coded, media)))
@@ -252,6 +254,10 @@ impl OpenRung {
         }
     }
 
+    fn media(&self) -> Media {
+        if self.family == Family::Video { Media::Video } else { Media::Audio }
+    }
+
     fn select(&self, part: Part, headers: &HeaderMap) -> Option<Object<'_>> {
         let number = match part {
             Part::Playlist => return Some(self.playlist.object(headers)),
@@ -261,7 +267,8 @@ impl OpenRung {
         let (start, end) = *self.slices.get(number)?;
         let etag = self.etags.slice(number * ETAG_BYTES..(number + 1) * ETAG_BYTES);
         let etag = HeaderValue::from_maybe_shared(etag).expect("hexadecimal is ASCII");
-        Some(Object { content: Content::File(&self.whole.file, start..end), etag, media: Media::Audio, coding: None })
+        let content = Content::File(&self.whole.file, start..end);
+        Some(Object { content, etag, media: self.media(), coding: None })
     }
 }
 

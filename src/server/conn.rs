@@ -191,6 +191,10 @@ fn refused(status: StatusCode, error: &hyper::Error, unread: &[u8], watched: &Wa
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if watched.is_next_crooked() => {
             Refused::With(StatusCode::BAD_REQUEST)
         }
+        // RFC 9112 §3: a request line longer than we wish to parse is a target that is too long, whatever would follow.
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if heads::is_one_line(unread) => {
+            Refused::With(StatusCode::URI_TOO_LONG)
+        }
         _ => Refused::With(status),
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use hyper::server::conn::{http1, http2};
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::AsyncReadExt as _;
@@ -23,10 +24,10 @@ use super::h2::{self, OnThisCore};
 use super::handover::Handover;
 use super::idle::{Entry, Idle};
 use super::plain::Scratch;
-use super::socket::{Socket, Tally};
+use super::socket::{self, Socket, Tally};
 use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
-use super::{Limits, Service, conn, leaving};
+use super::{Limits, Service, conn, leaving, reply};
 use crate::base::shutdown::{self, Shutdown};
 use crate::base::{memory, telemetry};
 
@@ -55,6 +56,10 @@ pub(super) struct Listeners {
 
 /// What a listener does with a connection.
 type Welcome<S> = fn(&Rc<Core<S>>, TcpStream, SocketAddr);
+
+/// What the kernel holds for a connection beside what is on its way to the peer: a segment fits, so that one call is
+/// enough for it, and a download of hundreds of megabytes does not come along.
+const UNSENT_BYTES_MAX: u32 = 512 << 10;
 
 /// Connections of the whole process, and what is counted about them.
 #[derive(Debug)]
@@ -315,6 +320,7 @@ impl<S: Service> Core<S> {
         socket: fn(TcpStream, Rc<Watched>, Arc<Tally>, Place) -> Socket,
         phase: Phase,
     ) {
+        socket::bound_unsent(&stream, UNSENT_BYTES_MAX);
         let core = self.clone();
         let watched = self.watch.register();
         watched.enter(phase);
@@ -457,13 +463,10 @@ fn is_exhaustion(error: &io::Error) -> bool {
 /// Answers a connection too many without reading its request, and waits a moment for it to hang up:
 /// closing at once would reset the answer away.
 fn turn_away(stream: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nCache-Control: no-store\r\n\
-        Content-Type: text/plain; charset=utf-8\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 21\r\n\
-        Connection: close\r\n\r\ntoo many connections\n";
     /// Turned away, but not yet gone: a bound on what a flood can hold.
     static LEAVING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(256);
     telemetry::door_refused(503);
-    let _ = stream.try_write(ANSWER);
+    let _ = stream.try_write(&reply::last(StatusCode::SERVICE_UNAVAILABLE, false));
     let Ok(leaving) = LEAVING.try_acquire() else { return };
     tokio::task::spawn_local(async move {
         let mut stream = stream;

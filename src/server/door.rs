@@ -22,7 +22,9 @@ pub(super) fn refuse(request: &Request<Incoming>, limits: &Limits, crooked: bool
 
 fn refusal(request: &Request<Incoming>, limits: &Limits, crooked: bool) -> Option<Response<Body>> {
     let headers = request.headers();
-    if crooked || !names_one_host(request.version(), request.uri().authority(), headers) {
+    let version = request.version();
+    let blanks = version == Version::HTTP_2 && headers.values().any(has_outer_blanks);
+    if crooked || blanks || !names_one_host(version, request.uri().authority(), headers) {
         return Some(reply::refuse_and_close(StatusCode::BAD_REQUEST, "bad request\n"));
     }
     let uri = request.uri();
@@ -60,6 +62,12 @@ pub(super) fn refuse_body(request: &Request<Incoming>) -> Option<Response<Body>>
     None
 }
 
+/// RFC 9113 §8.2.1: "A field value MUST NOT start or end with an ASCII whitespace character". HTTP/1.1 strips them.
+fn has_outer_blanks(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    [value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
+}
+
 /// Anything else is a request to mislead somebody. RFC 9112 §3.2: a 1.1 request has exactly one Host.
 /// RFC 9113 §8.3.1: an HTTP/2 request has an authority or a Host, and when it has both they agree.
 fn names_one_host(version: Version, authority: Option<&Authority>, headers: &HeaderMap) -> bool {
@@ -77,6 +85,15 @@ fn names_one_host(version: Version, authority: Option<&Authority>, headers: &Hea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blanks_around_a_value_are_seen_and_within_it_are_not() {
+        for (value, expected) in
+            [("", false), ("a", false), ("a b\tc", false), (" a", true), ("a\t", true), (" ", true)]
+        {
+            assert_eq!(has_outer_blanks(&value.parse().unwrap()), expected, "{value:?}");
+        }
+    }
 
     #[test]
     fn a_request_names_exactly_one_host() {

@@ -40,7 +40,9 @@ pub(super) fn protocol(limits: &Limits) -> http2::Builder<OnThisCore> {
         .initial_connection_window_size(256 << 10)
         .initial_stream_window_size(64 << 10)
         .max_frame_size(16 << 10)
-        .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
+        // Four times what the door lets in, so that the door refuses in words what is a little too large: h2 answers
+        // with a bare status.
+        .max_header_list_size(u32::try_from(limits.head_bytes_max.saturating_mul(4)).unwrap_or(u32::MAX))
         // Answers are cheap, so few resets must be waiting; many that were answered wear out `Frames`.
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(64)

@@ -148,6 +148,12 @@ fn to_line_end(bytes: &[u8]) -> (&[u8], &[u8], bool) {
     }
 }
 
+/// Whether an unreadable head has not come to the end of its request line.
+pub(super) fn is_one_line(head: &[u8]) -> bool {
+    let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    start.is_some_and(|start| !head[start..].contains(&b'\n'))
+}
+
 /// What the request line of an unreadable head asks to speak.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Spoken {
@@ -217,6 +223,19 @@ mod tests {
         check(&format!("{get}\r\n\r\n{get}{}{get}", get.replace("/a", "/#")), &[false, false, true, false]);
         // Behind chunks nothing is followed: the connection ends with their refusal.
         check(&format!("{}{body}", post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n")), &[false]);
+    }
+
+    #[test]
+    fn a_request_line_without_end_is_told_from_fields_without_end() {
+        for (head, expected) in [
+            ("GET /aaa", true),
+            ("\r\n\r\nGET /aaa", true),
+            ("GET / HTTP/1.1\r\nA: aaa", false),
+            ("", false),
+            ("\r\n", false),
+        ] {
+            assert_eq!(is_one_line(head.as_bytes()), expected, "{head:?}");
+        }
     }
 
     #[test]

@@ -63,21 +63,23 @@ pub(super) fn unreadable(answer: &[u8]) -> Option<StatusCode> {
     }
 }
 
-/// Our answer to a request head that cannot be read, in place of hyper's. The connection ends after it. HEAD
-/// gets no body (RFC 9110 §9.3.2).
+/// Our answer in place of hyper's, to a request head that cannot be read or to a connection too many. The
+/// connection ends after it. HEAD gets no body (RFC 9110 §9.3.2).
 pub(super) fn last(status: StatusCode, asks_head: bool) -> Vec<u8> {
     let (reason, text) = match status {
         StatusCode::REQUEST_TIMEOUT => ("Request Timeout", "request timeout\n"),
         StatusCode::URI_TOO_LONG => ("URI Too Long", "URI too long\n"),
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("Request Header Fields Too Large", "headers too large\n"),
         StatusCode::HTTP_VERSION_NOT_SUPPORTED => ("HTTP Version Not Supported", "HTTP version not supported\n"),
+        StatusCode::SERVICE_UNAVAILABLE => ("Service Unavailable", "too many connections\n"),
         _ => ("Bad Request", "bad request\n"),
     };
+    let again = if status == StatusCode::SERVICE_UNAVAILABLE { "Retry-After: 1\r\n" } else { "" };
     let (status, length, id) = (status.as_u16(), text.len(), request_id::made());
     let date = httpdate::fmt_http_date(SystemTime::now());
     let body = if asks_head { "" } else { text };
     format!(
-        "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Length: {length}\r\n\
+        "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Length: {length}\r\n{again}\
          Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
          Access-Control-Allow-Origin: *\r\nTiming-Allow-Origin: *\r\nCross-Origin-Resource-Policy: cross-origin\r\n\
          X-Content-Type-Options: nosniff\r\nX-Request-Id: {id}\r\nDate: {date}\r\n\r\n{body}"
@@ -91,12 +93,13 @@ mod tests {
 
     #[test]
     fn last_answers_are_whole_and_head_gets_no_body() {
-        for status in [400, 408, 414, 431, 505].map(|status| StatusCode::from_u16(status).unwrap()) {
+        for status in [400, 408, 414, 431, 503, 505].map(|status| StatusCode::from_u16(status).unwrap()) {
             let ours = String::from_utf8(last(status, false)).unwrap();
             let (head, body) = ours.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{ours}");
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{ours}");
             assert!(head.contains("\r\nDate: ") && head.contains("\r\nX-Request-Id: "), "{ours}");
+            assert_eq!(head.contains("\r\nRetry-After: 1\r\n"), status == StatusCode::SERVICE_UNAVAILABLE, "{ours}");
             assert!(body.len() > 5 && body.ends_with('\n'), "{ours}");
             let ours = String::from_utf8(last(status, true)).unwrap();
             let (head, nothing) = ours.split_once("\r\n\r\n").unwrap();

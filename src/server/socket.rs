@@ -329,13 +329,43 @@ impl Drop for Parting {
     }
 }
 
-/// Bytes that were written to a socket and that its peer has not acknowledged.
+/// Bytes that were written to a socket and that its peer may still acknowledge: none once it is reset, though the kernel
+/// goes on counting what it threw away then.
 pub(super) fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    if is_reset(socket) {
+        return 0;
+    }
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes one int (tcp(7), SIOCOUTQ,
     // which has the number of TIOCOUTQ).
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
     if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+/// Whether a connection is over in both directions.
+fn is_reset(socket: BorrowedFd<'_>) -> bool {
+    // include/net/tcp_states.h; `tcpi_state` is the first byte of what TCP_INFO gives, and no more is asked for.
+    const TCP_CLOSE: u8 = 7;
+    let (mut state, mut length): (u8, libc::socklen_t) = (0, 1);
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes to `state`
+    // (tcp(7), TCP_INFO).
+    let done = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut state).cast(), &raw mut length)
+    };
+    done == 0 && length == 1 && state == TCP_CLOSE
+}
+
+/// Lets the kernel take at most `bytes` of what cannot be sent yet, besides what is on its way. Without a bound it takes
+/// up to four MiB from each connection (tcp_wmem), for as long as the peer does not read.
+pub(super) fn bound_unsent(stream: &TcpStream, bytes: u32) {
+    let length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as the stream lives; the kernel reads one u32 (tcp(7), TCP_NOTSENT_LOWAT).
+    // A kernel that does not know it goes on without.
+    let _ = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+        libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const bytes).cast(), length)
+    };
 }
 
 enum Sniffed {

@@ -67,9 +67,9 @@ impl Drop for Workspace {
     }
 }
 
-/// One rung's file being written.
-pub(super) struct RungFile {
-    plan: RungPlan,
+/// A file of an init section and segments, being written.
+pub(super) struct SlicedFile {
+    name: String,
     file: File,
     init_bytes: usize,
     init_is_final: bool,
@@ -78,10 +78,97 @@ pub(super) struct RungFile {
     end: u64,
 }
 
+/// Where everything lies in such a file, and its hashes.
+pub(super) struct Slices {
+    pub(super) object: Object,
+    pub(super) init: Slice,
+    pub(super) segments: Vec<Segment>,
+}
+
+impl SlicedFile {
+    pub(super) fn create(workspace: &mut Workspace, name: String) -> Result<SlicedFile> {
+        let file = workspace.create(&name)?;
+        Ok(SlicedFile { name, file, init_bytes: 0, init_is_final: false, segments: Vec::new(), end: 0 })
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the child has said all of it.
+    pub(super) fn is_final(&self) -> bool {
+        self.init_is_final
+    }
+
+    /// The init section: reserves its place the first time, fills it the second.
+    pub(super) fn init(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+        let failed = || format!("cannot write {}", self.name);
+        if self.init_bytes == 0 {
+            workspace.admit(bytes.len())?;
+            self.init_bytes = bytes.len();
+            self.end = bytes.len() as u64;
+            return self.file.write_all(bytes).context(failed);
+        }
+        if bytes.len() != self.init_bytes || self.init_is_final {
+            return Err(Error::internal("the child changed the length of an init section"));
+        }
+        self.init_is_final = true;
+        self.file.write_all_at(bytes, 0).context(failed)
+    }
+
+    /// The next segment.
+    pub(super) fn segment(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+        if self.init_bytes == 0 || self.init_is_final {
+            return Err(Error::internal("the child sent a segment outside of its rung"));
+        }
+        let start = aligned_after(self.end, SLICE_ALIGNMENT);
+        let start = start.ok_or_else(|| Error::internal("the rung's file is too long"))?;
+        let gap = free_box(start - self.end);
+        workspace.admit(gap.len() + bytes.len())?;
+        self.segments.push(bytes.len() as u64);
+        self.end = start + bytes.len() as u64;
+        let write = self.file.write_all(&gap).and_then(|()| self.file.write_all(bytes));
+        write.context(|| format!("cannot write {}", self.name))
+    }
+
+    /// Reads the file back, has all of it checked, and measures it. `begin` gets the init section, `ticks` each segment
+    /// and says how long it is.
+    pub(super) fn read_back<C>(
+        mut self,
+        begin: impl FnOnce(&[u8]) -> Result<C>,
+        ticks: impl Fn(&mut C, &[u8]) -> Result<u64>,
+    ) -> Result<(C, Slices)> {
+        self.file.flush().context(|| format!("cannot write {}", self.name))?;
+        if !self.init_is_final {
+            return Err(Error::internal(format!("the child did not finish {}", self.name)));
+        }
+        let mut reader = Hashing::new(&self.file)?;
+        let init = reader.take(self.init_bytes as u64)?;
+        let mut check = begin(&init)?;
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for bytes in &self.segments {
+            let start = aligned_after(reader.bytes, SLICE_ALIGNMENT).unwrap_or(u64::MAX);
+            reader.take(start - reader.bytes)?;
+            let segment = reader.take(*bytes)?;
+            let ticks = ticks(&mut check, &segment)?;
+            segments.push(Segment { bytes: *bytes, ticks, hash: digest128(&segment) });
+        }
+        let object = reader.end(self.name)?;
+        Ok((check, Slices { object, init: Slice { bytes: init.len() as u64, hash: digest128(&init) }, segments }))
+    }
+}
+
+/// One rung's file being written.
+pub(super) struct RungFile {
+    plan: RungPlan,
+    file: SlicedFile,
+}
+
 impl RungFile {
     pub(super) fn create(workspace: &mut Workspace, plan: RungPlan) -> Result<RungFile> {
-        let file = workspace.create(&plan.file_name())?;
-        Ok(RungFile { plan, file, init_bytes: 0, init_is_final: false, segments: Vec::new(), end: 0 })
+        let file = SlicedFile::create(workspace, plan.file_name())?;
+        Ok(RungFile { plan, file })
     }
 
     /// The plan it follows.
@@ -91,71 +178,33 @@ impl RungFile {
 
     /// Whether the child has said all of it.
     pub(super) fn is_final(&self) -> bool {
-        self.init_is_final
+        self.file.is_final()
     }
 
     /// Whole segments written so far, as presented samples.
     pub(super) fn samples(&self) -> u64 {
-        self.segments.len() as u64 * self.plan.segment_samples
+        self.file.segments.len() as u64 * self.plan.segment_samples
     }
 
     /// The init section: reserves its place the first time, fills it the second.
     pub(super) fn init(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
-        let failed = |name: String| move || format!("cannot write {name}");
-        if self.init_bytes == 0 {
-            workspace.admit(bytes.len())?;
-            self.init_bytes = bytes.len();
-            self.end = bytes.len() as u64;
-            return self.file.write_all(bytes).context(failed(self.plan.file_name()));
-        }
-        if bytes.len() != self.init_bytes || self.init_is_final {
-            return Err(Error::internal("the child changed the length of an init section"));
-        }
-        self.init_is_final = true;
-        self.file.write_all_at(bytes, 0).context(failed(self.plan.file_name()))
+        self.file.init(workspace, bytes)
     }
 
     /// The next segment.
     pub(super) fn segment(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
-        if self.init_bytes == 0 || self.init_is_final {
-            return Err(Error::internal("the child sent a segment outside of its rung"));
-        }
-        let start = self.next_slice()?;
-        let gap = free_box(start - self.end);
-        workspace.admit(gap.len() + bytes.len())?;
-        self.segments.push(bytes.len() as u64);
-        self.end = start + bytes.len() as u64;
-        let write = self.file.write_all(&gap).and_then(|()| self.file.write_all(bytes));
-        write.context(|| format!("cannot write {}", self.plan.file_name()))
-    }
-
-    fn next_slice(&self) -> Result<u64> {
-        aligned_after(self.end, SLICE_ALIGNMENT).ok_or_else(|| Error::internal("the rung's file is too long"))
+        self.file.segment(workspace, bytes)
     }
 
     /// Reads the file back, checks all of it, and measures it.
-    pub(super) fn finish(mut self) -> Result<Rung> {
+    pub(super) fn finish(self) -> Result<Rung> {
         let name = self.plan.file_name();
-        self.file.flush().context(|| format!("cannot write {name}"))?;
-        if !self.init_is_final {
-            return Err(Error::internal(format!("the child did not finish {name}")));
-        }
         self.verify().context(|| format!("{name} does not add up"))
     }
 
     fn verify(self) -> Result<Rung> {
-        let mut reader = Hashing::new(&self.file)?;
-        let init = reader.take(self.init_bytes as u64)?;
-        let mut check = RungCheck::begin(&init)?;
-        let mut segments = Vec::with_capacity(self.segments.len());
-        for bytes in &self.segments {
-            let start = aligned_after(reader.bytes, SLICE_ALIGNMENT).unwrap_or(u64::MAX);
-            reader.take(start - reader.bytes)?;
-            let segment = reader.take(*bytes)?;
-            segments.push(Segment { bytes: *bytes, ticks: check.segment(&segment)?, hash: digest128(&segment) });
-        }
-        let object = reader.end(self.plan.file_name())?;
-
+        let (check, slices) = self.file.read_back(RungCheck::begin, RungCheck::segment)?;
+        let Slices { object, init, segments } = slices;
         let facts = check.init().clone();
         let frames = check.frames();
         let samples = check.finish()?;
@@ -191,7 +240,7 @@ impl RungFile {
             samples,
             alignment: SLICE_ALIGNMENT,
             object,
-            init: Slice { bytes: init.len() as u64, hash: digest128(&init) },
+            init,
             segments,
         })
     }
@@ -342,12 +391,12 @@ impl Peaks {
 }
 
 impl ExtraFile {
-    fn create(workspace: &mut Workspace, role: Role, name: String) -> Result<ExtraFile> {
+    pub(super) fn create(workspace: &mut Workspace, role: Role, name: String) -> Result<ExtraFile> {
         Ok(ExtraFile { role, file: workspace.create(&name)?, name, bytes: 0 })
     }
 
     /// Appends.
-    fn write(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, workspace: &mut Workspace, bytes: &[u8]) -> Result<()> {
         workspace.admit(bytes.len())?;
         self.bytes += bytes.len() as u64;
         self.file.write_all(bytes).context(|| format!("cannot write {}", self.name))
@@ -358,7 +407,7 @@ impl ExtraFile {
         self.file.write_all_at(bytes, at).context(|| format!("cannot write {}", self.name))
     }
 
-    fn finish(self) -> Result<Extra> {
+    pub(super) fn finish(self) -> Result<Extra> {
         let sha256 =
             hash_of(&self.file, &AtomicBool::new(false)).context(|| format!("cannot read back {}", self.name))?;
         Ok(Extra { role: self.role, object: Object { name: self.name, bytes: self.bytes, sha256 } })

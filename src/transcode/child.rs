@@ -47,7 +47,7 @@ fn attempt(pipe: &Pipe) -> Result<super::protocol::Outcome> {
     let plan: Plan = plan.ok_or_else(|| Error::usage("the child takes one argument, a plan"))?;
     let mut fences = sandbox::enter(&plan)?;
     let source = std::io::stdin().as_fd().try_clone_to_owned().context(|| "descriptor 0 is not the source")?;
-    gst::init()?;
+    gst::init(plan.video.is_some())?;
     sandbox::seal(&mut fences, plan.trial.as_ref())?;
     fences.enough(plan.sandbox)?;
     pipe.send(&Event::Sandboxed(fences), &[]);

@@ -20,6 +20,7 @@ mod source;
 mod supervise;
 mod syscalls;
 mod true_peak;
+mod video;
 mod waveform;
 
 use std::fs::File;
@@ -31,19 +32,21 @@ pub use fetch::{Fetching, Remote, Resign};
 pub use guard::{Allowed, HostRule, Network};
 pub use options::{Limits, Options};
 pub use sandbox::{Fence, Report, Sandbox, State, Trial};
+pub use video::{FilmOutline, FilmReport};
 
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
+use crate::hls::ladder::video::Choice;
 use crate::hls::package::rescale;
 use crate::hls::version::{FORMAT, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
 use fetch::Download;
 use guard::Url;
-use plan::{Format, Plan};
+use plan::{Format, Pad, Plan};
 use protocol::{Event, Outcome};
 use sniff::Sniffed;
-use source::{Patient, Source as Bytes};
+use source::{Patient, ReadAt, Source as Bytes};
 
 /// How far an attempt is.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,6 +231,54 @@ pub fn run(
     Ok(index)
 }
 
+/// As `run`, for what `choice` says: sound, a film, or the one or the other by what the input holds.
+///
+/// # Errors
+/// As `run`.
+pub fn run_as(
+    input: impl Into<Input>,
+    choice: &Choice,
+    work_dir: &Path,
+    options: &Options,
+    on_progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<VersionIndex> {
+    let input = input.into();
+    let ladder = match choice {
+        Choice::Audio(ladder) => return run(input, ladder, work_dir, options, on_progress, cancel),
+        Choice::Video(ladder) | Choice::ByContent(_, ladder) => ladder,
+    };
+    let span = tracing::info_span!("transcode", sizes = ladder.rungs.len()).entered();
+    let look = if matches!(choice, Choice::Video(_)) { sniff::sniff_film } else { sniff::sniff_any };
+    let job = Job::open_with(&input, options, work_dir, cancel, look)?;
+    let mut workspace = Workspace::new(work_dir, options.limits.output_bytes_max);
+    let name = job.name.clone();
+    let index = if job.sniffed.picture {
+        video::run(job, ladder, &mut workspace, options, on_progress, cancel)
+    } else {
+        drop(span);
+        job.transcode(choice.audio(), &mut workspace, options, on_progress, cancel)
+    };
+    let index = index.map_err(|error| blame(&name, error))?;
+    workspace.keep();
+    Ok(index)
+}
+
+/// What a film is, without decoding it; `None` when the input has no picture.
+///
+/// # Errors
+/// As `run`.
+pub fn probe_film(input: impl Into<Input>, choice: &Choice, options: &Options) -> Result<Option<FilmReport>> {
+    let Some(ladder) = choice.video() else { return Ok(None) };
+    let look = if matches!(choice, Choice::Video(_)) { sniff::sniff_film } else { sniff::sniff_any };
+    let never = AtomicBool::new(false);
+    let job = Job::open_with(&input.into(), options, &std::env::temp_dir(), &never, look)?;
+    if !job.sniffed.picture {
+        return Ok(None);
+    }
+    video::look(&job, ladder, options).map(Some).map_err(|error| job.blame(error))
+}
+
 /// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes; of a URL,
 /// whether it may be asked at all.
 ///
@@ -236,7 +287,7 @@ pub fn run(
 pub fn check_input(input: impl Into<Input>, options: &Options) -> Result<()> {
     let input = input.into();
     match &input {
-        Input::File(path) => Job::open_file(path, options).map(drop),
+        Input::File(path) => Job::open_file(path, options, sniff::sniff_any).map(drop),
         Input::Url(remote) => {
             let checked = Url::decode(&remote.url).and_then(|url| options.fetching.allowed.check_host(&url));
             checked.context(|| format!("cannot transcode {}", input.name()))
@@ -293,6 +344,8 @@ fn trial_plan(trial: Trial, options: &Options) -> Plan {
         cpu_s_max: limits.cpu_s(0),
         sandbox: options.sandbox,
         trial: Some(trial),
+        video: None,
+        pad: None,
     }
 }
 
@@ -304,13 +357,22 @@ struct Job {
     sniffed: Sniffed,
     /// What its SHA-256 must be.
     sha256: Option<String>,
+    /// Silence around its sound.
+    pad: Option<Pad>,
 }
 
+/// How an input is looked at.
+type Look = fn(&dyn ReadAt, u64) -> Result<Sniffed>;
+
 impl Job {
-    /// Opens `input`; what has to be downloaded waits on the file system of `directory`.
+    /// Opens an input for its sound; what has to be downloaded waits on the file system of `directory`.
     fn open(input: &Input, options: &Options, directory: &Path, cancel: &AtomicBool) -> Result<Job> {
+        Job::open_with(input, options, directory, cancel, sniff::sniff)
+    }
+
+    fn open_with(input: &Input, options: &Options, directory: &Path, cancel: &AtomicBool, look: Look) -> Result<Job> {
         let remote = match input {
-            Input::File(path) => return Job::open_file(path, options),
+            Input::File(path) => return Job::open_file(path, options, look),
             Input::Url(remote) => remote,
         };
         let name = input.name();
@@ -319,7 +381,7 @@ impl Job {
         let download = Download::start(remote, &options.fetching, most, directory, cancel).map_err(blame)?;
         let length = download.spool().bytes();
         let bytes = Bytes::Arriving(download);
-        let sniffed = sniff::sniff(&Patient { source: &bytes, unwanted: cancel, asks: true }, length);
+        let sniffed = look(&Patient { source: &bytes, unwanted: cancel, asks: true }, length);
         let sniffed = match (sniffed, bytes.failure()) {
             (Ok(sniffed), _) => sniffed,
             (Err(_), Some(error)) => return Err(blame(error)),
@@ -329,10 +391,10 @@ impl Job {
             (Err(error), None) => return Err(blame(error)),
         };
         let sha256 = remote.sha256.as_ref().map(|hash| hash.to_ascii_lowercase());
-        Ok(Job { name, bytes, length, sniffed, sha256 })
+        Ok(Job { name, bytes, length, sniffed, sha256, pad: None })
     }
 
-    fn open_file(input: &Path, options: &Options) -> Result<Job> {
+    fn open_file(input: &Path, options: &Options, look: Look) -> Result<Job> {
         let name = input.display().to_string();
         let refuse = |what: &str| Err(Error::invalid(format!("cannot transcode {name}: {what}")));
         // Looked at before it is opened: opening a named pipe would wait for its other end.
@@ -349,19 +411,16 @@ impl Job {
         if about.len() > most {
             return refuse(&options::too_large(about.len(), most).to_string());
         }
-        let sniffed = match sniff::sniff(&file, about.len()) {
+        let sniffed = match look(&file, about.len()) {
             Ok(sniffed) => sniffed,
             Err(error) => return Err(Error::new(error.kind(), format!("cannot transcode {name}")).because(error)),
         };
-        Ok(Job { name, bytes: Bytes::File(file), length: about.len(), sniffed, sha256: None })
+        Ok(Job { name, bytes: Bytes::File(file), length: about.len(), sniffed, sha256: None, pad: None })
     }
 
     /// Says which input an error is about, and what to do.
     fn blame(&self, error: Error) -> Error {
-        match error.kind() {
-            Kind::Cancelled => Error::new(Kind::Cancelled, format!("transcoding {} was cancelled", self.name)),
-            kind => Error::new(kind, format!("cannot transcode {}", self.name)).because(error),
-        }
+        blame(&self.name, error)
     }
 
     fn plan(&self, ladder: Option<&Ladder>, options: &Options) -> Plan {
@@ -381,6 +440,8 @@ impl Job {
             cpu_s_max: limits.cpu_s(self.length),
             sandbox: options.sandbox,
             trial: None,
+            video: None,
+            pad: self.pad,
         }
     }
 
@@ -468,7 +529,8 @@ impl Job {
 
     /// The decoded source, if it is all there.
     fn source(&self, format: &Format, outcome: &Outcome, sha256: String) -> Result<Source> {
-        self.sniffed.check_length(outcome.samples, outcome.surplus, format.rate)?;
+        let own = outcome.samples.saturating_sub(outcome.padded);
+        self.sniffed.check_length(own, outcome.surplus, format.rate)?;
         self.sniffed.check_md5(outcome.md5.as_deref())?;
         Ok(Source {
             sha256,
@@ -478,6 +540,13 @@ impl Job {
             bits: format.bits,
             samples: outcome.samples,
         })
+    }
+}
+
+fn blame(name: &str, error: Error) -> Error {
+    match error.kind() {
+        Kind::Cancelled => Error::new(Kind::Cancelled, format!("transcoding {name} was cancelled")),
+        kind => Error::new(kind, format!("cannot transcode {name}")).because(error),
     }
 }
 
@@ -559,6 +628,7 @@ impl Making {
                 Some(_) => Err(Error::internal("the child measured the source twice")),
             },
             Event::Decoded { .. } | Event::Sandboxed(_) | Event::Want { .. } => Ok(()),
+            Event::Surveyed(_) | Event::Poster => Err(Error::internal("the child speaks of a picture")),
             Event::Done(_) | Event::Failed { .. } => Err(Error::internal("the child ended twice")),
         }
     }
@@ -613,6 +683,7 @@ impl Making {
             encoders: outcome.encoders,
             loudness: Some(outcome.loudness),
             rungs: vec![],
+            video: None,
             skipped,
             preview: None,
             extras,

@@ -49,6 +49,12 @@ pub struct Limits {
     pub memory_bytes_max: u64,
     /// Resident memory of the child in bytes. 512 MiB: four times what the largest format takes.
     pub resident_bytes_max: u64,
+    /// Length of an input with a picture, in bytes. 500 MiB: an hour of a course at a megabit a second.
+    pub video_bytes_max: u64,
+    /// Length of a film in seconds. Four hours.
+    pub video_duration_s_max: u64,
+    /// Pixels of a picture. 4096 × 2304: a decoder holds up to forty.
+    pub video_pixels_max: u64,
     /// Bytes written in all. 16 GiB: ten hours of 96 kHz/24 bit FLAC and the AAC rungs.
     pub output_bytes_max: u64,
 }
@@ -79,6 +85,9 @@ impl Default for Limits {
             cpu_s_max: None,
             memory_bytes_max: 2 << 30,
             resident_bytes_max: 512 << 20,
+            video_bytes_max: 500 << 20,
+            video_duration_s_max: 4 * 3600,
+            video_pixels_max: 4096 * 2304,
             output_bytes_max: 16 << 30,
         }
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sandbox::{Sandbox, Trial};
 use super::source::Arrivals;
+use super::video::plan::Task;
 use crate::base::{Error, Result};
 use crate::hls::ladder::{self, AAC_FRAME, Encoder, FLAC_BLOCK, Ladder};
 use crate::hls::version::{Family, Skipped};
@@ -40,6 +41,31 @@ pub(super) struct Plan {
     pub(super) sandbox: Sandbox,
     /// What to do instead of decoding, in tests of the sandbox.
     pub(super) trial: Option<Trial>,
+    /// What to do with the picture; `None`: it is about the sound.
+    pub(super) video: Option<Task>,
+    /// Silence around the sound of a film.
+    pub(super) pad: Option<Pad>,
+}
+
+/// Silence that makes a sound begin and end with its picture, in samples at `rate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pad {
+    /// Samples before the first.
+    pub(super) before: u64,
+    /// Length of the whole, when the sound ends earlier.
+    pub(super) until: Option<u64>,
+    /// The rate both count in.
+    pub(super) rate: u32,
+}
+
+impl Plan {
+    /// What somebody whose input cannot be decoded should do.
+    pub(super) fn advice(&self) -> &'static str {
+        match self.video {
+            None => "export it again as WAV or FLAC",
+            Some(_) => "export it again as MP4 (H.264 and AAC)",
+        }
+    }
 }
 
 /// Encoder delay and padding that the container declares, in samples at `rate`.
@@ -115,10 +141,7 @@ impl RungPlan {
 
     /// Samples in an encoded frame.
     pub(super) fn frame(&self) -> u32 {
-        match self.rung.family {
-            Family::Aac => AAC_FRAME,
-            Family::Flac => FLAC_BLOCK,
-        }
+        if self.rung.family == Family::Flac { FLAC_BLOCK } else { AAC_FRAME }
     }
 
     /// Samples the decoder gives before the first of the source.
@@ -186,7 +209,7 @@ impl Format {
         // A quarter of a second: added to six seconds it still rounds to a target duration of six.
         let tail = u64::from(aac_rate / 4);
         let settle = |rung: &ladder::Rung| match rung.family {
-            Family::Aac => RungPlan {
+            Family::Aac | Family::Video => RungPlan {
                 rung: rung.clone(),
                 rate: aac_rate,
                 channels: self.channels.min(2),

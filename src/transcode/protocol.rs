@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Format;
 use super::sandbox::Report;
+use super::video::plan::Survey;
 use crate::hls::version::Loudness;
 
 /// An event is a few hundred bytes; the longest carries an error text.
@@ -27,12 +28,12 @@ pub(super) enum Event {
     },
     /// The first samples are decoded: this is what the source is. Always before the ones below.
     Opened(Format),
-    /// So many samples were decoded.
+    /// So many samples were decoded; of a film, pictures.
     Decoded {
         /// Samples per channel since the start, after trimming.
         samples: u64,
     },
-    /// Payload: the init section of a rung. Comes twice, first with zeros, at the end with numbers,
+    /// Payload: the init section of a rung; of a film, its sizes and then the I-frames. Comes twice, first with zeros, at the end with numbers,
     /// of the same length.
     Init {
         /// Index in the plan's outputs: the ladder's rungs, then the preview.
@@ -45,6 +46,10 @@ pub(super) enum Event {
     },
     /// Payload: the next points of the waveform, pairs of minimum and maximum.
     Peaks,
+    /// What a look at every packet has found; before `Done`.
+    Surveyed(Survey),
+    /// Payload: a still of the picture, JPEG.
+    Poster,
     /// The source is decoded and measured to its end, and the first rung and the preview are whole. Once, before
     /// `Done`, which says the same and the other encoders.
     Measured(Outcome),
@@ -60,10 +65,12 @@ pub(super) enum Event {
 }
 
 /// What the child learned.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// Samples per channel at the source's rate.
     pub(super) samples: u64,
+    /// How many of them are silence around a film's sound.
+    pub(super) padded: u64,
     /// Samples decoded beyond what the plan keeps.
     pub(super) surplus: u64,
     /// MD5 of the samples in hexadecimal digits, when the plan wants it.

@@ -41,8 +41,8 @@ pub(super) fn attempt(
         if let Some(error) = source.failure() {
             return Err(error);
         }
-        check_time(&options.limits, started, wall, last_event, source.arriving_since())?;
-        running.check_memory(options.limits.resident_bytes_max)?;
+        check_time(plan, &options.limits, started, wall, last_event, source.arriving_since())?;
+        running.check_memory(plan, options.limits.resident_bytes_max)?;
         // 50 ms: how soon a cancelled attempt ends.
         match running.events.recv_timeout(Duration::from_millis(50)) {
             Err(RecvTimeoutError::Timeout) => continue,
@@ -96,13 +96,14 @@ fn warn_of_gaps(report: &Report) {
 
 /// `arriving`: when the last bytes of a source came that is not all there. Who waits for it stands not still.
 fn check_time(
+    plan: &Plan,
     limits: &Limits,
     started: Instant,
     wall: Duration,
     last_event: Option<Instant>,
     arriving: Option<Instant>,
 ) -> Result<()> {
-    let late = |what: String| Err(Error::invalid(what));
+    let late = |what: String| Err(Error::invalid(format!("{what}; {}", plan.advice())));
     if started.elapsed() > wall {
         let most = wall.as_secs();
         return match arriving {
@@ -112,9 +113,7 @@ fn check_time(
                     "it was not downloaded within {most} s, the most that an input of its size may take; try again"
                 ),
             )),
-            None => late(format!(
-                "gave up after {most} s, the most that an input of its size may take; export it again as WAV or FLAC"
-            )),
+            None => late(format!("gave up after {most} s, the most that an input of its size may take")),
         };
     }
     let since = |at: Instant| arriving.map_or(at, |arrived| arrived.max(at)).elapsed().as_secs();
@@ -122,10 +121,11 @@ fn check_time(
         // Broken files make decoders search for ever without an error (seen once in 2000 starts).
         None if since(started) > limits.first_sample_s => {
             let most = limits.first_sample_s;
-            late(format!("no audio could be decoded within {most} s; export it again as WAV or FLAC"))
+            let what = if plan.video.is_some() { "picture" } else { "audio" };
+            late(format!("no {what} could be decoded within {most} s"))
         }
         Some(at) if since(at) > limits.no_progress_s => {
-            late(format!("decoding stood still for {} s; export it again as WAV or FLAC", limits.no_progress_s))
+            late(format!("decoding stood still for {} s", limits.no_progress_s))
         }
         _ => Ok(()),
     }
@@ -187,7 +187,7 @@ impl Running {
 
     /// Ends a child that holds more memory than it may. Its address space has a limit too, but that has to
     /// leave room for what is reserved and never touched.
-    fn check_memory(&mut self, most: u64) -> Result<()> {
+    fn check_memory(&mut self, plan: &Plan, most: u64) -> Result<()> {
         // Not for each of many events in a row.
         if self.weighed.is_some_and(|at| at.elapsed() < Duration::from_millis(50)) {
             return Ok(());
@@ -197,7 +197,7 @@ impl Running {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
         let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
         match pages.saturating_mul(rustix::param::page_size() as u64) > most {
-            true => Err(out_of_memory(most)),
+            true => Err(out_of_memory(plan, most)),
             false => Ok(()),
         }
     }
@@ -214,25 +214,25 @@ impl Running {
         };
         let starved = ["failed to allocate", "memory allocation of", "Cannot allocate memory", "std::bad_alloc"];
         if starved.iter().any(|words| said.contains(words)) {
-            return out_of_memory(plan.memory_bytes_max);
+            return out_of_memory(plan, plan.memory_bytes_max);
         }
+        let advice = plan.advice();
         let crashed = |signal: &str| {
             Error::internal(format!(
-                "the decoder crashed on it, ended by {signal} ({last}); nothing else was harmed; export it again as \
-                 WAV or FLAC"
+                "the decoder crashed on it, ended by {signal} ({last}); nothing else was harmed; {advice}"
             ))
         };
         match signal_of(status) {
-            Some("SIGXCPU") => Error::invalid(
-                "decoding it takes more processor time than an input of its size may use; export it again as WAV or FLAC",
-            ),
+            Some("SIGXCPU") => Error::invalid(format!(
+                "decoding it takes more processor time than an input of its size may use; {advice}"
+            )),
             Some("SIGXFSZ") => Error::internal(
                 "the transcoder may not write its working files; raise the limit on the size of files (ulimit -f)",
             ),
-            Some("SIGSYS") => Error::invalid(
-                "decoding it made the decoder do what its sandbox forbids, so it was ended (SIGSYS); export it again as \
-                 WAV or FLAC; if every file ends like this, the kernel's log names the system call",
-            ),
+            Some("SIGSYS") => Error::invalid(format!(
+                "decoding it made the decoder do what its sandbox forbids, so it was ended (SIGSYS); {advice}; if every \
+                 file ends like this, the kernel's log names the system call"
+            )),
             Some("SIGKILL") => Error::internal(format!(
                 "the transcoder was ended by SIGKILL from outside ({last}): by hand, or because the machine ran out of \
                  memory; try again"
@@ -281,11 +281,9 @@ fn tail(from: &mut impl Read) -> Vec<u8> {
     kept
 }
 
-fn out_of_memory(most: u64) -> Error {
-    let mib = most >> 20;
-    Error::invalid(format!(
-        "decoding it needs more memory than the {mib} MiB it may use; export it again as WAV or FLAC"
-    ))
+fn out_of_memory(plan: &Plan, most: u64) -> Error {
+    let (mib, advice) = (most >> 20, plan.advice());
+    Error::invalid(format!("decoding it needs more memory than the {mib} MiB it may use; {advice}"))
 }
 
 fn signal_of(status: Option<ExitStatus>) -> Option<&'static str> {

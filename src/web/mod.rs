@@ -56,7 +56,7 @@ pub const SECURITY_HEADERS: [(&str, &str); 3] = [
 pub fn csp(media_host: Option<&str>) -> String {
     let host = media_host.map(|host| format!(" {host}")).unwrap_or_default();
     format!(
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:{host}; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:{host}; media-src 'self' blob:{host}; \
          connect-src 'self'{host}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
@@ -87,6 +87,21 @@ pub fn watch_page(page: &WatchPage<'_>) -> String {
         body = body,
         css = FILES[CSS].path,
         js = FILES[JS].path,
+    )
+}
+
+/// The page that plays a film. `master` and `poster` are URLs, `duration_s` its exact length.
+pub fn film_page(track: &str, title: &str, master: &str, poster: &str, duration_s: f64) -> String {
+    format!(
+        include_str!("film.html"),
+        track = escape(track),
+        title = escape(title),
+        master = escape(master),
+        poster = escape(poster),
+        duration = duration_s,
+        clock = clock(duration_s),
+        css = FILES[CSS].path,
+        js = FILES[FILM].path,
     )
 }
 
@@ -131,20 +146,23 @@ struct File {
 
 const JS: usize = 0;
 const CSS: usize = 1;
+const FILM: usize = 2;
 
-static FILES: LazyLock<[File; 2]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 3]> = LazyLock::new(|| {
+    const SCRIPT: &str = "text/javascript; charset=utf-8";
     [
-        named("js", "text/javascript; charset=utf-8", include_bytes!("../../web/dist/watch.js")),
-        named("css", "text/css; charset=utf-8", include_bytes!("../../web/dist/watch.css")),
+        named("watch", "js", SCRIPT, include_bytes!("../../web/dist/watch.js")),
+        named("watch", "css", "text/css; charset=utf-8", include_bytes!("../../web/dist/watch.css")),
+        named("film", "js", SCRIPT, include_bytes!("../../web/dist/film.js")),
     ]
 });
 
-fn named(extension: &str, content_type: &'static str, bytes: &'static [u8]) -> File {
+fn named(name: &str, extension: &str, content_type: &'static str, bytes: &'static [u8]) -> File {
     // 64 bits: enough against accidents, and nobody but us chooses these bytes.
     let hash = hex::encode(&Sha256::digest(bytes)[..8]);
     let etag = HeaderValue::try_from(format!("\"{hash}\"")).expect("hexadecimal is ASCII");
     let codings = Codings::of(bytes, &etag);
-    File { path: format!("/assets/watch.{hash}.{extension}"), etag, content_type, bytes, codings }
+    File { path: format!("/assets/{name}.{hash}.{extension}"), etag, content_type, bytes, codings }
 }
 
 /// Makes text safe as element content and inside a quoted attribute.
@@ -226,6 +244,18 @@ mod tests {
         assert!(html.contains("&lt;b&gt;Example &amp; Co&lt;/b&gt;, 17 USC 512"), "{html}");
         assert!(!html.contains("<audio") && !html.contains("<script"));
         assert!(blocked_page(None).contains("legal"));
+    }
+
+    #[test]
+    fn a_films_page_has_its_playlist_and_its_still_and_a_hostile_title_stays_text() {
+        let html =
+            film_page("trk", "<script>alert(1)</script>", "/a/t/v/video/master.m3u8?a&b", "/p/t/v/poster.jpg", 64.3);
+        assert!(html.contains("data-master=\"/a/t/v/video/master.m3u8?a&amp;b\""), "{html}");
+        assert!(html.contains("poster=\"/p/t/v/poster.jpg\"") && html.contains(">1:04<"));
+        assert_eq!(html.matches("<script").count(), 1);
+        assert!(!html.contains(" style=") && !html.contains("<audio"));
+        let named: Vec<&str> = html.split('"').filter(|part| part.starts_with("/assets/")).collect();
+        assert!(named.len() == 2 && named.iter().all(|path| asset(path).is_some()), "{named:?}");
     }
 
     #[test]

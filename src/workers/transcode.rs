@@ -33,6 +33,7 @@ use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
+use crate::hls::ladder::video::Choice;
 use crate::hls::playlist::PREVIEW_DIRECTORY;
 use crate::hls::version::{Object, Rung, VersionIndex};
 use crate::jobs::backoff::Backoff;
@@ -414,7 +415,8 @@ impl Pool {
         if !guard(&mut tx, lease, now_us).await? {
             return Ok(false);
         }
-        for rung in index.rungs.iter().filter(|rung| !told.contains(&rung.path())) {
+        let all = index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding));
+        for rung in all.filter(|rung| !told.contains(&rung.path())) {
             let event = rung_event(&rung.path(), &rung.codecs, (rung.peak_bps, rung.average_bps), rung.segments.len());
             record(&mut tx, &lease.job, now_us, "rung", &event).await?;
         }
@@ -489,7 +491,10 @@ fn make(
     live: &Live,
     news: &mpsc::Sender<News>,
 ) -> Result<Made> {
-    let ladder = wish.ladder_of(rungs)?;
+    let choice = match rungs {
+        None => wish.choice(),
+        some => Choice::Audio(wish.ladder_of(some)?),
+    };
     // A track that shows a version already keeps it until the new one is whole.
     let is_new = rungs.is_none() && store.read_record(wish.track).is_err_and(|error| error.kind() == Kind::NotFound);
     let staging = store.stage()?;
@@ -520,7 +525,7 @@ fn make(
         Progress::Playable(_) => {}
     };
     let source = Path::new(&wish.source);
-    let index = transcode::run(source, &ladder, staging.dir(), options, &mut on_progress, &live.stop)?;
+    let index = transcode::run_as(source, &choice, staging.dir(), options, &mut on_progress, &live.stop)?;
     let index = if rungs.is_some() { completed(store, wish, &staging, index)? } else { index };
     if live.stop.load(Ordering::Relaxed) {
         return Err(Error::new(Kind::Cancelled, "stopped before it was placed"));
@@ -543,6 +548,11 @@ fn completed(store: &Store, wish: &Wish, staging: &Staging, made: VersionIndex) 
     let current = tracks::read(store, track).context(|| "there is no version that a single rung could be added to")?;
     let document = store.read_version(track, current.version)?;
     let mut whole = VersionIndex::decode_as(current.version, &document)?;
+    if whole.video.is_some() {
+        return Err(Error::invalid(format!(
+            "track {track} is a film, whose rungs belong together; retry the whole job"
+        )));
+    }
     if whole.source != made.source {
         return Err(Error::invalid(format!(
             "the source is not the one that version {} of track {track} was made from; retry the whole job",

@@ -2,9 +2,12 @@
 //
 //   node play.mjs --scenario watch  --url PAGE   --samples N --rate R
 //   node play.mjs --scenario trouble --url PAGE  --samples N --rate R
+//   node play.mjs --scenario film   --url PAGE   --samples N --rate R
 //   node play.mjs --scenario hls    --url MASTER --samples N --rate R
 //   node play.mjs --scenario shaka  --url MASTER --samples N --rate R
 //   node play.mjs --scenario record --url MASTER --samples N --rate R --wav SOURCE [--cycle] [--lossless]
+//
+// With `--film`, hls and shaka play into a video element and every size must be seen.
 //
 // Prints one line of JSON: {ok, scenario, failures, errors, facts, ms}. Exit code 0 when ok, 1 when not, 2 for
 // wrong arguments. `--lenient` forgives inexact lengths and priming: for stand-in trees during development.
@@ -16,9 +19,10 @@ import { servePages } from "./lib/pages.mjs";
 import { trouble } from "./scenarios/trouble.mjs";
 import { watch } from "./scenarios/watch.mjs";
 import { bare } from "./scenarios/bare.mjs";
+import { film } from "./scenarios/film.mjs";
 import { record } from "./scenarios/record.mjs";
 
-const SCENARIOS = { watch, trouble, hls: bare, shaka: bare, record };
+const SCENARIOS = { watch, film, trouble, hls: bare, shaka: bare, record };
 // Longer than any scenario needs; a hung browser must not hang the test run.
 const WHOLE_RUN_MS = 90_000;
 
@@ -60,6 +64,7 @@ function readArguments() {
         wav: { type: "string" },
         cycle: { type: "boolean", default: false },
         lossless: { type: "boolean", default: false },
+        film: { type: "boolean", default: false },
         lenient: { type: "boolean", default: false },
       },
     });

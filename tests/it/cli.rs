@@ -513,6 +513,53 @@ fn probe_says_what_the_ladder_would_make() {
 }
 
 #[test]
+fn probe_says_what_a_film_would_become_and_the_ladder_can_be_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = dir.path().join("clip.mp4");
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=25:duration=1"])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=1",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
+        .args(["-c:a", "aac"])
+        .arg(&clip)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let clip = clip.to_str().unwrap();
+    let text = said(&run(["probe", clip]));
+    assert!(text.contains("H.264, 1280×720, 25 pictures, 1.000 s") && text.contains("sound AAC, 44100 Hz"), "{text}");
+    assert!(text.contains("video/720p") && text.contains("25 pictures/s, up to 3000 kbit/s, heard with"), "{text}");
+    assert!(text.contains("video/1080p not made: the source has no more pixels than video/720p, 1280×720"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&run(["probe", "--json", clip]).stdout).unwrap();
+    let sizes: Vec<_> = report["video"]["rungs"].as_array().unwrap().iter().map(|rung| &rung["height"]).collect();
+    assert_eq!(sizes, [360, 480, 720]);
+    assert_eq!(
+        (&report["video"]["frame_rate"], &report["duration_s"]),
+        (&serde_json::json!([25, 1]), &serde_json::json!(1.0))
+    );
+    // As a song.
+    let report: serde_json::Value =
+        serde_json::from_slice(&run(["probe", "--json", "--ladder", "audio", clip]).stdout).unwrap();
+    assert!(report["video"].is_null() && report["codec"] == "AAC", "{report:#}");
+    let wav = published().source_wav;
+    refused(&["probe", wav.to_str().unwrap(), "--ladder", "video"], 1, &["it has no picture", "leave --ladder out"]);
+    refused(&["probe", clip, "--ladder", "film"], 2, &["film", "cannot read the encoding plan"]);
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/video.toml");
+    let text = said(&run(["pipelines", "check", plan]));
+    assert!(text.contains("video.toml is fine: 6 rungs"), "{text}");
+}
+
+#[test]
 fn a_wrong_encoding_plan_is_refused_with_file_line_and_field() {
     let dir = tempfile::tempdir().unwrap();
     let plan = dir.path().join("plan.toml");

@@ -107,6 +107,17 @@ impl Site {
         serde_json::from_str(&self.ok(["jobs", "show", id, "--json"])).unwrap()
     }
 
+    /// The same, dead or not.
+    fn until_any(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let job = self.show(id);
+            if done(&job) {
+                return job;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until the job is as wanted; the test runner's own limit ends a wait that is in vain.
     pub(crate) fn until(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
         loop {
@@ -223,6 +234,58 @@ fn a_file_that_is_enqueued_becomes_a_track() {
     let metrics = crate::support::request(server.admin, "GET", "/metrics", &[]).text();
     assert!(metrics.contains("segue_job_attempts_total{outcome=\"succeeded\"} 2"), "{metrics}");
     assert!(metrics.contains("segue_transcode_realtime_factor_count 2"));
+}
+
+/// A worker decides by what the file holds; the ladder of a film is one that belongs together.
+#[test]
+fn a_film_that_is_enqueued_becomes_a_film() {
+    let site = Site::embedded();
+    let clip = site.directory.path().join("clip.mp4");
+    let made = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=2"])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=2",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
+        .args(["-c:a", "aac"])
+        .arg(&clip)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let server = site.serve();
+    let job = site.enqueue(&clip, &[]);
+    let id = job["id"].as_str().unwrap();
+    let done = site.until(id, |job| job["state"] == "succeeded");
+    let told = done["events"].to_string();
+    assert!(told.contains("video/90p") && told.contains("aac/96"), "{done:#}");
+    let track = done["output"]["track"].as_str().unwrap();
+    let alias = server.get(&format!("/tracks/{track}/master.m3u8"));
+    let location = alias.header("location").unwrap();
+    assert!(location.ends_with("/video/master.m3u8"), "{location}");
+    let master = server.get(location);
+    assert_eq!((master.status, master.header("content-type")), (200, Some("application/vnd.apple.mpegurl")));
+    let init = server.get(&location.replace("video/master.m3u8", "video/90p/init.mp4"));
+    assert_eq!((init.status, init.header("content-type")), (200, Some("video/mp4")));
+    let version = done["output"]["version"].as_str().unwrap();
+    let poster = server.get(&format!("/p/{track}/{version}/poster.jpg"));
+    assert_eq!((poster.status, poster.header("content-type")), (200, Some("image/jpeg")));
+    assert!(server.get(&format!("/watch/{track}")).text().contains("<video"));
+    // Its rungs belong together: one of them alone is not made again, and the track stays as it is.
+    site.ok(["jobs", "retry", id, "--rung", "aac/96"]);
+    let again = site.until_any(id, |job| job["state"] == "dead");
+    assert!(again["error"].to_string().contains("retry the whole job"), "{again:#}");
+    assert_eq!(
+        server.get(&format!("/tracks/{track}/master.m3u8")).header("location").map(str::len),
+        Some(location.len())
+    );
 }
 
 #[test]

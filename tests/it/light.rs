@@ -289,6 +289,31 @@ fn health_and_metrics_answer_where_they_should() {
 }
 
 #[test]
+fn an_origin_without_pages_is_healthy_on_both_listeners_and_knows_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--role", "origin"], &[]);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+        assert_eq!(request(server.admin, "GET", path, &[]).status, 200, "{path}");
+    }
+    for path in ["/", "/watch/x", "/metrics", "/api/v1/transcodes", "/tracks/x/master.m3u8"] {
+        let reply = server.get(path);
+        assert_eq!((reply.status, reply.header("cache-control")), (404, Some("no-store")), "{path}");
+    }
+}
+
+#[test]
+fn a_hangup_ends_no_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path(), &["--role", "origin"], &[]);
+    server.signal("HUP");
+    server.signal("HUP");
+    assert_eq!(server.get("/livez").status, 200);
+    server.signal("TERM");
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
 fn sigterm_drains_and_ends_with_success() {
     let served = published_server();
     let mut server = served.server;

@@ -7,6 +7,7 @@ mod fuzz;
 mod http;
 mod jobs;
 mod kills;
+mod ledger;
 mod light;
 mod players;
 mod postgres;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Served, published, published_server, published_server_with, run, said};
+use crate::support::{Served, Server, published, published_server, published_server_with, run, said};
 
 #[test]
 fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
@@ -92,8 +92,90 @@ fn aac_is_heard_without_a_gap_while_the_rung_changes_at_every_segment() {
     play("record", &served.aac_master, &served, &["--cycle"]);
 }
 
+/// A film of three sizes with two sounds, from another origin: every size is seen, at once and after seeking.
+#[test]
+fn hls_js_plays_a_film_and_changes_its_size() {
+    let film = FilmServed::start();
+    play_url("hls", &film.master, film.length, &["--film"]);
+}
+
+#[test]
+fn shaka_plays_a_film_and_changes_its_size() {
+    let film = FilmServed::start();
+    play_url("shaka", &film.master, film.length, &["--film"]);
+}
+
+#[test]
+fn the_page_of_a_film_shows_its_still_plays_and_ends() {
+    let film = FilmServed::start();
+    play_url("film", &film.page, film.length, &[]);
+}
+
+/// A published film behind a server with tokens.
+struct FilmServed {
+    master: String,
+    page: String,
+    /// Samples, and their rate.
+    length: (u64, u32),
+    _server: Server,
+    _data: tempfile::TempDir,
+}
+
+impl FilmServed {
+    fn start() -> FilmServed {
+        let dir = tempfile::tempdir().unwrap();
+        let clip = dir.path().join("clip.mp4");
+        let made = Command::new("ffmpeg")
+            .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=480x270:rate=25:duration=16"])
+            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=16"])
+            .args(["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-ac", "2"])
+            .arg(&clip)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let ladder = dir.path().join("ladder.toml");
+        std::fs::write(&ladder, ladder_of_three()).unwrap();
+        let done = run(["publish", "--json", "--ladder", ladder.to_str().unwrap(), "--data"]
+            .into_iter()
+            .map(std::ffi::OsString::from)
+            .chain([dir.path().join("data").into(), clip.into()]));
+        assert!(done.status.success(), "{}", said(&done));
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let server = Server::start(&dir.path().join("data"), &[], &[]);
+        let base = format!("http://{}", server.addr);
+        FilmServed {
+            master: format!("{base}{}", report["master_url"].as_str().unwrap()),
+            page: format!("{base}/watch/{}", report["track_id"].as_str().unwrap()),
+            length: (report["samples"].as_u64().unwrap(), report["rate"].as_u64().unwrap() as u32),
+            _server: server,
+            _data: dir,
+        }
+    }
+}
+
+/// The built-in film ladder with small sizes and segments of two seconds, so that a short clip has many.
+fn ladder_of_three() -> String {
+    let text = include_str!("../../pipelines/video.toml");
+    let head = text.split("[[rung]]").next().unwrap();
+    let head =
+        head.replace("frames_44100 = 260", "frames_44100 = 88").replace("frames_48000 = 288", "frames_48000 = 96");
+    let rung = |name: &str, width: u32, height: u32, audio: &str| {
+        format!(
+            "[[rung]]\nname = \"{name}\"\nwidth = {width}\nheight = {height}\nquality = 24\n\
+             bitrate_bps = {}\naudio = \"{audio}\"\n",
+            width * 1000
+        )
+    };
+    [head.to_owned(), rung("90p", 160, 90, "96"), rung("180p", 320, 180, "96"), rung("270p", 480, 270, "160")].concat()
+}
+
 /// Runs one scenario to its end; fails with the line it printed, which names everything that went wrong.
 fn play(scenario: &str, url: &str, served: &Served, more: &[&str]) {
+    let wav = served.source_wav.to_str().unwrap();
+    play_url(scenario, url, (served.samples, served.rate), &[&["--wav", wav], more].concat());
+}
+
+fn play_url(scenario: &str, url: &str, (samples, rate): (u64, u32), more: &[&str]) {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(scripts.join("node_modules").exists(), "the players are not installed: run `make browser-modules`");
     // A file, not a mutex: nextest gives every test a process of its own.
@@ -102,9 +184,7 @@ fn play(scenario: &str, url: &str, served: &Served, more: &[&str]) {
     let done = Command::new("node")
         .current_dir(&scripts)
         .args(["play.mjs", "--scenario", scenario, "--url", url])
-        .args(["--samples", &served.samples.to_string(), "--rate", &served.rate.to_string()])
-        .arg("--wav")
-        .arg(&served.source_wav)
+        .args(["--samples", &samples.to_string(), "--rate", &rate.to_string()])
         .args(more)
         .stdin(Stdio::null())
         .output() // play.mjs ends itself after 90 s

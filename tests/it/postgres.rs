@@ -10,6 +10,7 @@ use segue::db::{Db, Options, Place};
 pub(crate) struct Postgres {
     server: Child,
     directory: tempfile::TempDir,
+    words: &'static [&'static str],
 }
 
 /// As who the server runs: it refuses to run as root.
@@ -33,6 +34,11 @@ fn binaries() -> PathBuf {
 
 impl Postgres {
     pub(crate) fn start() -> Postgres {
+        Postgres::start_with(&["-c", "fsync=off", "-c", "full_page_writes=off"])
+    }
+
+    /// With more words on its command line.
+    pub(crate) fn start_with(words: &'static [&'static str]) -> Postgres {
         let directory = tempfile::Builder::new().prefix("segue-pg-").tempdir().unwrap();
         if rustix::process::getuid().is_root() {
             let owned = Command::new("chown").arg("postgres").arg(directory.path()).status().unwrap();
@@ -45,7 +51,7 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        Postgres { server: serve(directory.path()), directory }
+        Postgres { server: serve(directory.path(), words), directory, words }
     }
 
     /// Stops it, as a crash would.
@@ -56,7 +62,7 @@ impl Postgres {
 
     /// Starts it again where it was.
     pub(crate) fn start_again(&mut self) {
-        self.server = serve(self.directory.path());
+        self.server = serve(self.directory.path(), self.words);
     }
 
     /// The URL of a database of this server.
@@ -92,13 +98,14 @@ impl Drop for Postgres {
     }
 }
 
-fn serve(directory: &Path) -> Child {
+fn serve(directory: &Path, words: &[&str]) -> Child {
     as_nobody_special(&binaries().join("postgres"))
         .arg("-D")
         .arg(directory.join("data"))
         .arg("-k")
         .arg(directory)
-        .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off"])
+        .args(["-c", "listen_addresses="])
+        .args(words)
         // Commits are written, though not to the disk: what was committed is there after `stop`.
         .args(["-c", "shared_buffers=32MB", "-c", "autovacuum=off"])
         .stdout(Stdio::null())

@@ -3,6 +3,7 @@
 
 mod bench;
 mod faults;
+mod film;
 mod first;
 mod formats;
 mod hostile;

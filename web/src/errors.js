@@ -3,7 +3,7 @@
 
 export function plainWords(error, online = true) {
   const say = (text, cure = "retry") => ({ text, cure });
-  if (error.kind === "unsupported") return say("This browser cannot play streaming audio.", "none");
+  if (error.kind === "unsupported") return say("This browser cannot play streaming media.", "none");
   if (!online) return say("You are offline. Playback goes on when the connection is back.");
   switch (error.status) {
     case 401:
@@ -15,6 +15,6 @@ export function plainWords(error, online = true) {
     case 451: return say("This track is blocked for legal reasons.", "none");
   }
   if (error.kind === "network") return say("The server cannot be reached.");
-  if (error.kind === "media") return say("This browser could not decode the audio.");
+  if (error.kind === "media") return say("This browser could not decode the media.");
   return say("Playback stopped because of an unexpected problem.");
 }

@@ -173,7 +173,7 @@ fn audio_object_type(config: &[u8]) -> Result<u8> {
     })
 }
 
-fn timescale(header: &[u8]) -> Result<u32> {
+pub(super) fn timescale(header: &[u8]) -> Result<u32> {
     match full(header)? {
         (flags, body) if flags >> 24 == 0 => u32_at(body, 8),
         _ => Err(broken("a header is not of version 0")),
@@ -181,10 +181,10 @@ fn timescale(header: &[u8]) -> Result<u32> {
 }
 
 /// Walks the boxes that lie side by side in a slice.
-struct Boxes<'a>(&'a [u8]);
+pub(super) struct Boxes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Boxes<'a> {
-    fn next(&mut self) -> Result<Option<([u8; 4], &'a [u8])>> {
+    pub(super) fn next(&mut self) -> Result<Option<([u8; 4], &'a [u8])>> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -196,24 +196,24 @@ impl<'a> Boxes<'a> {
         Ok(Some((kind, body)))
     }
 
-    fn expect(&mut self, kind: &[u8; 4]) -> Result<&'a [u8]> {
+    pub(super) fn expect(&mut self, kind: &[u8; 4]) -> Result<&'a [u8]> {
         match self.next()? {
             Some((found, body)) if found == *kind => Ok(body),
             _ => Err(broken(format!("{} is not where it belongs", kind.escape_ascii()))),
         }
     }
 
-    fn expect_end(&self) -> Result<()> {
+    pub(super) fn expect_end(&self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(broken("there are bytes after the last box")) }
     }
 }
 
 /// The only child box of that kind.
-fn find<'a>(parent: &'a [u8], kind: &[u8; 4]) -> Result<&'a [u8]> {
+pub(super) fn find<'a>(parent: &'a [u8], kind: &[u8; 4]) -> Result<&'a [u8]> {
     find_some(parent, kind)?.ok_or_else(|| broken(format!("there is no {}", kind.escape_ascii())))
 }
 
-fn find_some<'a>(parent: &'a [u8], kind: &[u8; 4]) -> Result<Option<&'a [u8]>> {
+pub(super) fn find_some<'a>(parent: &'a [u8], kind: &[u8; 4]) -> Result<Option<&'a [u8]>> {
     let mut boxes = Boxes(parent);
     let mut found = None;
     while let Some((next, body)) = boxes.next()? {
@@ -225,19 +225,19 @@ fn find_some<'a>(parent: &'a [u8], kind: &[u8; 4]) -> Result<Option<&'a [u8]>> {
 }
 
 /// Version and flags, and what follows them.
-fn full(body: &[u8]) -> Result<(u32, &[u8])> {
+pub(super) fn full(body: &[u8]) -> Result<(u32, &[u8])> {
     Ok((u32_at(body, 0)?, &body[4..]))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
     array_at(bytes, at).map(u16::from_be_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
     array_at(bytes, at).map(u32::from_be_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
     array_at(bytes, at).map(u64::from_be_bytes)
 }
 

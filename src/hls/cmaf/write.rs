@@ -211,9 +211,9 @@ pub(super) fn rate_field(rate: u32) -> u32 {
     field
 }
 
-const MATRIX: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
+pub(super) const MATRIX: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
 
-fn boxed(out: &mut Vec<u8>, kind: &[u8; 4], body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn boxed(out: &mut Vec<u8>, kind: &[u8; 4], body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; 4]);
     out.extend(kind);
@@ -222,29 +222,29 @@ fn boxed(out: &mut Vec<u8>, kind: &[u8; 4], body: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-fn full(out: &mut Vec<u8>, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn full(out: &mut Vec<u8>, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut Vec<u8>)) {
     boxed(out, kind, |v| {
         u32(v, u32::from(version) << 24 | flags);
         body(v);
     });
 }
 
-fn u16(out: &mut Vec<u8>, x: u16) {
+pub(super) fn u16(out: &mut Vec<u8>, x: u16) {
     out.extend(x.to_be_bytes());
 }
 
-fn u32(out: &mut Vec<u8>, x: u32) {
+pub(super) fn u32(out: &mut Vec<u8>, x: u32) {
     out.extend(x.to_be_bytes());
 }
 
-fn u16s<const N: usize>(out: &mut Vec<u8>, values: [u16; N]) {
+pub(super) fn u16s<const N: usize>(out: &mut Vec<u8>, values: [u16; N]) {
     values.into_iter().for_each(|x| u16(out, x));
 }
 
-fn u32s<const N: usize>(out: &mut Vec<u8>, values: [u32; N]) {
+pub(super) fn u32s<const N: usize>(out: &mut Vec<u8>, values: [u32; N]) {
     values.into_iter().for_each(|x| u32(out, x));
 }
 
-fn u64(out: &mut Vec<u8>, x: u64) {
+pub(super) fn u64(out: &mut Vec<u8>, x: u64) {
     out.extend(x.to_be_bytes());
 }

@@ -10,6 +10,7 @@ mod registry;
 mod rung;
 mod source;
 mod turnstile;
+mod video;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -32,10 +33,10 @@ use lane::{LANES, Lane};
 use rung::{Finished, Segmenter};
 use turnstile::Turns;
 
-/// Loads GStreamer and takes away what an upload does not need.
-pub(super) fn init() -> Result<()> {
+/// Loads GStreamer and takes away what an upload does not need; with a `picture` a little less.
+pub(super) fn init(picture: bool) -> Result<()> {
     gst::init().map_err(|cause| Error::internal("GStreamer does not start").because(cause))?;
-    registry::restrict();
+    registry::restrict(picture);
     Ok(())
 }
 
@@ -46,6 +47,9 @@ pub(super) fn init() -> Result<()> {
 /// one for the other rungs, which wait for a core until those are done. Decoding costs a hundredth of encoding, and no queue could hold what the slower passes have yet to
 /// take.
 pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
+    if let Some(task) = &plan.video {
+        return video::run(task, plan, file, pipe);
+    }
     let again = || {
         let file = file.try_clone();
         file.map_err(|cause| Error::internal("the source cannot be read twice").because(cause))
@@ -207,10 +211,12 @@ impl<'a> Pass<'a> {
         }
         let codec = decoder.codec();
         drop(decoder); // frees its memory while the encoders finish
-        let hop: Hop<'p> = hop.ok_or_else(|| Error::invalid("it has no audio samples; upload a file with sound"))?;
-        if hop.samples == 0 {
+        let mut hop: Hop<'p> =
+            hop.ok_or_else(|| Error::invalid("it has no audio samples; upload a file with sound"))?;
+        if hop.samples == hop.padded {
             return Err(Error::invalid("it has no audio samples; upload a file with sound"));
         }
+        hop.fill()?;
         Ok((hop, codec))
     }
 
@@ -259,8 +265,10 @@ struct Hop<'a> {
     keep: Option<u64>,
     /// What waits to become a block.
     block: Vec<u8>,
-    /// Samples kept so far, those in `block` included.
+    /// Samples kept so far, silence and those in `block` included.
     samples: u64,
+    /// Samples of silence around a film's sound.
+    padded: u64,
     /// Samples dropped after them.
     surplus: u64,
     /// `samples` at the last progress event.
@@ -276,7 +284,7 @@ impl<'a> Hop<'a> {
             false => Some(Encoder::start(&part, &caps, &info, plan.preview_start_ms, pipe)?),
         };
         let in_source = |samples: u64, trim: &Trim| rescale(samples, trim.rate, info.rate());
-        Ok(Hop {
+        let mut hop = Hop {
             plan,
             pipe,
             halt,
@@ -288,9 +296,34 @@ impl<'a> Hop<'a> {
             block: Vec::new(),
             info,
             samples: 0,
+            padded: 0,
             surplus: 0,
             told: 0,
-        })
+        };
+        if let Some(pad) = &plan.pad {
+            hop.be_silent(rescale(pad.before, pad.rate, hop.info.rate()))?;
+        }
+        Ok(hop)
+    }
+
+    /// Adds silence until the sound is as long as its picture.
+    fn fill(&mut self) -> Result<()> {
+        let Some((pad, until)) = self.plan.pad.and_then(|pad| Some((pad, pad.until?))) else { return Ok(()) };
+        let wanted = rescale(until, pad.rate, self.info.rate());
+        self.be_silent(wanted.saturating_sub(self.samples))
+    }
+
+    fn be_silent(&mut self, mut samples: u64) -> Result<()> {
+        const BLOCK: u64 = 4096;
+        while samples > 0 {
+            let count = samples.min(BLOCK);
+            // Zeros are silence in all of the decoder's four layouts.
+            let zeros = vec![0u8; count as usize * self.info.bpf() as usize];
+            self.hand_on(gst::Buffer::from_mut_slice(zeros), count)?;
+            self.padded += count;
+            samples -= count;
+        }
+        Ok(())
     }
 
     fn take(&mut self, sample: &gst::Sample) -> Result<()> {
@@ -304,7 +337,7 @@ impl<'a> Hop<'a> {
         let frames = (buffer.size() / frame) as u64;
         let from = self.skip.min(frames);
         self.skip -= from;
-        let room = self.keep.map_or(u64::MAX, |keep| keep.saturating_sub(self.samples));
+        let room = self.keep.map_or(u64::MAX, |keep| keep.saturating_sub(self.samples - self.padded));
         let to = frames.min(from.saturating_add(room));
         self.surplus += frames - to;
         if from == to {
@@ -317,7 +350,11 @@ impl<'a> Hop<'a> {
             gst_audio::AudioFormat::F32le => sound(region)?,
             _ => region,
         };
-        let count = to - from;
+        self.hand_on(region, to - from)
+    }
+
+    /// Hands on `count` samples.
+    fn hand_on(&mut self, region: gst::Buffer, count: u64) -> Result<()> {
         if self.samples + count > self.plan.duration_s_max * u64::from(self.info.rate()) {
             let most = spoken(self.plan.duration_s_max);
             return Err(Error::invalid(format!("it is longer than {most}, the most that is accepted; split it")));
@@ -334,7 +371,7 @@ impl<'a> Hop<'a> {
             self.block.extend_from_slice(&map);
         }
         self.samples += count;
-        if self.block.len() >= BLOCK * frame {
+        if self.block.len() >= BLOCK * self.info.bpf() as usize {
             self.push()?;
         }
         self.tell();
@@ -397,8 +434,8 @@ impl<'a> Hop<'a> {
             preview_start = rescale(excerpt.start, plan.rate, self.info.rate());
             encode::excerpt(*index, plan, &excerpt.samples, self.pipe)?;
         }
-        let Hop { samples, surplus, .. } = *self;
-        Ok(Outcome { samples, surplus, md5, codec, loudness, preview_start, encoders })
+        let Hop { samples, padded, surplus, .. } = *self;
+        Ok(Outcome { samples, padded, surplus, md5, codec, loudness, preview_start, encoders })
     }
 
     fn begins_too_late(&self) -> Error {

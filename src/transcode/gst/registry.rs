@@ -31,6 +31,11 @@ const PLUGINS: [&str; 24] = [
     "mulaw",
 ];
 
+/// What a picture needs beside them: H.264 and other headers, colours, sizes, fields, turns, VP8 and VP9, AV1, and our
+/// two encoders.
+const PICTURE_PLUGINS: [&str; 8] =
+    ["videoparsersbad", "videoconvertscale", "deinterlace", "videofilter", "vpx", "aom", "jpeg", "x264"];
+
 /// Features of those plugins that are doors.
 const DOORS: [&str; 12] = [
     "filesrc",
@@ -49,10 +54,12 @@ const DOORS: [&str; 12] = [
 
 /// Forgets every other plugin of this process, and loads these: later no file can be opened. The registry
 /// on disk is not touched.
-pub(super) fn restrict() {
+pub(super) fn restrict(picture: bool) {
     let registry = gst::Registry::get();
     for plugin in registry.plugins() {
-        if !PLUGINS.contains(&plugin.plugin_name().as_str()) {
+        let name = plugin.plugin_name();
+        let wanted = PLUGINS.contains(&name.as_str()) || (picture && PICTURE_PLUGINS.contains(&name.as_str()));
+        if !wanted {
             registry.remove_plugin(&plugin);
         } else if plugin.load().is_err() {
             // Not installed whole, or memory is short: what needs it says so by its name.

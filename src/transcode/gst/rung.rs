@@ -223,7 +223,7 @@ impl Segmenter {
         let caps = sample.caps().and_then(|caps| caps.structure(0));
         let caps = caps.ok_or_else(|| Error::internal("an encoder gave a sample without caps"))?;
         let setup = match self.plan.rung.family {
-            Family::Aac => {
+            Family::Aac | Family::Video => {
                 if let Some(version) = text_at(&first.bytes, b"Lavc") {
                     self.encoder += &format!(" {version}");
                 }

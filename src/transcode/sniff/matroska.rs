@@ -23,6 +23,18 @@ pub(super) fn matroska(look: &Look<'_>) -> Result<Sniffed> {
     }
 }
 
+/// Whether one of its tracks is a moving picture. A film that was cut off is refused here.
+pub(super) fn has_picture(look: &Look<'_>) -> Result<bool> {
+    let head = look.at(0, HEAD)?;
+    let inside = |bytes, id| elements(bytes).find(|(found, _)| *found == id).map(|(_, body)| body);
+    let tracks = inside(&head[..], 0x1853_8067).and_then(|segment| inside(segment, 0x1654_ae6b));
+    let mut tracks = elements(tracks.unwrap_or_default()).filter(|(id, _)| *id == 0xae);
+    if !tracks.any(|(_, track)| inside(track, 0x83) == Some(&[1])) {
+        return Ok(false);
+    }
+    matroska(look).map(|_| true)
+}
+
 /// What a duration counts in here, per second. A duration is a float of mostly milliseconds.
 const TICKS: u32 = 48_000;
 /// Where the duration and the tracks are looked for: both stand before the audio.

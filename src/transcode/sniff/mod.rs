@@ -41,6 +41,8 @@ pub(super) struct Sniffed {
     pub(super) checksum: Option<Checksum>,
     /// Frames to follow to the end when all of the source is there.
     pub(super) walk: Option<Walk>,
+    /// It has a picture, and nothing else was looked at.
+    pub(super) picture: bool,
 }
 
 /// MD5 of the samples, interleaved and little-endian (RFC 9639 §8.2).
@@ -82,8 +84,44 @@ pub(super) struct Declared {
 ///
 /// # Errors
 /// `Invalid` with the reason to refuse it.
-pub(super) fn sniff(source: &impl ReadAt, bytes: u64) -> Result<Sniffed> {
+pub(super) fn sniff(source: &dyn ReadAt, bytes: u64) -> Result<Sniffed> {
     recognise(&Look { source, bytes })
+}
+
+/// Looks for a picture first, and at the sound only when there is none.
+///
+/// # Errors
+/// As `sniff`.
+pub(super) fn sniff_any(source: &dyn ReadAt, bytes: u64) -> Result<Sniffed> {
+    match picture(&Look { source, bytes })? {
+        true => Ok(Sniffed { picture: true, ..Sniffed::default() }),
+        false => recognise(&Look { source, bytes }),
+    }
+}
+
+/// Looks for a picture.
+///
+/// # Errors
+/// `Invalid` when there is none, or with the reason to refuse it.
+pub(super) fn sniff_film(source: &dyn ReadAt, bytes: u64) -> Result<Sniffed> {
+    match picture(&Look { source, bytes })? {
+        true => Ok(Sniffed { picture: true, ..Sniffed::default() }),
+        false => Err(Error::invalid(
+            "it has no picture that is read here; give an MP4, MOV, MKV or WebM film, or leave --ladder out",
+        )),
+    }
+}
+
+/// Whether a container that may hold one holds a moving picture. A cover is none.
+fn picture(look: &Look<'_>) -> Result<bool> {
+    let head = look.at(0, 4096)?;
+    refuse::by_first_bytes(&head)?;
+    match head.get(..8) {
+        Some([_, _, _, _, b'f', b't', b'y', b'p'] | [_, _, _, _, b'm', b'o', b'o', b'v']) => mp4::has_picture(look),
+        Some([_, _, _, _, b'w', b'i', b'd', b'e'] | [_, _, _, _, b'm', b'd', b'a', b't']) => mp4::has_picture(look),
+        Some([0x1a, 0x45, 0xdf, 0xa3, ..]) => matroska::has_picture(look),
+        _ => Ok(false),
+    }
 }
 
 /// Follows what `sniff` did not read: to the end of the source, so once all of it is there.

@@ -54,6 +54,46 @@ pub(super) fn mp4(look: &Look<'_>) -> Result<Sniffed> {
     }
 }
 
+/// Whether it has a moving picture: a video track that is switched on and whose codec is one for films, or stills that
+/// follow each other at least once a second. A film that was cut off is refused here.
+pub(super) fn has_picture(look: &Look<'_>) -> Result<bool> {
+    const STILLS: [&[u8; 4]; 6] = [b"jpeg", b"png ", b"gif ", b"tiff", b"mjpa", b"mjpb"];
+    let top = children(look, Span { kind: *b"file", body: 0, end: look.bytes })?;
+    let Some(moov) = top.iter().find(|b| &b.kind == b"moov") else { return Ok(false) };
+    for trak in children(look, *moov)?.into_iter().filter(|b| &b.kind == b"trak") {
+        let Some(mdia) = child(look, trak, b"mdia")? else { continue };
+        let Some(hdlr) = child(look, mdia, b"hdlr")? else { continue };
+        let switched_on = match child(look, trak, b"tkhd")? {
+            Some(tkhd) => look.at(tkhd.body, 4)?.get(3).is_none_or(|flags| flags & 1 == 1),
+            None => true,
+        };
+        if look.at(hdlr.body + 8, 4)? != b"vide" || !switched_on {
+            continue;
+        }
+        let Some(minf) = child(look, mdia, b"minf")? else { continue };
+        let Some(stbl) = child(look, minf, b"stbl")? else { continue };
+        let Some(stsd) = child(look, stbl, b"stsd")? else { continue };
+        let Some(entry) = children(look, Span { body: stsd.body + 8, ..stsd })?.first().copied() else { continue };
+        if STILLS.contains(&&entry.kind) {
+            let pictures = match child(look, stbl, b"stsz")? {
+                Some(stsz) => look.array::<4>(stsz.body + 8)?.map_or(0, |count| be(&count)),
+                None => 0,
+            };
+            let timing = timing(look, child(look, mdia, b"mdhd")?)?;
+            let length_s = timing.map_or(0, |(timescale, duration)| duration / u64::from(timescale));
+            if pictures < 2 || pictures < length_s {
+                continue;
+            }
+        }
+        refuse_cut(look)?;
+        if let Some(dinf) = child(look, minf, b"dinf")? {
+            refuse_references(look, dinf)?;
+        }
+        return Ok(true);
+    }
+    Ok(false)
+}
+
 /// Walks the boxes of the file and refuses one that ends within a box, or between a fragment's index and its
 /// media. Junk behind the last box, such as an ID3v1 tag, is no box we know.
 fn refuse_cut(look: &Look<'_>) -> Result<()> {

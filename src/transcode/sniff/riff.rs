@@ -62,14 +62,17 @@ impl Wave {
             3 => Some(format!("PCM {}-bit float (WAV)", self.bits)),
             _ => None,
         };
-        let linear = codec.is_some() && self.frame > 0 && self.rate > 0 && self.channels > 0;
-        if !linear {
-            return Ok(Sniffed { codec, ..Sniffed::default() });
-        }
         // Programs that write to a pipe cannot go back to fill in the length.
         let unknown =
             long.is_none() && (size == 0 || size >= 0xffff_0000 || (0x7fff_0000..=0x7fff_ffff).contains(&size));
         let size = long.unwrap_or(size);
+        // Nothing behind the samples is for us, and one to seven bytes, be it the one that makes an odd chunk even, are
+        // for wavparse a chunk that is cut: it then gives no samples at all.
+        let end = (!unknown && size < there).then_some(at + size);
+        let linear = codec.is_some() && self.frame > 0 && self.rate > 0 && self.channels > 0;
+        if !linear {
+            return Ok(Sniffed { codec, end, ..Sniffed::default() });
+        }
         if size > there && !unknown {
             return Err(match (size - there) / self.frame {
                 0 => cut(size - there, at + size),
@@ -78,9 +81,6 @@ impl Wave {
         }
         let samples = if size > there || size == 0 { there } else { size } / self.frame;
         let declared = (!unknown || size <= there).then_some(Declared { samples, rate: self.rate, tolerance: 0 });
-        // The byte that makes an odd chunk even: when it is the file's last, wavparse takes it for a chunk
-        // that is cut and gives no samples at all.
-        let end = (size % 2 == 1 && there == size + 1).then_some(at + size);
         Ok(Sniffed { codec, declared: declared.filter(|d| d.samples > 0 && size > 0), end, ..Sniffed::default() })
     }
 }

@@ -2,7 +2,7 @@
 
 "use strict";
 
-const audio = document.getElementById("audio");
+const audio = mediaElement();
 const test = { ready: false, levels: [], errors: [], waits: 0, heard: [], loads: [], audio };
 window.test = test;
 
@@ -21,7 +21,7 @@ test.load = (master, options = {}) => {
     test.errors.push(`${data.details}${data.fatal ? " (fatal)" : ""}: ${data.reason ?? data.error?.message ?? data.response?.code ?? ""}`);
   });
   hls.on(Hls.Events.MANIFEST_PARSED, (_, data) => {
-    test.levels = data.levels.map((level) => ({ bitrate: level.bitrate, codec: level.audioCodec, uri: level.uri }));
+    test.levels = data.levels.map((level) => ({ bitrate: level.bitrate, codec: level.videoCodec ?? level.audioCodec, height: level.height, uri: level.uri }));
     test.ready = true;
   });
   hls.on(Hls.Events.FRAG_CHANGED, (_, { frag }) => test.heard.push({ sn: frag.sn, level: frag.level, at: audio.currentTime }));

@@ -2,7 +2,7 @@
 
 "use strict";
 
-const audio = document.getElementById("audio");
+const audio = mediaElement();
 const test = { ready: false, levels: [], errors: [], waits: 0, audio };
 window.test = test;
 
@@ -23,7 +23,7 @@ test.load = async (master) => {
     test.errors.push(words(error));
     return;
   }
-  test.levels = variants().map((track) => ({ bitrate: track.bandwidth, codec: track.audioCodec ?? track.codecs }));
+  test.levels = variants().map((track) => ({ bitrate: track.bandwidth, codec: track.videoCodec ?? track.audioCodec ?? track.codecs, height: track.height }));
   test.ready = true;
 };
 

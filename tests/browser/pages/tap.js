@@ -3,6 +3,15 @@
 
 "use strict";
 
+/** What plays: the page's audio element, or with `?film` a video element in its place. */
+function mediaElement() {
+  const audio = document.getElementById("audio");
+  if (location.search !== "?film") return audio;
+  const video = Object.assign(document.createElement("video"), { id: "audio", crossOrigin: "anonymous", muted: true, width: 640 });
+  audio.replaceWith(video);
+  return video;
+}
+
 const tap = { blocks: [], began: [] };
 
 async function startTap(audio, rate) {

@@ -4,10 +4,11 @@ import { until } from "../lib/check.mjs";
 import { exactLength, round, steadyPlay } from "./common.mjs";
 
 export async function bare({ page, checks, options, pages, segments }) {
-  await page.goto(`${pages}/${options.scenario}.html`, { waitUntil: "load" });
+  await page.goto(`${pages}/${options.scenario}.html${options.film ? "?film" : ""}`, { waitUntil: "load" });
   await page.evaluate((url) => { test.load(url); }, options.url);
   const state = () => page.evaluate(() => ({
     ready: test.ready, time: test.audio.currentTime, waits: test.waits, ended: test.audio.ended, playing: test.ready ? test.playing() : -1,
+    height: test.audio.videoHeight ?? 0, pictures: test.audio.getVideoPlaybackQuality?.().totalVideoFrames ?? 0,
   }));
   if (!checks.that(await until(async () => (await state()).ready, 10_000, 30), "the playlist did not open")) return collect(page, checks);
   const levels = await page.evaluate(() => test.levels);
@@ -38,6 +39,11 @@ export async function bare({ page, checks, options, pages, segments }) {
       return now.playing === level && now.time > from + 0.5;
     }, 10_000);
     checks.that(heard, `rung ${levels[level].codec} ${levels[level].bitrate} was chosen but is not playing`);
+    if (!options.film) continue;
+    const { height } = levels[level];
+    const before = (await state()).pictures;
+    const seen = await until(async () => { const now = await state(); return now.height === height && now.pictures > before; }, 5_000);
+    checks.that(seen, `the size of ${height} lines was chosen but ${(await state()).height} are seen`);
   }
   checks.fact("tour", order);
   if (!order.length) for (const share of [0.6, 0.2, 0.8]) await seekTo(options.duration * share);

@@ -113,6 +113,7 @@ impl Published {
             encoders,
             loudness: None,
             rungs,
+            video: None,
             skipped: vec![],
             preview: None,
             extras: extras.into(),

@@ -163,6 +163,7 @@ fn a_misleading_request_is_refused_and_its_neighbours_are_not() {
         ("chunks", get(b"\x00\x11transfer-encoding\x07chunked")),
         ("an upper case name", get(b"\x00\x01X\x01y")),
         ("a line break in a value", get(b"\x00\x01x\x04a\r\nb")),
+        ("a blank before a value", get(b"\x00\x01x\x02 y")),
         ("a second path", get(b"\x04\x01/")),
         ("a pseudo header late", get(b"\x00\x01x\x01y\x86")),
         ("an unknown pseudo header", [b"\x00\x06:proto\x01x".to_vec(), request_block(&path)].concat()),
@@ -390,6 +391,21 @@ fn floods_of_control_frames_end_the_connection() {
             raw.write(&flood.repeat(100)); // within a second or so: time gives patience back
         }
         worn_out(&bench, what, raw);
+    }
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_in_words() {
+    let bench = Bench::open();
+    let path = bench.a("aac/96/00001.mp4");
+    let large = format!("X: {}\r\n", "x".repeat(20_000));
+    let many = "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(400);
+    let long = format!("{path}?{}", "x".repeat(20_000));
+    for (path, lines, status) in [(&path, &*large, 431), (&path, &*many, 431), (&long, "", 414)] {
+        let reply = ask_plain(&bench, "GET", path, lines).unwrap();
+        assert_eq!(reply.status, status);
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+        assert!(reply.header("x-request-id").is_some() && reply.header("date").is_some() && !reply.body.is_empty());
     }
 }
 

@@ -35,6 +35,7 @@ fn long_request_lines_and_large_heads_are_refused_and_closed() {
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431),
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(200)), 431),
         (format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(100_000)), 431),
+        (format!("GET {path}?{}", "x".repeat(300_000)), 414),
     ] {
         let mut client = bench.connect();
         let reply = client.send(&request).reply(false).expect("an answer before the end");
@@ -340,6 +341,28 @@ fn a_client_that_takes_what_the_kernel_holds_too_slowly_is_let_go_and_a_slow_one
 }
 
 #[test]
+fn a_client_that_leaves_in_the_middle_gives_its_place_back() {
+    // What it did not take is not waited for: neither what came before its reset nor what the kernel had.
+    let bench = with_limits(Limits { connections_max: 4, send_window: Duration::from_secs(600), ..Limits::default() });
+    let path = bench.a("flac/00002.mp4");
+    for _ in 0..3 {
+        let mut leavers: Vec<_> = (0..4).map(|_| with_small_window(&bench)).collect();
+        for (number, client) in leavers.iter_mut().enumerate() {
+            let close = if number % 2 == 0 { "" } else { "Connection: close\r\n" };
+            client.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n"));
+            client.stream.peek(&mut [0; 1]).unwrap();
+        }
+        drop(leavers); // unread bytes: their kernel resets
+        let admitted = (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(25));
+            let mut all: Vec<_> = (0..4).map(|_| bench.connect()).collect();
+            all.iter_mut().all(|client| client.request("GET", &bench.a("aac/96/00001.mp4"), "").status == 200)
+        });
+        assert!(admitted, "a place comes back with the reset");
+    }
+}
+
+#[test]
 fn one_connection_too_many_hears_so_at_once() {
     for limits in [
         Limits { connections_max: 2, ..Limits::default() },
@@ -352,6 +375,11 @@ fn one_connection_too_many_hears_so_at_once() {
         let reply = bench.get(&path, "");
         reply.expect(503);
         assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(
+            (reply.header("cache-control"), reply.header("x-content-type-options")),
+            (Some("no-store"), Some("nosniff"))
+        );
+        assert!(reply.header("date").is_some() && reply.header("x-request-id").is_some());
         let [first, _second] = inside;
         drop(first);
         let admitted = (0..100).any(|_| {

@@ -65,6 +65,20 @@ fn mono_and_surround_keep_their_channels_in_flac() {
 }
 
 #[test]
+fn bytes_behind_the_samples_of_a_wav_change_nothing() {
+    let bench = Bench::new();
+    let whole = bench.music(44_100, 2, 30_001);
+    let bytes = std::fs::read(&whole).unwrap();
+    let expected = decode(&whole, "s16le", "");
+    // wavparse takes one to seven bytes for a chunk that is cut, and gives up; also behind chunks that are whole.
+    for tail in [&[0u8; 1][..], &[0; 4], &[7; 7], &[0; 100], b"LIST\x04\0\0\0abcdxyz"] {
+        let padded = bench.file("padded.wav", [&bytes, tail].concat());
+        let made = bench.make(&padded);
+        assert!(decode(&made.dir.join("flac.mp4"), "s16le", "") == expected, "{} bytes more", tail.len());
+    }
+}
+
+#[test]
 fn an_odd_chunk_of_samples_with_its_even_end_is_whole() {
     // RIFF pads chunks to an even length; here the pad is the file's last byte.
     let bench = Bench::new();

@@ -238,6 +238,43 @@ fn a_source_by_url_gives_the_same_bytes_as_a_file() {
     assert!(asked.iter().all(|asked| asked.method == "GET"), "presigned URLs are bound to their method");
 }
 
+/// Three children, one after the other, read what is still arriving or has arrived: the same film as from the disk.
+#[test]
+fn a_film_by_url_is_the_film_of_the_file() {
+    let bench = Bench::new();
+    let out = bench.path("clip.mp4");
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=2"])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=2",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
+        .args(["-c:a", "aac"])
+        .arg(&out)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let bytes = std::fs::read(&out).unwrap();
+    let server = Server::new(move |asked| give(&bytes, asked));
+    let make = |input: Input| {
+        let dir = tempfile::tempdir().unwrap();
+        let choice = segue::hls::ladder::video::Choice::built_in();
+        let never = AtomicBool::new(false);
+        segue::transcode::run_as(input, &choice, dir.path(), &patient(), &mut |_| (), &never).unwrap()
+    };
+    let index = make(server.input());
+    assert!(index.video.is_some());
+    assert_eq!(index, make(out.as_path().into()));
+}
+
 #[test]
 fn decoding_begins_while_the_download_goes_on() {
     let bench = Bench::new();

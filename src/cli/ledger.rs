@@ -1,0 +1,140 @@
+//! `segue ledger`: whether the books are right, beside the database itself.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::jobs::beside;
+use super::{Settings, say};
+use crate::base::clock::parse_rfc3339;
+use crate::base::{Error, Result};
+use crate::db::Db;
+use crate::db::ledger::{AsOf, Line};
+use crate::ledger::Currency;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LedgerCommand {
+    /// Compute everything again from the postings: seals, balances, totals. Exit code 1 on any difference.
+    Verify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List what was posted to each account, and whether it balances. Exit code 1 when it does not.
+    TrialBalance {
+        /// Only what was so until then: 2026-11-21, or 2026-11-21T12:00:00Z [default: everything].
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        as_of: Option<i64>,
+        /// Which time of a journal has to be until then.
+        #[arg(long, value_enum, default_value_t = Axis::Effective, requires = "as_of")]
+        by: Axis,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// The two times of a journal.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Axis {
+    /// When it counts: what was so.
+    Effective,
+    /// When it was recorded: what was known.
+    Recorded,
+}
+
+/// A date means its end, so that `--as-of 2026-12-31` is the whole year.
+fn time(text: &str) -> std::result::Result<i64, String> {
+    let at = match text.len() {
+        10 => parse_rfc3339(&format!("{text}T23:59:59.999999Z")),
+        _ => parse_rfc3339(text),
+    };
+    at.ok_or_else(|| "give a date or a time in UTC, such as 2026-12-31 or 2026-12-31T12:00:00Z".into())
+}
+
+pub(super) fn run(command: &LedgerCommand) -> Result<ExitCode> {
+    match command {
+        LedgerCommand::Verify { json, settings } => beside(settings, async |db| verify(&db, *json).await),
+        LedgerCommand::TrialBalance { as_of, by, json, settings } => {
+            let as_of = match (as_of, by) {
+                (None, _) => AsOf::Now,
+                (Some(at), Axis::Effective) => AsOf::Effective(*at),
+                (Some(at), Axis::Recorded) => AsOf::Recorded(*at),
+            };
+            beside(settings, async |db| trial_balance(&db, as_of, *json).await)
+        }
+    }
+}
+
+async fn verify(db: &Db, as_json: bool) -> Result<()> {
+    let report = db.verify_ledger().await?;
+    if as_json {
+        say(json!({
+            "journals": report.journals, "postings": report.postings, "accounts": report.accounts,
+            "head": report.head, "trial": report.trial, "wrong": report.wrong, "differences": report.differences,
+        }));
+    } else {
+        let (journals, postings, accounts) = (report.journals, report.postings, report.accounts);
+        say(format!("{journals} journals, {postings} postings, {accounts} accounts; head {}", report.head));
+        report.differences.iter().for_each(|difference| say(format!("  {difference}")));
+    }
+    match report.wrong {
+        0 => Ok(()),
+        wrong => Err(Error::internal(format!(
+            "the ledger differs from its postings in {wrong} places; stop posting, keep this database, and compare it \
+             with a backup (docs/OPERATIONS.md, \"The ledger\")"
+        ))),
+    }
+}
+
+async fn trial_balance(db: &Db, as_of: AsOf, as_json: bool) -> Result<()> {
+    let lines = db.trial_balance(as_of).await?;
+    let mut totals: BTreeMap<Currency, (i64, i64)> = BTreeMap::new();
+    for line in &lines {
+        let total = totals.entry(line.account.currency).or_default();
+        total.0 += line.debits;
+        total.1 += line.credits;
+    }
+    if as_json {
+        let accounts: Vec<_> = lines.iter().map(view).collect();
+        let totals: BTreeMap<_, _> = totals
+            .iter()
+            .map(|(currency, (debits, credits))| {
+                (currency.to_string(), json!({ "debits": debits, "credits": credits }))
+            })
+            .collect();
+        say(json!({ "accounts": accounts, "totals": totals }));
+    } else {
+        let width = lines.iter().map(|line| line.account.code.as_str().len()).max().unwrap_or(0).max(12);
+        say(format!("{:width$}  {:>20}  {:>20}", "account", "debits", "credits"));
+        for Line { account, debits, credits } in &lines {
+            let (debits, credits) = (account.currency.written(*debits), account.currency.written(*credits));
+            say(format!("{:width$}  {debits:>20}  {credits:>20}  {}", account.code.as_str(), account.currency));
+        }
+        for (currency, (debits, credits)) in &totals {
+            let (debits, credits) = (currency.written(*debits), currency.written(*credits));
+            say(format!("{:width$}  {debits:>20}  {credits:>20}  {currency}", "total"));
+        }
+    }
+    match totals.iter().find(|(_, (debits, credits))| debits != credits) {
+        None => Ok(()),
+        Some((currency, (debits, credits))) => Err(Error::internal(format!(
+            "the ledger does not balance: {} minor units of {currency} more debits than credits; run 'segue ledger verify'",
+            debits - credits
+        ))),
+    }
+}
+
+fn view(line: &Line) -> serde_json::Value {
+    let account = &line.account;
+    json!({
+        "account": account.code.as_str(), "kind": account.kind.as_str(), "currency": account.currency.code(),
+        "debits": line.debits, "credits": line.credits,
+    })
+}
