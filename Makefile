@@ -52,6 +52,11 @@ hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=500
 garage: ## Compile Garage, a second S3 server, which make test then uses too (many minutes, once)
 	.ci/setup garage
 
+ROUNDS ?= 200
+.PHONY: kills
+kills: setup-test ## SIGKILL while jobs are done, many more times than make test (ROUNDS=200 SEED=1)
+	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it kills:: -- --nocapture --test-threads 1
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

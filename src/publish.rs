@@ -15,7 +15,7 @@ use crate::hls::package;
 use crate::hls::playlist::{self, PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
-use crate::store::{Backend, Staging, Store};
+use crate::store::{Interim, Staging, Store};
 use crate::tracks::{self, Track};
 
 /// Publishes the objects in `staging` as the current version of track `id`.
@@ -52,8 +52,8 @@ pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &
 pub const INTERIM_KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// Publishes what is whole of a new track, while the rest is still made: a smaller version, as immutable as any,
-/// that `to_store` replaces later. `objects` is where the rest goes on being written. `None` for a bucket, where the
-/// objects of a version are only put when all of them are there.
+/// that `to_store` replaces later. `objects` is where the rest goes on being written. `None` when the track shows
+/// something already.
 ///
 /// # Errors
 /// As `to_store`.
@@ -64,22 +64,60 @@ pub fn first_to_store(
     title: &str,
     index: &VersionIndex,
 ) -> Result<Option<Track>> {
-    let Some(local) = store.local().filter(|_| store.primary() == Backend::Local) else { return Ok(None) };
-    package::check(index)?;
-    let staging = local.stage_links(objects, index)?;
-    // First the note: a version that nobody would remove must not come to be.
-    local.note_interim(id, index.seal().1)?;
-    to_store(store, staging, id, title, index).map(Some)
+    let staging = store.stage_links(objects, index)?;
+    let track = place_first(store, staging, id, title, index, "")?;
+    Ok(show_first(store, &track)?.then_some(track))
 }
 
-/// Takes back what `first_to_store` published, when the rest could not be made.
+/// All of `first_to_store` but its last step. `owner` is who replaces it: a job's id, or nothing.
+///
+/// # Errors
+/// As `to_store`.
+pub fn place_first(
+    store: &Store,
+    staging: Staging,
+    id: TrackId,
+    title: &str,
+    index: &VersionIndex,
+    owner: &str,
+) -> Result<Track> {
+    package::check(index)?;
+    // First the note: a version that nobody would remove must not come to be.
+    store.note_interim(id, index.seal().1, owner)?;
+    place(store, staging, id, title, index)
+}
+
+/// The last step of `first_to_store`: false when the track shows something already, which is more.
+///
+/// # Errors
+/// As `to_store`.
+pub fn show_first(store: &Store, track: &Track) -> Result<bool> {
+    tracks::write_first(store, track)
+}
+
+/// Takes back an interim version, when what was to replace it could not be made. What replaced it nevertheless stays.
 ///
 /// # Errors
 /// `Internal` when the disk refuses.
-pub fn withdraw(store: &Store, first: &Track) -> Result<()> {
-    let Some(local) = store.local() else { return Ok(()) };
-    local.remove_record(first.id)?;
-    local.remove_version(first.id, first.version)
+pub fn withdraw(store: &Store, id: TrackId, version: VersionId) -> Result<()> {
+    match tracks::read(store, id) {
+        Ok(track) if track.version != version => return Ok(()), // replaced: swept when nobody listens any more
+        Ok(_) if !tracks::remove_if_shows(store, id, version)? => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == Kind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    store.remove_version(id, version)
+}
+
+/// `withdraw` for all that `owner` was to replace. Answers how many there were.
+///
+/// # Errors
+/// As `withdraw`.
+pub fn withdraw_of(store: &Store, owner: &str) -> Result<usize> {
+    let interims: Vec<_> = store.interims()?.into_iter().filter(|interim| interim.owner == owner).collect();
+    interims.iter().try_for_each(|interim| withdraw(store, interim.track, interim.version))?;
+    Ok(interims.len())
 }
 
 /// Removes interim versions that were replaced at least `kept` ago, and answers how many. One that is still shown stays:
@@ -88,20 +126,29 @@ pub fn withdraw(store: &Store, first: &Track) -> Result<()> {
 /// # Errors
 /// `Internal` when the store cannot be read; single versions that resist are skipped.
 pub fn sweep_interim(store: &Store, kept: Duration) -> Result<usize> {
-    let Some(local) = store.local() else { return Ok(0) };
     let mut removed = 0;
-    for (id, version, age) in local.interims()? {
+    for Interim { track: id, version, age, .. } in store.interims()? {
         let replaced = match tracks::read(store, id) {
-            Ok(track) => track.version != version && local.record_age(id).is_none_or(|age| age >= kept),
+            Ok(track) => track.version != version && store.record_age(id).is_some_and(|age| age >= kept),
             // Noted and never shown, or withdrawn half-way; a publisher between its two steps is not this slow.
             Err(error) if error.kind() == Kind::NotFound => age >= kept,
             Err(_) => false,
         };
-        if replaced && local.remove_version(id, version).is_ok() {
+        if replaced && store.remove_version(id, version).is_ok() {
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// The interim versions that tracks still show.
+///
+/// # Errors
+/// `Internal` when the store cannot be read.
+pub fn shown_interims(store: &Store) -> Result<Vec<Interim>> {
+    let mut interims = store.interims()?;
+    interims.retain(|interim| tracks::read(store, interim.track).is_ok_and(|track| track.version == interim.version));
+    Ok(interims)
 }
 
 /// Writes the static tree of a version into `tree`, an empty directory: playlists, one file per

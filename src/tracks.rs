@@ -131,7 +131,28 @@ pub fn read(store: &Store, id: TrackId) -> Result<Track> {
 /// # Errors
 /// `Internal` when the disk refuses; the old record stays.
 pub fn write(store: &Store, track: &Track) -> Result<()> {
+    store.put_record(track.id, &encode(track))
+}
+
+/// Writes a track that has no record; says whether it did. Atomic and durable. Blocks.
+///
+/// # Errors
+/// `Internal` when the disk refuses.
+pub fn write_first(store: &Store, track: &Track) -> Result<bool> {
+    store.put_first_record(track.id, &encode(track))
+}
+
+/// Removes the record of a track if it shows this version; says whether it did. Blocks.
+///
+/// # Errors
+/// `Internal` when the disk refuses.
+pub fn remove_if_shows(store: &Store, id: TrackId, version: VersionId) -> Result<bool> {
+    let shows = |record: &[u8]| serde_json::from_slice(record).is_ok_and(|track: Track| track.version == version);
+    store.remove_record_if(id, &shows)
+}
+
+fn encode(track: &Track) -> Vec<u8> {
     let mut record = serde_json::to_vec_pretty(track).expect("plain data always serialises");
     record.push(b'\n');
-    store.put_record(track.id, &record)
+    record
 }

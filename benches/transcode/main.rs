@@ -2,19 +2,26 @@
 //!
 //! ```text
 //! cargo bench --bench transcode -- [--rounds N] [--input FILE] [--smoke] [--markdown FILE] [--json FILE]
+//! cargo bench --bench transcode -- --memory 60,3600,36000
 //! ```
 //!
 //! The two take turns on the same input; figures are medians, bars are ratios within the run (Q10). ffmpeg
 //! gets one process, its native AAC encoder and HLS with fMP4 segments, one output per rung that segue
 //! made, read from its `version.json`. segue's time includes what ffmpeg is spared: probing, loudness,
 //! waveform, preview, hashing. Both write to memory where there is room, so no disk is measured.
+//!
+//! The first rung is measured by itself: from the start of `segue publish` until a new track can be played, as a share
+//! of the whole (Q11). Quality is measured on what the last round left (`quality.rs`). `--memory` measures nothing but
+//! the memory of the child on sources of so many seconds (Q12).
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
 #[path = "../origin/machine.rs"]
 #[allow(dead_code, reason = "shared with the origin bench, which uses all of it")]
 mod machine;
+mod quality;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -30,6 +37,11 @@ type Outcome<T> = Result<T, String>;
 /// Q10: default encoder, default ladder, two cores.
 const WALL_MAX: f64 = 0.55;
 const CPU_MAX: f64 = 1.05;
+/// Q11: until the first rung and the preview can be played, as a share of the whole, and in seconds.
+const PLAYABLE_MAX: f64 = 0.25;
+const PLAYABLE_MAX_S: f64 = 3.0;
+/// Q10: what may be lost against ffmpeg's rung before it counts as worse, in dB: the two differ by chance.
+const QUALITY_SLACK_DB: f64 = 0.1;
 /// Q12: the process that decodes and encodes.
 const MEMORY_MAX_MIB: f64 = 120.0;
 
@@ -45,6 +57,10 @@ struct Options {
     /// Use this file instead of a made-up input.
     #[arg(long)]
     input: Option<PathBuf>,
+    /// Only measure the memory of the child, on made-up sources of so many seconds: mono at 22,050 Hz, and stereo at
+    /// 44,100 Hz up to two hours.
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',')]
+    memory: Vec<u32>,
     /// Only show that everything works: five seconds of input, one round, no verdict.
     #[arg(long)]
     smoke: bool,
@@ -87,6 +103,9 @@ fn run(options: &Options) -> Outcome<ExitCode> {
         None => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))),
     };
     let scratch = scratch.map_err(|e| format!("no scratch directory: {e}"))?;
+    if !options.memory.is_empty() {
+        return memory(options, &machine);
+    }
     let input = match &options.input {
         Some(file) => file.clone(),
         None => music(scratch.path(), length)?,
@@ -124,7 +143,20 @@ fn run(options: &Options) -> Outcome<ExitCode> {
             );
         }
     }
-    let report = Report { ours: Used::median(&ours), theirs: Used::median(&theirs), judged: !options.smoke };
+    // A source of less than a minute has no first rung.
+    let is_long = rungs.first().is_some_and(|rung| rung.samples >= 60 * u64::from(rung.rate));
+    let turns = if is_long { rounds } else { 0 };
+    let first = (0..turns).map(|_| first_rung(scratch.path(), &input)).collect::<Outcome<Vec<_>>>()?;
+    let lossy = rungs.iter().filter(|rung| rung.family == Family::Aac);
+    let qualities = lossy.map(|rung| Compared::measure(&input, rung, [&out, &peer_out])).collect::<Outcome<_>>()?;
+    let (ours_median, theirs_median) = (Used::median(&ours), Used::median(&theirs));
+    let report = Report {
+        ours: ours_median,
+        theirs: theirs_median,
+        first: First::median(&first),
+        qualities,
+        judged: !options.smoke,
+    };
 
     let work = format!("{}: {}", if options.input.is_some() { "given input" } else { "made-up music" }, names(&rungs));
     let title = format!("{machine}.\n{work}; {length} s, medians of {rounds}");
@@ -144,6 +176,8 @@ fn run(options: &Options) -> Outcome<ExitCode> {
             "segue": list(&ours), "ffmpeg": list(&theirs),
             "wall_ratio": report.ours.wall_s / report.theirs.wall_s,
             "cpu_ratio": report.ours.cpu_s / report.theirs.cpu_s,
+            "first_rung": first.iter().map(|f| json!({ "playable_s": f.playable_s, "whole_s": f.whole_s })).collect::<Vec<_>>(),
+            "quality": report.qualities.iter().map(Compared::json).collect::<Vec<_>>(),
         });
         fs::write(file, format!("{all:#}\n")).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }
@@ -226,6 +260,138 @@ fn check_playlist(file: &Path, rung: &Rung) -> Outcome<()> {
         return Err(format!("{} ends after {length:.2} s instead of {expected:.2}", file.display()));
     }
     Ok(())
+}
+
+/// Until a new track could be played, and until it was whole.
+#[derive(Clone, Copy)]
+struct First {
+    playable_s: f64,
+    whole_s: f64,
+}
+
+impl First {
+    fn median(of: &[First]) -> Option<First> {
+        let middle = |field: fn(&First) -> f64| {
+            let mut sorted: Vec<f64> = of.iter().map(field).collect();
+            sorted.sort_by(f64::total_cmp);
+            sorted.get(sorted.len() / 2).copied()
+        };
+        Some(First { playable_s: middle(|f| f.playable_s)?, whole_s: middle(|f| f.whole_s)? })
+    }
+}
+
+/// Publishes, and notes when it says that the track can be played: its record is written then.
+fn first_rung(scratch: &Path, input: &Path) -> Outcome<First> {
+    let data = scratch.join("data");
+    let mut segue = Command::new(env!("CARGO_BIN_EXE_segue"));
+    segue.args(["publish", "--json", "--events", "--data"]).arg(&data).arg(input);
+    let start = Instant::now();
+    let spawned = segue.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|e| format!("cannot start segue: {e}"))?;
+    let (mut playable_s, mut words) = (None, String::new());
+    for line in BufReader::new(child.stderr.take().expect("stderr is piped")).lines() {
+        let line = line.map_err(|e| e.to_string())?;
+        if line.contains("\"event\":\"playable\"") {
+            playable_s = Some(start.elapsed().as_secs_f64());
+        }
+        words = line;
+    }
+    let status = child.wait().map_err(|e| e.to_string())?;
+    let whole_s = start.elapsed().as_secs_f64();
+    empty(&data)?;
+    match playable_s {
+        Some(playable_s) if status.success() => Ok(First { playable_s, whole_s }),
+        _ => Err(format!("segue publish ended with {status} and was never playable: {words}")),
+    }
+}
+
+/// A rung of ours and ffmpeg's, both against the source.
+struct Compared {
+    path: String,
+    ours: quality::Quality,
+    theirs: quality::Quality,
+    /// Bytes of media for the same bit rate asked for.
+    bytes: [u64; 2],
+}
+
+impl Compared {
+    fn measure(input: &Path, rung: &Rung, [ours, theirs]: [&Path; 2]) -> Outcome<Compared> {
+        let source = quality::decode(input, rung.rate)?;
+        let window = quality::Window::new(f64::from(rung.rate));
+        let of = |out: &Path| {
+            let dir = out.join(rung.path());
+            let coded = quality::decode(&dir.join("index.m3u8"), rung.rate)?;
+            let files = fs::read_dir(&dir).map_err(|e| e.to_string())?;
+            let bytes = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum();
+            Ok::<_, String>((quality::compare(&source, &coded, &window), bytes))
+        };
+        let ((ours, our_bytes), (theirs, their_bytes)) = (of(ours)?, of(theirs)?);
+        Ok(Compared { path: rung.path(), ours, theirs, bytes: [our_bytes, their_bytes] })
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let of = |q: &quality::Quality, bytes: u64| json!({ "snr_db": q.snr_db, "nmr_db": q.nmr_db, "bytes": bytes });
+        json!({ "rung": self.path, "segue": of(&self.ours, self.bytes[0]), "ffmpeg": of(&self.theirs, self.bytes[1]) })
+    }
+}
+
+/// The memory of the child by the length of its source.
+fn memory(options: &Options, machine: &str) -> Outcome<ExitCode> {
+    // Hours of audio do not fit into memory.
+    let scratch = match &options.scratch {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")),
+    };
+    let scratch = scratch.map_err(|e| format!("no scratch directory: {e}"))?;
+    println!("{machine}.\n\n| source | wall s | largest process MiB | bar |\n|---|---|---|---|");
+    let mut missed = false;
+    for length in &options.memory {
+        for (rate, channels) in [(22_050, 1), (44_100, 2)] {
+            if channels == 2 && *length > 7200 {
+                continue; // the same queues as below, and an hour of encoding
+            }
+            let input = scratch.path().join("in.wav");
+            noise(&input, *length, rate, channels).map_err(|e| format!("cannot write the input: {e}"))?;
+            let out = scratch.path().join("out");
+            let mut segue = Command::new(env!("CARGO_BIN_EXE_segue"));
+            let used = measure("segue", segue.arg("transcode").arg(&input).arg("--out").arg(&out))?;
+            empty(&out)?;
+            let pass = used.peak_mib <= MEMORY_MAX_MIB;
+            missed |= !pass;
+            let word = if pass { "pass" } else { "MISS" };
+            let sound = if channels == 1 { "mono" } else { "stereo" };
+            println!(
+                "| {length} s of {rate} Hz {sound} | {:.1} | {:.0} | {word} (≤ {MEMORY_MAX_MIB:.0}) |",
+                used.wall_s, used.peak_mib
+            );
+        }
+    }
+    Ok(if options.strict && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A WAV of a tone in noise, written as it is made.
+fn noise(file: &Path, seconds: u32, rate: u32, channels: u16) -> std::io::Result<()> {
+    let frame = u32::from(channels) * 2;
+    let bytes = seconds.checked_mul(rate * frame).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(file)?);
+    out.write_all(b"RIFF")?;
+    out.write_all(&(bytes.saturating_add(36)).to_le_bytes())?;
+    out.write_all(b"WAVEfmt \x10\0\0\0\x01\0")?;
+    out.write_all(&channels.to_le_bytes())?;
+    out.write_all(&rate.to_le_bytes())?;
+    out.write_all(&(rate * frame).to_le_bytes())?;
+    out.write_all(&(frame as u16).to_le_bytes())?;
+    out.write_all(b"\x10\0data")?;
+    out.write_all(&bytes.to_le_bytes())?;
+    let mut seed = 1u32;
+    for n in 0..u64::from(seconds) * u64::from(rate) {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let tone = ((n as f64 * 0.05).sin() * 6000.0) as i16 + (seed >> 21) as i16;
+        for channel in 0..channels as i16 {
+            out.write_all(&(tone >> channel).to_le_bytes())?;
+        }
+    }
+    out.into_inner()?.sync_all()
 }
 
 /// `64, 96, 160, 256 kbit/s AAC, FLAC`, for the report.
@@ -362,6 +528,8 @@ fn children_cpu_s() -> Outcome<f64> {
 struct Report {
     ours: Used,
     theirs: Used,
+    first: Option<First>,
+    qualities: Vec<Compared>,
     judged: bool,
 }
 
@@ -387,7 +555,7 @@ impl Report {
             [name.into(), format!("{ours:.0} MiB"), format!("{theirs:.0} MiB"), format!("{:.2}", ours / theirs), bar]
         };
         let (ours, theirs) = (self.ours, self.theirs);
-        vec![
+        let mut rows = vec![
             row("wall time (Q10)", "s", ours.wall_s, theirs.wall_s, WALL_MAX),
             row("CPU time (Q10)", "s", ours.cpu_s, theirs.cpu_s, CPU_MAX),
             memory(
@@ -397,11 +565,37 @@ impl Report {
                 word(ours.peak_mib <= MEMORY_MAX_MIB, format!("≤ {MEMORY_MAX_MIB:.0} MiB")),
             ),
             memory("all processes", ours.peak_all_mib, theirs.peak_all_mib, String::new()),
-        ]
+        ];
+        if let Some(First { playable_s, whole_s }) = self.first {
+            let share = playable_s / whole_s;
+            let holds = share <= PLAYABLE_MAX && playable_s <= PLAYABLE_MAX_S;
+            let bar = word(holds, format!("≤ {PLAYABLE_MAX:.2} × the whole, ≤ {PLAYABLE_MAX_S:.0} s"));
+            let whole = format!("whole {whole_s:.2} s");
+            rows.push([
+                "first rung plays (Q11)".into(),
+                format!("{playable_s:.2} s"),
+                whole,
+                format!("{share:.2}"),
+                bar,
+            ]);
+        }
+        for Compared { path, ours, theirs, bytes } in &self.qualities {
+            let size = bytes[0] as f64 / bytes[1] as f64;
+            let lower = |what: &str, ours: f64, theirs: f64, worse: f64| {
+                let bar = word(worse <= QUALITY_SLACK_DB, "no worse than ffmpeg".into());
+                let more = format!("{bar}, {size:.3} × its bytes");
+                let cells = [format!("{ours:.2} dB"), format!("{theirs:.2} dB"), format!("{:+.2}", ours - theirs)];
+                let [ours, theirs, apart] = cells;
+                [format!("{path} {what}"), ours, theirs, apart, more]
+            };
+            rows.push(lower("noise to mask", ours.nmr_db, theirs.nmr_db, ours.nmr_db - theirs.nmr_db));
+            rows.push(lower("signal to noise", ours.snr_db, theirs.snr_db, theirs.snr_db - ours.snr_db));
+        }
+        rows
     }
 
     fn text(&self) -> String {
-        let line = |c: [&str; 5]| format!("{:<22} {:>10} {:>10} {:>7}  {}\n", c[0], c[1], c[2], c[3], c[4]);
+        let line = |c: [&str; 5]| format!("{:<24} {:>10} {:>13} {:>7}  {}\n", c[0], c[1], c[2], c[3], c[4]);
         let rows = self.rows();
         let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
         line(Self::COLUMNS) + &rows.collect::<String>()

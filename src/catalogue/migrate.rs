@@ -319,7 +319,7 @@ impl Move {
                 let interims = local.interims()?;
                 let replaced = |version: &VersionId| {
                     *version != current
-                        && interims.iter().any(|(track, interim, _)| (*track, *interim) == (id, *version))
+                        && interims.iter().any(|interim| (interim.track, interim.version) == (id, *version))
                 };
                 versions.retain(|version| !replaced(version));
             }

@@ -233,16 +233,23 @@ fn publish_one(
     let staging = store.stage()?;
     let mut first = None;
     let made = run(file, choice, staging.dir(), options, cancel, &mut |progress| {
+        match progress {
+            // A track that shows a version already keeps it until the new one is whole.
+            Progress::Playable(_) if known.is_some() => return,
+            Progress::Playable(index) => {
+                match publish::first_to_store(&store, staging.dir(), id, &title, index) {
+                    Ok(track) => first = track,
+                    // The whole version is what was asked for; it will say what is wrong with the store.
+                    Err(error) => tracing::warn!(track = %id, error = error.chain(), "the first rung is not published"),
+                }
+                if first.is_none() {
+                    return;
+                }
+            }
+            _ => {}
+        }
         if args.events {
             tell_event(id, progress);
-        }
-        // A track that shows a version already keeps it until the new one is whole.
-        if let (Progress::Playable(index), None) = (progress, known) {
-            match publish::first_to_store(&store, staging.dir(), id, &title, index) {
-                Ok(track) => first = track,
-                // The whole version is what was asked for; it will say what is wrong with the store.
-                Err(error) => tracing::warn!(track = %id, error = error.chain(), "the first rung is not published"),
-            }
         }
     });
     let published = made.and_then(|index| {
@@ -251,7 +258,7 @@ fn publish_one(
         Ok((track, index))
     });
     if let (Err(_), Some(first)) = (&published, &first) {
-        publish::withdraw(&store, first)?;
+        publish::withdraw(&store, first.id, first.version)?;
     }
     published
 }
@@ -289,8 +296,9 @@ fn show(_: &Config, store: &Store, track: &Track, _: &VersionIndex) -> Result<()
 /// One line of JSON on standard error; the result has standard output to itself.
 fn tell_event(track: TrackId, progress: &Progress) {
     let event = match progress {
-        Progress::Rung { path, peak_bps, average_bps } => json!({
-            "event": "rung", "track_id": track, "path": path, "bandwidth": peak_bps, "average_bandwidth": average_bps,
+        Progress::Rung { path, codecs, segments, peak_bps, average_bps } => json!({
+            "event": "rung", "track_id": track, "path": path, "codecs": codecs, "bandwidth": peak_bps,
+            "average_bandwidth": average_bps, "segments": segments,
         }),
         Progress::Playable(index) => json!({
             "event": "playable", "track_id": track, "version": index.seal().1, "rungs": index.rungs.len(),

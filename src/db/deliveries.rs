@@ -11,7 +11,7 @@ use crate::jobs::backoff::Backoff;
 use crate::jobs::{JobId, sortable};
 
 /// The events that callbacks tell of. The others are for those who watch.
-pub const TOLD: [&str; 6] = ["started", "rung", "published", "succeeded", "dead", "cancelled"];
+pub const TOLD: [&str; 7] = ["started", "rung", "playable", "published", "succeeded", "dead", "cancelled"];
 /// Tries of one delivery until nobody tries it again by himself.
 pub const TRIES_MAX: i64 = 12;
 

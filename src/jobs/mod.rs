@@ -257,7 +257,7 @@ pub struct Event {
     pub seq: i64,
     /// When, in microseconds since 1970.
     pub at_us: i64,
-    /// `queued`, `started`, `rung`, `published`, `succeeded`, `failed`, `dead`, `cancelled`, `handed_back`, `retried`.
+    /// `queued`, `started`, `rung`, `playable`, `published`, `succeeded`, `failed`, `dead`, `cancelled`, `handed_back`, `retried`.
     pub event: String,
     /// More about it.
     pub body: serde_json::Value,

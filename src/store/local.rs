@@ -4,7 +4,7 @@
 //! {root}/staging/{attempt}.lock   held (flock) by the process that fills {attempt}/; names the track once there is one
 //! {root}/staging/{attempt}/…      objects being made, invisible
 //! {root}/v/{track}/{version}/…    objects and version.json, whole from the moment the name exists
-//! {root}/interim/{track}.{version}  versions that another one is about to replace, see `publish::first_to_store`
+//! {root}/interim/{track}.{version}  versions that another one is about to replace, see `publish::place_first`
 //! {root}/tracks/{track}.json      which version a track shows now
 //! {root}/blocks.json              which tracks are not served, see `origin::blocks`
 //! {root}/uploads/{upload}         what people send, see `intake`; nothing here reads it
@@ -25,7 +25,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Recorded;
+use super::{Interim, Recorded};
 use crate::base::error::Context as _;
 use crate::base::held::same_file;
 use crate::base::id::{TRACK_ID_BYTES_MAX, TrackId, VersionId};
@@ -36,6 +36,8 @@ use crate::hls::version::{DOCUMENT_BYTES_MAX, Object, VersionIndex};
 pub(super) const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// The largest document of blocks we read, in bytes: half a million entries.
 pub(super) const BLOCKS_BYTES_MAX: u64 = 64 << 20;
+/// The longest name of who replaces an interim version, in bytes: a job's id has 30.
+pub(super) const OWNER_BYTES_MAX: u64 = 256;
 /// The document that makes a directory a version.
 pub const VERSION_DOCUMENT: &str = "version.json";
 
@@ -159,35 +161,36 @@ impl LocalStore {
         Ok(staging)
     }
 
-    /// Notes that a version will be replaced, before it is published: `interims` lists it from now on. Durable.
+    /// Notes that `owner` will replace a version, before it is published: `interims` lists it from now on. Durable.
     ///
     /// # Errors
     /// `Internal` when the disk refuses.
-    pub fn note_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
+    pub fn note_interim(&self, track: TrackId, version: VersionId, owner: &str) -> Result<()> {
         let dir = self.root.join("interim");
         let note = || {
             fs::create_dir_all(&dir)?;
-            File::create(self.interim_path(track, version))?.sync_all()
+            let mut note = File::create(self.interim_path(track, version))?;
+            note.write_all(owner.as_bytes())?;
+            note.sync_all()
         };
         note().context(|| format!("cannot note the interim version of track {track}"))?;
         sync_dir(&dir)
     }
 
-    /// The versions that were to be replaced and are not removed yet, whether they are there or not, and how long ago
-    /// each was noted. Blocks.
+    /// The versions that were to be replaced and are not removed yet, whether they are there or not. Blocks.
     ///
     /// # Errors
     /// `Internal` when the directory cannot be read.
-    pub fn interims(&self) -> Result<Vec<(TrackId, VersionId, Duration)>> {
+    pub fn interims(&self) -> Result<Vec<Interim>> {
         let entries = match fs::read_dir(self.root.join("interim")) {
             Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(vec![]),
             entries => entries.context(|| "cannot list the interim versions")?,
         };
         let decode = |entry: fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let (track, version) = name.rsplit_once('.')?;
+            let (track, version) = interim_of(entry.file_name().to_str()?)?;
             let age = entry.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
-            Some((TrackId::decode(track)?, VersionId::decode(version)?, age))
+            let owner = read_bounded(&entry.path(), OWNER_BYTES_MAX).ok()?;
+            Some(Interim { track, version, age, owner: String::from_utf8(owner).ok()? })
         };
         Ok(entries.filter_map(|entry| decode(entry.ok()?)).collect())
     }
@@ -213,13 +216,44 @@ impl LocalStore {
         }
     }
 
-    /// Removes the record of a track that shall not have been. Blocks.
+    /// Removes the record of a track. Blocks.
     ///
     /// # Errors
-    /// `Internal` when the disk refuses.
+    /// `NotFound` when there is none, `Internal` when the disk refuses.
     pub fn remove_record(&self, track: TrackId) -> Result<()> {
         fs::remove_file(self.record_path(track)).context(|| format!("cannot remove the record of {track}"))?;
         sync_dir(&self.root.join("tracks"))
+    }
+
+    /// Removes the record of a track that shall not have been, if it is this one; says whether it did. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn remove_record_if(&self, track: TrackId, is_it: &dyn Fn(&[u8]) -> bool) -> Result<bool> {
+        let path = self.record_path(track);
+        let what = || format!("cannot remove the record of {track}");
+        match read_bounded(&path, RECORD_BYTES_MAX) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+            Ok(record) if !is_it(&record) => return Ok(false),
+            Ok(_) => {}
+        }
+        let staging = self.stage()?;
+        let taken = staging.dir.join("record");
+        match fs::rename(&path, &taken) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(false),
+            renamed => renamed.context(what)?,
+        }
+        // Who replaced it in between gets its record back, unless there is a newer one still.
+        let ours = is_it(&fs::read(&taken).context(what)?);
+        if !ours {
+            match fs::hard_link(&taken, &path) {
+                Err(cause) if cause.kind() == ErrorKind::AlreadyExists => {}
+                linked => linked.context(what)?,
+            }
+        }
+        sync_dir(&self.root.join("tracks"))?;
+        Ok(ours)
     }
 
     /// How long the record of a track is as it is; `None` when there is none. Blocks.
@@ -228,7 +262,7 @@ impl LocalStore {
     }
 
     fn interim_path(&self, track: TrackId, version: VersionId) -> PathBuf {
-        self.root.join("interim").join(format!("{track}.{version}"))
+        self.root.join("interim").join(interim_name(track, version))
     }
 
     /// Makes a private staging directory on the store's own file system, so that publishing is a rename.
@@ -305,6 +339,22 @@ impl LocalStore {
         write_synced(&temporary, record)?;
         fs::rename(&temporary, self.record_path(track)).context(|| format!("cannot write the record of {track}"))?;
         sync_dir(&self.root.join("tracks"))
+    }
+
+    /// Writes the record of a track that has none; says whether it did. Atomic and durable.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn put_first_record(&self, track: TrackId, record: &[u8]) -> Result<bool> {
+        let staging = self.stage()?;
+        let temporary = staging.dir.join("record");
+        write_synced(&temporary, record)?;
+        // A link replaces nothing, unlike a rename (link(2)).
+        match fs::hard_link(&temporary, self.record_path(track)) {
+            Err(cause) if cause.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked.context(|| format!("cannot write the record of {track}"))?,
+        }
+        sync_dir(&self.root.join("tracks")).map(|()| true)
     }
 
     /// Reads the record of a track. Blocks.
@@ -474,6 +524,17 @@ impl LocalStore {
     fn record_path(&self, track: TrackId) -> PathBuf {
         self.root.join("tracks").join(format!("{track}.json"))
     }
+}
+
+/// The name of the note that a version will be replaced.
+pub(super) fn interim_name(track: TrackId, version: VersionId) -> String {
+    format!("{track}.{version}")
+}
+
+/// What such a name says.
+pub(super) fn interim_of(name: &str) -> Option<(TrackId, VersionId)> {
+    let (track, version) = name.rsplit_once('.')?;
+    Some((TrackId::decode(track)?, VersionId::decode(version)?))
 }
 
 impl Staging {
@@ -665,5 +726,44 @@ mod tests {
         assert_eq!(store.read_record(track).unwrap(), b"two");
         let listed: Vec<Recorded> = store.records().unwrap().collect();
         assert!(listed.len() == 1 && listed[0].track == track && listed[0].modified_s > 1_700_000_000, "{listed:?}");
+    }
+
+    #[test]
+    fn a_first_record_replaces_nothing_and_only_the_meant_one_is_removed() {
+        let (root, store, track) = store();
+        assert!(!store.remove_record_if(track, &|_| true).unwrap(), "there is none");
+        assert!(store.put_first_record(track, b"first").unwrap());
+        assert!(!store.put_first_record(track, b"second").unwrap());
+        assert_eq!(store.read_record(track).unwrap(), b"first");
+        assert!(!store.remove_record_if(track, &|record| record == b"second").unwrap());
+        assert_eq!(store.read_record(track).unwrap(), b"first");
+        // Replaced between being read and being taken: it goes back.
+        let replace = std::cell::Cell::new(true);
+        let removed = store.remove_record_if(track, &|record| {
+            if replace.replace(false) {
+                store.put_record(track, b"whole").unwrap();
+            }
+            record == b"first"
+        });
+        assert!(!removed.unwrap());
+        assert_eq!(store.read_record(track).unwrap(), b"whole");
+        assert!(store.remove_record_if(track, &|record| record == b"whole").unwrap());
+        assert_eq!(store.read_record(track).unwrap_err().kind(), Kind::NotFound);
+        assert!(names(&root.path().join("staging")).is_empty());
+    }
+
+    #[test]
+    fn an_interim_version_is_noted_with_its_owner_and_removed_with_its_note() {
+        let (root, store, track) = store();
+        let index = sample();
+        let version = index.seal().1;
+        store.note_interim(track, version, "job_1").unwrap();
+        store.publish(filled(&store, &index), track, &index).unwrap();
+        let noted = store.interims().unwrap();
+        assert_eq!(noted.len(), 1);
+        assert_eq!((noted[0].track, noted[0].version, &*noted[0].owner), (track, version, "job_1"));
+        store.remove_version(track, version).unwrap();
+        assert!(store.interims().unwrap().is_empty() && !store.has_version(track, version).unwrap());
+        assert!(names(&root.path().join("v")).is_empty() && names(&root.path().join("staging")).is_empty());
     }
 }

@@ -4,10 +4,13 @@
 //! first, which costs a look at a name. A track's record can change; new ones go to the first store of the
 //! settings, which removes the other's, and are looked for there first.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::local::{LocalStore, Staging};
 use super::mapped::Mapped;
 use super::remote::RemoteStore;
-use super::{Backend, Recorded};
+use super::{Backend, Interim, Recorded};
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
@@ -137,6 +140,54 @@ impl MixedStore {
             _ => {}
         }
         Ok(())
+    }
+
+    /// As `put_first_record` of the store that takes what is new, when the other has none either.
+    pub(super) fn put_first_record(&self, track: TrackId, record: &[u8]) -> Result<bool> {
+        match self.read_record(track) {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            read => return read.map(|_| false),
+        }
+        match self.primary {
+            Backend::Local => self.local.put_first_record(track, record),
+            Backend::S3 => self.remote.put_first_record(track, record),
+        }
+    }
+
+    pub(super) fn remove_record_if(&self, track: TrackId, is_it: &dyn Fn(&[u8]) -> bool) -> Result<bool> {
+        match self.primary {
+            Backend::Local => self.local.remove_record_if(track, is_it),
+            Backend::S3 => self.remote.remove_record_if(track, is_it),
+        }
+    }
+
+    pub(super) fn record_age(&self, track: TrackId) -> Option<Duration> {
+        match self.primary {
+            Backend::Local => self.local.record_age(track).or_else(|| self.remote.record_age(track)),
+            Backend::S3 => self.remote.record_age(track).or_else(|| self.local.record_age(track)),
+        }
+    }
+
+    pub(super) fn note_interim(&self, track: TrackId, version: VersionId, owner: &str) -> Result<()> {
+        match self.primary {
+            Backend::Local => self.local.note_interim(track, version, owner),
+            Backend::S3 => self.remote.note_interim(track, version, owner),
+        }
+    }
+
+    pub(super) fn interims(&self) -> Result<Vec<Interim>> {
+        let mut interims = self.local.interims()?;
+        interims.extend(self.remote.interims()?);
+        Ok(interims)
+    }
+
+    pub(super) fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
+        self.local.remove_version(track, version)?;
+        self.remote.remove_version(track, version)
+    }
+
+    pub(super) fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
+        self.local.stage_links(dir, index)
     }
 
     /// A bucket that is away does not take those tracks with it whose record is in the directory.

@@ -15,6 +15,9 @@ pub mod remote;
 #[cfg(feature = "s3")]
 pub mod s3;
 
+use std::path::Path;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{TrackId, VersionId};
@@ -88,6 +91,19 @@ pub struct Recorded {
     pub modified_s: u64,
 }
 
+/// A version that another one is about to replace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interim {
+    /// The track.
+    pub track: TrackId,
+    /// The version, whether it is there or not.
+    pub version: VersionId,
+    /// How long ago it was noted.
+    pub age: Duration,
+    /// Who replaces it: a job's id, or empty for a command somebody typed.
+    pub owner: String,
+}
+
 impl Store {
     /// The directory, when there is one.
     pub fn local(&self) -> Option<&LocalStore> {
@@ -114,7 +130,7 @@ impl Store {
     ///
     /// # Errors
     /// `Invalid` when there is no bucket, or the key is none; else as `Bucket::presign_get`.
-    pub fn source_url(&self, key: &str, valid: std::time::Duration) -> Result<String> {
+    pub fn source_url(&self, key: &str, valid: Duration) -> Result<String> {
         objects::check(key).map_err(|error| Error::invalid(error.chain()))?;
         #[cfg(feature = "s3")]
         if let Some(remote) = self.remote() {
@@ -276,6 +292,15 @@ impl Store {
         ask!(self, store => store.stage())
     }
 
+    /// A staging directory with the objects of `index` that lie in `dir`, another staging directory of this store.
+    /// Nothing is copied: the same bytes have two names, so nobody may write them any more.
+    ///
+    /// # Errors
+    /// `Internal` when an object is missing or the disk refuses.
+    pub fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
+        ask!(self, store => store.stage_links(dir, index))
+    }
+
     /// Puts an object of a published version beside what is staged, to be published again with it.
     ///
     /// # Errors
@@ -311,6 +336,54 @@ impl Store {
     /// When the disk or the bucket refuses; the old record stays.
     pub fn put_record(&self, track: TrackId, record: &[u8]) -> Result<()> {
         ask!(self, store => store.put_record(track, record))
+    }
+
+    /// Writes the record of a track that has none; says whether it did. A bucket that knows no conditions replaces one
+    /// that comes at the same moment.
+    ///
+    /// # Errors
+    /// When the disk or the bucket refuses.
+    pub fn put_first_record(&self, track: TrackId, record: &[u8]) -> Result<bool> {
+        ask!(self, store => store.put_first_record(track, record))
+    }
+
+    /// Removes the record of a track that shall not have been, if it is this one; says whether it did. In a bucket one
+    /// that replaces it at the same moment goes with it.
+    ///
+    /// # Errors
+    /// When the disk or the bucket refuses.
+    pub fn remove_record_if(&self, track: TrackId, is_it: &dyn Fn(&[u8]) -> bool) -> Result<bool> {
+        ask!(self, store => store.remove_record_if(track, is_it))
+    }
+
+    /// How long the record of a track is as it is; `None` when there is none.
+    pub fn record_age(&self, track: TrackId) -> Option<Duration> {
+        ask!(self, store => store.record_age(track))
+    }
+
+    /// Notes that `owner` will replace a version, before it is published: `interims` lists it from now on. Durable.
+    ///
+    /// # Errors
+    /// When the disk or the bucket refuses.
+    pub fn note_interim(&self, track: TrackId, version: VersionId, owner: &str) -> Result<()> {
+        ask!(self, store => store.note_interim(track, version, owner))
+    }
+
+    /// The versions that were to be replaced and are not removed yet.
+    ///
+    /// # Errors
+    /// When the directory or the bucket cannot be read.
+    pub fn interims(&self) -> Result<Vec<Interim>> {
+        ask!(self, store => store.interims())
+    }
+
+    /// Removes a version, and the note that it was to be replaced. Who asks anew does not find it; who reads it, and
+    /// a disk cache that has it, keep it.
+    ///
+    /// # Errors
+    /// When the disk or the bucket refuses; then it is there as a whole, or not at all.
+    pub fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
+        ask!(self, store => store.remove_version(track, version))
     }
 
     /// Reads the record of a track.

@@ -5,6 +5,7 @@
 //! publishing/{track}.{version}      somebody is at it, or was: put first, removed when the record is there
 //! v/{track}/{version}/…             objects, then version.json: whoever has its id has every byte's hash
 //! tracks/{track}.json               which version a track shows now, put last
+//! interim/{track}.{version}         as in `local`
 //! blocks.json, blocks.mark          as in `local`
 //! ```
 //! Keys below `v/` hold the hash of what is there, so writing one again writes the same bytes, and nobody needs a
@@ -13,17 +14,21 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Recorded;
 use super::cache::{self, DiskCache};
-use super::local::{BLOCKS_BYTES_MAX, LocalStore, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT};
+use super::local::{
+    BLOCKS_BYTES_MAX, LocalStore, OWNER_BYTES_MAX, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT, interim_name,
+    interim_of,
+};
 use super::mapped::Mapped;
 use super::objects::{Listed, Meta};
 use super::s3::{self, Bucket};
+use super::{Interim, Recorded};
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result, hex};
@@ -105,23 +110,12 @@ impl RemoteStore {
     pub(super) fn versions(&self, track: TrackId, max: usize) -> Result<Vec<VersionId>> {
         let prefix = format!("v/{track}/");
         let mut versions = Vec::new();
-        let mut after = None;
-        while versions.len() < max {
-            let asked = prefix.clone();
-            let page = self
-                .bucket
-                .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
-            let named = page.objects.iter().filter_map(|object| {
-                let (version, name) = object.key.strip_prefix(&prefix)?.split_once('/')?;
-                (name == VERSION_DOCUMENT).then(|| VersionId::decode(version))?
-            });
-            versions.extend(named);
-            after = page.next;
-            if after.is_none() {
-                break;
+        self.each(&prefix, &mut |name| {
+            if let Some((version, VERSION_DOCUMENT)) = name.split_once('/') {
+                versions.extend(VersionId::decode(version));
             }
-        }
-        versions.truncate(max);
+            versions.len() < max
+        })?;
         Ok(versions)
     }
 
@@ -200,12 +194,7 @@ impl RemoteStore {
     }
 
     /// Sends one object of a version.
-    pub(super) fn send(
-        &self,
-        (track, version): (TrackId, VersionId),
-        name: &str,
-        path: &std::path::Path,
-    ) -> Result<()> {
+    pub(super) fn send(&self, (track, version): (TrackId, VersionId), name: &str, path: &Path) -> Result<()> {
         let (key, path) = (object_key(track, version, name), path.to_owned());
         self.bucket.wait(move |bucket: Bucket| async move { bucket.put_file(&key, &path, &Meta::of(&key)).await })
     }
@@ -269,6 +258,79 @@ impl RemoteStore {
             tracing::warn!(%track, error = error.chain(), "the note of a publish stays until it is swept");
         }
         Ok(())
+    }
+
+    pub(super) fn put_first_record(&self, track: TrackId, record: &[u8]) -> Result<bool> {
+        match self.stat(record_key(track)) {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            found => return found.map(|_| false),
+        }
+        let (key, record) = (record_key(track), record.to_vec());
+        let put =
+            move |bucket: Bucket| async move { bucket.put_over(&key, record.into(), &Meta::of(&key), None).await };
+        match self.bucket.wait(put) {
+            Err(error) if error.kind() == Kind::Busy => Ok(false),
+            written => written.map(|()| true).context(|| format!("cannot write the record of {track}")),
+        }
+    }
+
+    pub(super) fn remove_record_if(&self, track: TrackId, is_it: &dyn Fn(&[u8]) -> bool) -> Result<bool> {
+        match self.read_record(track) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+            Ok(record) if !is_it(&record) => Ok(false),
+            Ok(_) => self.remove(record_key(track)).map(|()| true),
+        }
+    }
+
+    pub(super) fn record_age(&self, track: TrackId) -> Option<Duration> {
+        self.stat(record_key(track)).ok().map(|stat| age_of(stat.modified_s))
+    }
+
+    pub(super) fn note_interim(&self, track: TrackId, version: VersionId, owner: &str) -> Result<()> {
+        let noted = self.write(interim_key(track, version), owner.as_bytes().to_vec());
+        noted.context(|| format!("cannot note the interim version of track {track}"))
+    }
+
+    pub(super) fn interims(&self) -> Result<Vec<Interim>> {
+        let mut noted = Vec::new();
+        self.each(INTERIM, &mut |name| {
+            noted.extend(interim_of(name));
+            true
+        })?;
+        let mut interims = Vec::new();
+        for (track, version) in noted {
+            let key = interim_key(track, version);
+            let read = move |bucket: Bucket| async move { bucket.get_all(&key, OWNER_BYTES_MAX).await };
+            match self.bucket.wait(read) {
+                Ok((owner, stat)) => {
+                    let owner = String::from_utf8_lossy(&owner).into_owned();
+                    interims.push(Interim { track, version, age: age_of(stat.modified_s), owner });
+                }
+                Err(error) if error.kind() == Kind::NotFound => {} // removed meanwhile
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(interims)
+    }
+
+    pub(super) fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
+        let prefix = format!("v/{track}/{version}/");
+        // First the document: without it the version is not there.
+        self.remove(version_key(track, version))?;
+        let mut names = Vec::new();
+        self.each(&prefix, &mut |name| {
+            names.push(name.to_owned());
+            true
+        })?;
+        for name in names {
+            self.remove(format!("{prefix}{name}"))?;
+        }
+        self.remove(interim_key(track, version))
+    }
+
+    pub(super) fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
+        self.local.stage_links(dir, index)
     }
 
     pub(super) fn read_record(&self, track: TrackId) -> Result<Vec<u8>> {
@@ -343,15 +405,26 @@ impl RemoteStore {
 
     /// Shows every object below a prefix to `see`.
     fn each_below(&self, prefix: &str, mut see: impl FnMut(Listed)) -> Result<()> {
+        self.each_listed(prefix, &mut |object| {
+            see(object);
+            true
+        })
+    }
+
+    /// Shows `take` the rest of every key that begins with `prefix`, until it has enough.
+    fn each(&self, prefix: &str, take: &mut dyn FnMut(&str) -> bool) -> Result<()> {
+        self.each_listed(prefix, &mut |object| object.key.strip_prefix(prefix).is_none_or(&mut *take))
+    }
+
+    fn each_listed(&self, prefix: &str, take: &mut dyn FnMut(Listed) -> bool) -> Result<()> {
         let mut after = None;
         loop {
             let asked = prefix.to_owned();
             let page = self
                 .bucket
                 .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
-            page.objects.into_iter().for_each(&mut see);
             after = page.next;
-            if after.is_none() {
+            if !page.objects.into_iter().all(&mut *take) || after.is_none() {
                 return Ok(());
             }
         }
@@ -444,6 +517,7 @@ impl RemoteStore {
     }
 }
 
+const INTERIM: &str = "interim/";
 const BLOCKS: &str = "blocks.json";
 /// There once there was a document of blocked tracks.
 const BLOCKS_MARK: &str = "blocks.mark";
@@ -462,4 +536,13 @@ fn note_key(track: TrackId, version: VersionId) -> String {
 
 fn record_key(track: TrackId) -> String {
     format!("tracks/{track}.json")
+}
+
+fn interim_key(track: TrackId, version: VersionId) -> String {
+    format!("{INTERIM}{}", interim_name(track, version))
+}
+
+/// How long ago that is, as far as two clocks can say.
+fn age_of(modified_s: u64) -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(modified_s)).unwrap_or_default()
 }

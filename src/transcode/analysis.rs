@@ -4,6 +4,7 @@ use ebur128::{EbuR128, Mode};
 use md5::{Digest as _, Md5};
 
 use super::plan::Format;
+use super::true_peak::TruePeak;
 use crate::base::{Error, Result, hex};
 use crate::hls::version::{Loudness, ReplayGain};
 
@@ -17,6 +18,7 @@ const REPLAY_GAIN_LUFS: f64 = -18.0;
 pub(super) struct Analysis {
     channels: usize,
     meter: EbuR128,
+    peak: TruePeak,
     /// The block as float, reused.
     samples: Vec<f32>,
     wave: Waveform,
@@ -28,17 +30,19 @@ pub(super) struct Analysis {
 struct Waveform {
     low: f32,
     high: f32,
-    count: u32,
+    /// Frames in them.
+    count: usize,
 }
 
 impl Analysis {
     /// `md5_bits`: 16 or 24, when the MD5 of the samples is wanted.
     pub(super) fn new(format: Format, md5_bits: Option<u32>) -> Result<Analysis> {
-        let mode = Mode::I | Mode::LRA | Mode::TRUE_PEAK;
-        let meter = EbuR128::new(format.channels, format.rate, mode)
+        let channels = format.channels as usize;
+        let meter = EbuR128::new(format.channels, format.rate, Mode::I | Mode::LRA)
             .map_err(|cause| Error::internal("loudness cannot be measured").because(cause))?;
+        let peak = TruePeak::new(format.rate, channels);
         let md5 = md5_bits.map(|bits| (Md5::new(), bits));
-        Ok(Analysis { channels: format.channels as usize, meter, samples: Vec::new(), wave: Waveform::new(), md5 })
+        Ok(Analysis { channels, meter, peak, samples: Vec::new(), wave: Waveform::new(), md5 })
     }
 
     /// A block of interleaved samples in one of the decoder's four formats. Answers the points of the
@@ -60,10 +64,9 @@ impl Analysis {
         }
         let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
         self.meter.add_frames_f32(&self.samples).map_err(failed)?;
+        self.peak.add(&self.samples);
         let mut points = Vec::new();
-        for frame in self.samples.chunks_exact(self.channels) {
-            self.wave.add(frame, &mut points);
-        }
+        self.wave.add(&self.samples, self.channels, &mut points);
         Ok(points)
     }
 
@@ -91,12 +94,7 @@ impl Analysis {
         let mut points = Vec::new();
         self.wave.flush(&mut points);
         let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
-        let peaks: Result<Vec<f64>> =
-            (0..self.channels as u32).map(|channel| self.meter.true_peak(channel).map_err(failed)).collect();
-        let peak = peaks?.into_iter().fold(0.0, f64::max);
-        let samples: Result<Vec<f64>> =
-            (0..self.channels as u32).map(|channel| self.meter.sample_peak(channel).map_err(failed)).collect();
-        let sample_peak = samples?.into_iter().fold(0.0, f64::max);
+        let (peak, sample_peak) = (f64::from(self.peak.peak()), f64::from(self.peak.sample_peak()));
         let integrated = self.meter.loudness_global().map_err(failed)?;
         let replay_gain = finite(REPLAY_GAIN_LUFS - integrated)
             .map(|track_gain_db| ReplayGain { track_gain_db, track_peak: (sample_peak * 1e6).round() / 1e6 });
@@ -115,14 +113,19 @@ impl Waveform {
         Waveform { low: f32::INFINITY, high: f32::NEG_INFINITY, count: 0 }
     }
 
-    fn add(&mut self, frame: &[f32], points: &mut Vec<u8>) {
-        for sample in frame {
-            self.low = self.low.min(*sample);
-            self.high = self.high.max(*sample);
-        }
-        self.count += 1;
-        if self.count == SAMPLES_PER_POINT {
-            self.flush(points);
+    /// Interleaved samples, none of them NaN.
+    fn add(&mut self, mut samples: &[f32], channels: usize, points: &mut Vec<u8>) {
+        while !samples.is_empty() {
+            let room = (SAMPLES_PER_POINT as usize - self.count) * channels;
+            let (part, rest) = samples.split_at(room.min(samples.len()));
+            // Not `f32::min`, whose rule for NaN keeps it from being one instruction for several samples.
+            self.low = part.iter().fold(self.low, |low, x| if *x < low { *x } else { low });
+            self.high = part.iter().fold(self.high, |high, x| if *x > high { *x } else { high });
+            self.count += part.len() / channels;
+            if self.count == SAMPLES_PER_POINT as usize {
+                self.flush(points);
+            }
+            samples = rest;
         }
     }
 

@@ -19,6 +19,7 @@ mod sniff;
 mod source;
 mod supervise;
 mod syscalls;
+mod true_peak;
 mod video;
 mod waveform;
 
@@ -61,7 +62,7 @@ pub enum Progress {
         /// Samples per channel that the container promises.
         total_samples: Option<u64>,
     },
-    /// Every rung has this much.
+    /// Rungs have this much, on average.
     Encoded {
         /// Samples per channel, at the source's rate.
         done_samples: u64,
@@ -72,6 +73,10 @@ pub enum Progress {
     Rung {
         /// `aac/96`, `flac`; `preview`.
         path: String,
+        /// As in `CODECS`.
+        codecs: String,
+        /// How many segments it has.
+        segments: usize,
         /// Peak segment bit rate in bit/s, measured.
         peak_bps: u64,
         /// Average segment bit rate in bit/s, measured.
@@ -654,7 +659,13 @@ impl Making {
         let preview = file.plan().preview;
         let rung = Box::new(file.finish()?);
         let path = if preview { "preview".to_owned() } else { rung.path() };
-        on_progress(Progress::Rung { path, peak_bps: rung.peak_bps, average_bps: rung.average_bps });
+        on_progress(Progress::Rung {
+            path,
+            codecs: rung.codecs.clone(),
+            segments: rung.segments.len(),
+            peak_bps: rung.peak_bps,
+            average_bps: rung.average_bps,
+        });
         self.outputs.insert(at, Output::Whole { rung, preview });
         Ok(())
     }
@@ -732,11 +743,14 @@ impl Making {
 
     fn tell(&mut self, on_progress: &mut dyn FnMut(Progress)) {
         let Some(format) = self.format else { return };
+        // Not the slowest: the first rung is whole before the others begin.
         let in_source = |output: &Output| match output {
             Output::Open(file) if !file.plan().preview => Some(rescale(file.samples(), file.plan().rate, format.rate)),
+            Output::Whole { rung, preview: false } => Some(rescale(rung.samples, rung.rate, format.rate)),
             _ => None,
         };
-        let Some(done_samples) = self.outputs.iter().filter_map(in_source).min() else { return };
+        let done: Vec<u64> = self.outputs.iter().filter_map(in_source).collect();
+        let done_samples = done.iter().sum::<u64>() / (done.len() as u64).max(1);
         let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
         if done_samples > self.told {
             self.told = done_samples;

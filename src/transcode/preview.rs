@@ -168,7 +168,9 @@ impl Highlight {
 }
 
 fn narrow(word: [u8; 4]) -> i16 {
-    (f32::from_le_bytes(word) * 32_767.0).round().clamp(-32_768.0, 32_767.0) as i16
+    let scaled = f32::from_le_bytes(word) * 32_767.0;
+    // Rounds half away from zero, as `round` does, which is a call for each sample on older processors.
+    (scaled + 0.5f32.copysign(scaled)) as i16
 }
 
 #[cfg(test)]

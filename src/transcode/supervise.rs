@@ -155,7 +155,7 @@ impl Running {
             // The same for mimalloc: its arenas of 1 GiB would take half of the address space, and memory it
             // keeps for later counts as used.
             .env("MIMALLOC_ARENA_RESERVE", "32768") // KiB
-            .env("MIMALLOC_PURGE_DELAY", "0")
+            .env("MIMALLOC_PURGE_DELAY", "50") // ms: what is freed is mostly taken again at once
             .current_dir("/")
             // Ctrl-C goes to everything in the terminal's foreground group; we end the child ourselves, and
             // say why. It dies with us in any case (sandbox.rs).

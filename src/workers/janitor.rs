@@ -8,21 +8,24 @@ use std::time::{Duration, Instant};
 use metrics::counter;
 use tokio::time::MissedTickBehavior;
 
-use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry;
+use crate::base::{Error, Result};
 use crate::catalogue;
 use crate::db::Db;
 use crate::intake::Intake;
-use crate::jobs::Reason;
 use crate::jobs::backoff::Backoff;
+use crate::jobs::{JobId, Reason, State};
+use crate::publish;
 use crate::store::Store;
 
 /// The singleton's name.
 const NAME: &str = "janitor";
 /// How often old jobs and old attempts are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How often first rungs are looked for that were replaced, or that nobody will replace any more.
+const INTERIM_EVERY: Duration = Duration::from_secs(300);
 
 /// How to tidy.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +48,7 @@ pub async fn run(
 ) {
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept: Option<Instant> = None;
+    let mut swept = Swept::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -59,12 +62,57 @@ pub async fn run(
     let _ = db.release(&name).await; // or its term ends
 }
 
+/// When what was last looked for.
+#[derive(Default)]
+struct Swept {
+    attempts: Option<Instant>,
+    interims: Option<Instant>,
+}
+
+/// Whether it is time again.
+fn due(last: &mut Option<Instant>, every: Duration) -> bool {
+    let due = last.is_none_or(|at| at.elapsed() >= every);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
+/// Removes first rungs that whole versions have replaced, and those of jobs that will not be finished: their workers
+/// died, or somebody cancelled them while they waited for another attempt.
+async fn interims(db: &Db, store: &Store) -> Result<()> {
+    let looked = store.clone();
+    let shown = blocking(move || {
+        publish::sweep_interim(&looked, publish::INTERIM_KEPT)?;
+        publish::shown_interims(&looked)
+    });
+    for interim in shown.await?.into_iter().filter(|interim| !interim.owner.is_empty()) {
+        let job = match JobId::decode(&interim.owner) {
+            Some(id) => db.job(&id).await?,
+            None => None,
+        };
+        // One that nobody knows may be another database's.
+        if job.is_none_or(|job| !job.state.is_final() || job.state == State::Succeeded) {
+            continue;
+        }
+        let (track, store) = (interim.track, store.clone());
+        blocking(move || publish::withdraw(&store, interim.track, interim.version)).await?;
+        tracing::info!(track = track.as_str(), job = interim.owner, "took back the first rung of a job that ended");
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|cause| Error::internal("a task panicked").because(cause))?
+}
+
 async fn tidy(
     (db, store, intake): (&Db, &Store, &Intake),
     options: Options,
     clock: &Clock,
     name: &str,
-    swept: &mut Option<Instant>,
+    swept: &mut Swept,
 ) -> Result<()> {
     let now_us = clock.unix_us();
     if !db.hold(NAME, name, now_us, now_us + 3 * options.every.as_micros() as i64).await? {
@@ -73,13 +121,20 @@ async fn tidy(
     for (job, state) in db.expire(options.backoff, now_us).await? {
         counter!(telemetry::JOB_FAILURES, "reason" => Reason::Lost.as_str()).increment(1);
         tracing::warn!(job = job.as_str(), state = state.as_str(), "its worker was not heard of any more");
+        if state.is_final() {
+            swept.interims = None; // it may have shown a first rung
+        }
     }
     let expired = intake.tidy().await?;
     if expired > 0 {
         tracing::info!(uploads = expired, "ended uploads that nobody went on with");
     }
-    if swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
-        *swept = Some(Instant::now());
+    if due(&mut swept.interims, INTERIM_EVERY)
+        && let Err(error) = interims(db, store).await
+    {
+        tracing::warn!(error = error.chain(), "cannot look for first rungs that are not wanted any more");
+    }
+    if due(&mut swept.attempts, SWEEP_EVERY) {
         let (store, store_of_import) = (store.clone(), store.clone());
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(0)) => {}

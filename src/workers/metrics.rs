@@ -27,6 +27,7 @@ pub struct Attempts {
     lost: Counter,
     reasons: [(Reason, Counter); Reason::ALL.len()],
     factor: &'static Histogram,
+    playable: &'static Histogram,
 }
 
 impl Attempts {
@@ -50,6 +51,7 @@ impl Attempts {
                 (reason, counter)
             }),
             factor: histogram(telemetry::TRANSCODE_FACTOR, &[], &histogram::FACTOR),
+            playable: histogram(telemetry::TRANSCODE_PLAYABLE, &[], &histogram::PLAYER_SECONDS),
         }
     }
 
@@ -57,6 +59,11 @@ impl Attempts {
     pub fn succeeded(&self, media_s: f64, took: Duration) {
         self.succeeded.increment(1);
         self.factor.record((media_s / took.as_secs_f64().max(0.001) * 1000.0) as u64);
+    }
+
+    /// A new track could be played this long after its attempt began, while the rest was still made.
+    pub fn playable(&self, after: Duration) {
+        self.playable.record(after.as_millis() as u64);
     }
 
     /// Counts an attempt whose lease went to somebody else.

@@ -3,35 +3,40 @@
 //!
 //! ```text
 //! lease ─▶ thread: stage ▶ child ▶ place the version, which nothing refers to yet
-//!   ▲         │   heartbeat every third of the term; stopped by cancel, drain, a lost lease, no progress
+//!   ▲         │       │   heartbeat every third of the term; stopped by cancel, drain, a lost lease, no progress
+//!   │         │       └─▶ a rung is whole: fence, event
+//!   │         │           the first rung and the preview are whole: place them as a version; fence, event, a first record
 //!   │         ▼
 //!   └──── one transaction: fence, events, settle, the track's record
 //! ```
 //!
-//! Any step may run twice: a version is named by its content, so whoever places it second changes nothing.
+//! Any step may run twice: a version is named by its content, so whoever places it second changes nothing. The first
+//! record of a track replaces nothing, so it can come too late but never instead of a better one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::ToSocketAddrs as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use super::metrics::Attempts;
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
+use crate::base::id::TrackId;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
 use crate::catalogue;
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
 use crate::hls::ladder::video::Choice;
+use crate::hls::playlist::PREVIEW_DIRECTORY;
 use crate::hls::version::{Object, Rung, VersionIndex};
 use crate::intake::{self, Intake};
 use crate::jobs::backoff::Backoff;
@@ -87,6 +92,33 @@ enum Stop {
 /// while both want the same core (sched(7)).
 const NICE: i32 = 10;
 
+/// News of a thread that wait to be told: every rung of any ladder, and one that can be played.
+const NEWS_MAX: usize = 64;
+
+/// What a thread tells while it works. Not waited for: what does not fit is told at the end.
+enum News {
+    /// A rung is whole.
+    Rung { path: String, event: Value },
+    /// The first rung and the preview are, and nothing of the track is shown yet.
+    Playable(Box<First>),
+}
+
+/// A version of what is whole, staged.
+struct First {
+    staging: Staging,
+    track: TrackId,
+    title: String,
+    index: VersionIndex,
+}
+
+/// How an attempt's thread ended.
+struct Watched {
+    made: Result<Made>,
+    stopped: Option<Stop>,
+    /// Rungs whose events are written.
+    told: HashSet<String>,
+}
+
 /// What an attempt and its thread share.
 #[derive(Debug, Default)]
 struct Live {
@@ -119,6 +151,11 @@ impl Pool {
     /// Works until the process drains, then hands back what it has.
     pub async fn run(self, mut shutdown: Shutdown) {
         let pool = Arc::new(self);
+        let options = pool.options.transcode.clone();
+        tokio::select! {
+            _ = tokio::task::spawn_blocking(move || look_at_sandbox(&options)) => {}
+            () = shutdown.reached(Phase::Draining) => {}
+        }
         let mut budget = Budget::new(pool.options.whole);
         let mut running = JoinSet::new();
         let mut costs = HashMap::new();
@@ -164,9 +201,13 @@ impl Pool {
         let begun = Instant::now();
         tracing::info!("attempt started");
         let live = Arc::new(Live::default());
-        let (made, stopped) = match self.read(&job).await {
-            Err(error) => (Err(error), None),
-            Ok(work) => self.watch(&lease, self.start(work, job.rungs.clone(), &live), &live, &mut shutdown).await,
+        let Watched { made, stopped, told } = match self.read(&job).await {
+            Err(error) => Watched { made: Err(error), stopped: None, told: HashSet::new() },
+            Ok(work) => {
+                let (news, hear) = mpsc::channel(NEWS_MAX);
+                let done = self.start(work, job.rungs.clone(), &live, news);
+                self.watch(&lease, (done, hear), &live, begun, &mut shutdown).await
+            }
         };
         let outcome = match (made, stopped) {
             (_, Some(Stop::Lost)) => {
@@ -176,7 +217,7 @@ impl Pool {
             }
             (Ok(made), None | Some(Stop::Draining | Stop::Stalled)) => {
                 let media_s = made.index.duration_s();
-                match self.publish(&lease, &made).await {
+                match self.publish(&lease, &made, &told).await {
                     Ok(true) => {
                         self.attempts.succeeded(media_s, begun.elapsed());
                         tracing::info!(track = made.track.id.as_str(), version = %made.track.version, "published");
@@ -206,8 +247,7 @@ impl Pool {
         let wish = Wish::decode(&job.input)?;
         let Some(id) = wish.upload() else {
             let (store, source, options) = (self.store.clone(), wish.source.clone(), self.options.clone());
-            let opened = tokio::task::spawn_blocking(move || opened(&store, &source, &options)).await;
-            let (source, options) = opened.map_err(|cause| Error::internal("a task panicked").because(cause))??;
+            let (source, options) = blocking(move || opened(&store, &source, &options)).await?;
             return Ok(Work { wish, input: source.as_path().into(), options });
         };
         let mut options = self.options.transcode.clone();
@@ -217,8 +257,7 @@ impl Pool {
             intake::Source::File(path) => Input::File(path),
             intake::Source::Url(sign) => {
                 let signing = Arc::clone(&sign);
-                let signed = tokio::task::spawn_blocking(move || signing()).await;
-                let url = signed.map_err(|cause| Error::internal("a task panicked").because(cause))??;
+                let url = blocking(move || signing()).await?;
                 // The operator named this host as the store: it may be anywhere, and no other host is asked.
                 let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
                 options.fetching.allowed = Allowed {
@@ -233,7 +272,13 @@ impl Pool {
     }
 
     /// Starts the work on a thread of its own; it blocks for as long as a transcode takes.
-    fn start(&self, work: Work, rungs: Option<Vec<String>>, live: &Arc<Live>) -> oneshot::Receiver<Result<Made>> {
+    fn start(
+        &self,
+        work: Work,
+        rungs: Option<Vec<String>>,
+        live: &Arc<Live>,
+        news: mpsc::Sender<News>,
+    ) -> oneshot::Receiver<Result<Made>> {
         let (tell, told) = oneshot::channel();
         let (store, live) = (self.store.clone(), Arc::clone(live));
         let span = tracing::Span::current();
@@ -241,31 +286,57 @@ impl Pool {
             let _inside = span.entered();
             // The nice value is a thread's, and its children inherit it (sched(7)): listeners go before transcodes.
             let _ = rustix::process::setpriority_process(None, NICE);
-            let _ = tell.send(make(&store, work, rungs.as_deref(), &live)); // the attempt may be gone
+            let _ = tell.send(make(&store, work, rungs.as_deref(), &live, &news)); // the attempt may be gone
         };
         // When no thread can be had, the closure and its sender are dropped, and the receiver says so.
         let _ = std::thread::Builder::new().name("job".into()).spawn(begin);
         told
     }
 
-    /// Keeps the lease until the work ends, and stops it when it should.
+    /// Keeps the lease until the work ends, tells what is whole meanwhile, and stops it when it should.
     async fn watch(
-        &self,
+        self: &Arc<Self>,
         lease: &Lease,
-        mut told: oneshot::Receiver<Result<Made>>,
+        (mut done, mut hear): (oneshot::Receiver<Result<Made>>, mpsc::Receiver<News>),
         live: &Live,
+        begun: Instant,
         shutdown: &mut Shutdown,
-    ) -> (Result<Made>, Option<Stop>) {
+    ) -> Watched {
         let mut beat = tokio::time::interval(self.options.term / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.tick().await; // the first one is at once, and the lease is fresh
         let (mut renewed, mut moved, mut done_us) = (Instant::now(), Instant::now(), 0);
         let mut stopped = None;
+        let (mut told, mut first) = (HashSet::new(), None::<JoinHandle<()>>);
         loop {
             tokio::select! {
-                made = &mut told => {
+                made = &mut done => {
                     let died = |_| Err(Error::internal("the attempt's thread could not run or panicked"));
-                    return (made.unwrap_or_else(died), stopped);
+                    let made = made.unwrap_or_else(died);
+                    match first {
+                        // The whole version comes after it, or instead of it.
+                        Some(first) if made.is_ok() => {
+                            let _ = first.await; // what went wrong is in the log
+                        }
+                        Some(first) => first.abort(),
+                        None => {}
+                    }
+                    return Watched { made, stopped, told };
+                }
+                Some(news) = hear.recv() => {
+                    match news {
+                        _ if stopped.is_some() => {}
+                        News::Rung { path, event } => {
+                            if self.tell(lease, &event).await {
+                                told.insert(path);
+                            }
+                        }
+                        News::Playable(version) => {
+                            let show = Arc::clone(self).show(lease.clone(), *version, begun);
+                            first = Some(tokio::spawn(show.in_current_span()));
+                        }
+                    }
+                    continue;
                 }
                 _ = beat.tick() => {}
                 () = shutdown.reached(Phase::Draining), if stopped.is_none() => {
@@ -305,12 +376,71 @@ impl Pool {
         self.db.heartbeat(lease, progress, now_us, now_us + self.term_us()).await
     }
 
+    /// Writes down that a rung is whole; false when it could not be.
+    async fn tell(&self, lease: &Lease, event: &Value) -> bool {
+        let now_us = self.clock.unix_us();
+        let tell = async {
+            let mut tx = self.db.begin().await?;
+            if !guard(&mut tx, lease, now_us).await? {
+                return Ok(false);
+            }
+            record(&mut tx, &lease.job, now_us, "rung", event).await?;
+            tx.commit().await.map(|()| true)
+        };
+        tell.await.unwrap_or_else(|error: Error| {
+            tracing::warn!(error = error.chain(), "a rung is whole, which is told at the end");
+            false
+        })
+    }
+
+    /// Shows what is whole of a new track, if the lease is still ours.
+    async fn show(self: Arc<Self>, lease: Lease, first: First, begun: Instant) {
+        match self.show_first(&lease, first).await {
+            Ok(Some(track)) => {
+                self.attempts.playable(begun.elapsed());
+                tracing::info!(track = track.id.as_str(), version = %track.version, "playable");
+            }
+            Ok(None) => tracing::debug!("the first rung is not shown: the track shows more, or the lease is lost"),
+            // The whole version is what was asked for; it will say what is wrong with the store.
+            Err(error) => tracing::warn!(error = error.chain(), "the first rung is not published"),
+        }
+    }
+
+    async fn show_first(&self, lease: &Lease, first: First) -> Result<Option<Track>> {
+        let (store, job) = (self.store.clone(), lease.job.to_string());
+        let rungs: Vec<String> = first.index.rungs.iter().map(Rung::path).collect();
+        let preview = first.index.has_preview();
+        let placed = blocking(move || {
+            let First { staging, track, title, index } = first;
+            publish::place_first(&store, staging, track, &title, &index, &job)
+        });
+        let track = placed.await?;
+        let now_us = self.clock.unix_us();
+        let mut tx = self.db.begin().await?;
+        if !guard(&mut tx, lease, now_us).await? {
+            return Ok(None);
+        }
+        let event = json!({
+            "track": track.id, "version": track.version, "duration_s": track.duration_s(), "rungs": rungs,
+            "preview": preview,
+        });
+        record(&mut tx, &lease.job, now_us, "playable", &event).await?;
+        // As in `commit`: the row stays locked while the record is written. A record without its event is possible.
+        let store = self.store.clone();
+        let (track, shown) = blocking(move || publish::show_first(&store, &track).map(|shown| (track, shown))).await?;
+        if !shown {
+            return Ok(None);
+        }
+        tx.commit().await?;
+        Ok(Some(track))
+    }
+
     /// Makes what was made the track's version, if the lease is still ours; false when it is not.
-    async fn publish(&self, lease: &Lease, made: &Made) -> Result<bool> {
+    async fn publish(&self, lease: &Lease, made: &Made, told: &HashSet<String>) -> Result<bool> {
         // The media is made and safe; a database that is away for a moment must not cost it.
         let give_up = Instant::now() + self.options.term;
         loop {
-            match self.commit(lease, &made.track, &made.index).await {
+            match self.commit(lease, &made.track, &made.index, told).await {
                 Ok(ours) => return Ok(ours),
                 Err(error) if Instant::now() > give_up || !is_transient(&error) => return Err(error),
                 Err(error) => tracing::warn!(error = error.chain(), "cannot settle the attempt; trying again"),
@@ -322,18 +452,16 @@ impl Pool {
     /// The fence, what happened, the end, and the track's record, in one transaction. The record is a file:
     /// the row stays locked for the two fsyncs that writing it takes, some milliseconds, and if the commit then
     /// fails the attempt is repeated and writes the same record.
-    async fn commit(&self, lease: &Lease, track: &Track, index: &VersionIndex) -> Result<bool> {
+    async fn commit(&self, lease: &Lease, track: &Track, index: &VersionIndex, told: &HashSet<String>) -> Result<bool> {
         let now_us = self.clock.unix_us();
         let mut tx = self.db.begin().await?;
         if !guard(&mut tx, lease, now_us).await? {
             return Ok(false);
         }
-        for rung in index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding)) {
-            let body = json!({
-                "path": rung.path(), "codecs": rung.codecs, "bandwidth": rung.peak_bps,
-                "average_bandwidth": rung.average_bps, "segments": rung.segments.len(),
-            });
-            record(&mut tx, &lease.job, now_us, "rung", &body).await?;
+        let all = index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding));
+        for rung in all.filter(|rung| !told.contains(&rung.path())) {
+            let event = rung_event(&rung.path(), &rung.codecs, (rung.peak_bps, rung.average_bps), rung.segments.len());
+            record(&mut tx, &lease.job, now_us, "rung", &event).await?;
         }
         let output = json!({
             "track": track.id, "version": track.version, "duration_s": track.duration_s(), "lossless": track.lossless,
@@ -360,10 +488,21 @@ impl Pool {
         }
         for _ in 0..3 {
             match self.db.settle(lease, outcome, self.options.backoff, self.clock.unix_us()).await {
+                Ok(Some(state)) if state.is_final() => return self.withdraw(lease).await,
                 Ok(_) => return,
                 Err(error) => tracing::warn!(error = error.chain(), "cannot settle the attempt"),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Takes back what was shown early of a job that will not be finished. The janitor does what fails here.
+    async fn withdraw(&self, lease: &Lease) {
+        let (store, job) = (self.store.clone(), lease.job.to_string());
+        match blocking(move || publish::withdraw_of(&store, &job)).await {
+            Ok(0) => {}
+            Ok(_) => tracing::info!("took back the first rung"),
+            Err(error) => tracing::warn!(error = error.chain(), "cannot take back the first rung; trying again later"),
         }
     }
 
@@ -372,15 +511,33 @@ impl Pool {
     }
 }
 
+/// Says once, before the first job, what stands around a transcode. Blocks.
+fn look_at_sandbox(options: &transcode::Options) {
+    match transcode::look_at_sandbox(options) {
+        // An attempt warns of what is missing.
+        Ok(report) => tracing::info!(
+            fences = report.lines().len() - report.missing().len(),
+            missing = report.missing().join("; "),
+            "looked at the transcoder's sandbox"
+        ),
+        Err(error) => tracing::error!(error = error.chain(), "the transcoder does not start: no job can be done here"),
+    }
+}
+
 /// Transcodes, and places the version. Blocks.
-fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live) -> Result<Made> {
+fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live, news: &mpsc::Sender<News>) -> Result<Made> {
     let Work { wish, input, options } = work;
     let choice = match rungs {
         None => wish.choice(),
         some => Choice::Audio(wish.ladder_of(some)?),
     };
+    // A track that shows a version already keeps it until the new one is whole.
+    let is_new = rungs.is_none() && store.read_record(wish.track).is_err_and(|error| error.kind() == Kind::NotFound);
     let staging = store.stage()?;
     let mut rate = 1;
+    let tell = |one| {
+        let _ = news.try_send(one); // nobody listens, or there is no room: it is told at the end
+    };
     let media_us = |samples: u64, rate: u32| (samples as i128 * 1_000_000 / i128::from(rate.max(1))) as i64;
     let mut on_progress = |progress| match progress {
         Progress::Probed { rate: source, total_samples, .. } => {
@@ -388,7 +545,20 @@ fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live) -> Res
             live.total_us.store(media_us(total_samples.unwrap_or(0), rate), Ordering::Relaxed);
         }
         Progress::Encoded { done_samples, .. } => live.done_us.store(media_us(done_samples, rate), Ordering::Relaxed),
-        Progress::Rung { .. } | Progress::Playable(_) => {}
+        Progress::Rung { path, codecs, segments, peak_bps, average_bps } => {
+            if path != PREVIEW_DIRECTORY.trim_end_matches('/') {
+                let event = rung_event(&path, &codecs, (peak_bps, average_bps), segments);
+                tell(News::Rung { path, event });
+            }
+        }
+        Progress::Playable(index) if is_new => match store.stage_links(staging.dir(), &index) {
+            Ok(staging) => {
+                let (track, title, index) = (wish.track, wish.title.clone(), *index);
+                tell(News::Playable(Box::new(First { staging, track, title, index })));
+            }
+            Err(error) => tracing::warn!(error = error.chain(), "the first rung is not published"),
+        },
+        Progress::Playable(_) => {}
     };
     let index = transcode::run_as(input, &choice, staging.dir(), &options, &mut on_progress, &live.stop)?;
     let index = if rungs.is_some() { completed(store, &wish, &staging, index)? } else { index };
@@ -418,6 +588,13 @@ fn opened(store: &Store, source: &str, options: &Options) -> Result<(PathBuf, tr
         allowed.private.push(address.ip().to_string().parse()?);
     }
     Ok((url.into(), transcode))
+}
+
+/// What is told of a rung that is whole.
+fn rung_event(path: &str, codecs: &str, (peak_bps, average_bps): (u64, u64), segments: usize) -> Value {
+    json!({
+        "path": path, "codecs": codecs, "bandwidth": peak_bps, "average_bandwidth": average_bps, "segments": segments,
+    })
 }
 
 /// Adds to some rungs made again the others of the version that the track shows now, so that the result is
@@ -480,4 +657,9 @@ fn failure(error: Error) -> Outcome {
 
 fn is_transient(error: &Error) -> bool {
     matches!(error.kind(), Kind::Busy | Kind::Unavailable)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|cause| Error::internal("a task panicked").because(cause))?
 }

@@ -13,20 +13,20 @@ use crate::postgres::Postgres;
 use crate::support::{Reply, Server, run, said, segue};
 
 /// A data directory, and a database: the embedded one or a PostgreSQL server's.
-struct Site {
+pub(crate) struct Site {
     directory: tempfile::TempDir,
     server: Option<Postgres>,
     env: Vec<(String, String)>,
 }
 
 impl Site {
-    fn embedded() -> Site {
+    pub(crate) fn embedded() -> Site {
         let env = [("SEGUE_WORKER__POLL_MS", "50"), ("SEGUE_WORKER__LEASE_S", "3"), ("SEGUE_WORKER__BACKOFF_S", "1")];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Site { directory: tempfile::tempdir().unwrap(), server: None, env }
     }
 
-    fn on_postgresql() -> Site {
+    pub(crate) fn on_postgresql() -> Site {
         let mut site = Site::embedded();
         let server = Postgres::start();
         site.env.push(("DATABASE_URL".into(), server.database("site")));
@@ -34,36 +34,43 @@ impl Site {
         site
     }
 
-    fn with(mut self, name: &str, value: &str) -> Site {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Site {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
     /// A stereo WAV of noise in three tones, long enough to be interrupted.
     fn wav(&self, name: &str, seconds: u32) -> PathBuf {
+        self.wav_of(name, seconds, 44_100, 2)
+    }
+
+    pub(crate) fn wav_of(&self, name: &str, seconds: u32, rate: u32, channels: u16) -> PathBuf {
         let path = self.directory.path().join(name);
-        let bytes = seconds * 44_100 * 4;
+        let frame = 2 * u32::from(channels);
+        let bytes = seconds * rate * frame;
         let mut wav = Vec::with_capacity(bytes as usize + 44);
         wav.extend(b"RIFF");
         wav.extend((bytes + 36).to_le_bytes());
         wav.extend(b"WAVEfmt ");
+        let format = [1, 0, channels as u8, 0];
         for field in
-            [16u32.to_le_bytes(), [1, 0, 2, 0], 44_100u32.to_le_bytes(), 176_400u32.to_le_bytes(), [4, 0, 16, 0]]
+            [16u32.to_le_bytes(), format, rate.to_le_bytes(), (rate * frame).to_le_bytes(), [frame as u8, 0, 16, 0]]
         {
             wav.extend(field);
         }
         wav.extend(b"data");
         wav.extend(bytes.to_le_bytes());
         let mut noise = 1u32;
-        for n in 0..seconds * 44_100 {
+        for n in 0..seconds * rate {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let tone = ((f64::from(n) * 0.03).sin() * 8000.0) as i16 + (noise >> 20) as i16;
-            wav.extend(tone.to_le_bytes());
-            wav.extend((tone / 2).to_le_bytes());
+            for channel in 0..channels as i16 {
+                wav.extend((tone / (channel + 1)).to_le_bytes());
+            }
         }
         fs::write(&path, wav).unwrap();
         path
@@ -77,7 +84,7 @@ impl Site {
     }
 
     /// Runs a command that has to work and returns what it printed.
-    fn ok<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+    pub(crate) fn ok<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let output = self.command(args).output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
@@ -90,13 +97,13 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn enqueue(&self, file: &Path, more: &[&str]) -> Value {
+    pub(crate) fn enqueue(&self, file: &Path, more: &[&str]) -> Value {
         let mut args = vec!["jobs", "enqueue", file.to_str().unwrap(), "--json"];
         args.extend(more);
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
-    fn show(&self, id: &str) -> Value {
+    pub(crate) fn show(&self, id: &str) -> Value {
         serde_json::from_str(&self.ok(["jobs", "show", id, "--json"])).unwrap()
     }
 
@@ -112,7 +119,7 @@ impl Site {
     }
 
     /// Waits until the job is as wanted; the test runner's own limit ends a wait that is in vain.
-    fn until(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn until(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
         loop {
             let job = self.show(id);
             if done(&job) {
@@ -123,7 +130,7 @@ impl Site {
         }
     }
 
-    fn worker(&self) -> Worker {
+    pub(crate) fn worker(&self) -> Worker {
         let mut child = self
             .command(["serve", "--role", "worker", "--admin-listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
@@ -140,7 +147,7 @@ impl Site {
         Worker { child, admin }
     }
 
-    fn serve(&self) -> Server {
+    pub(crate) fn serve(&self) -> Server {
         let env: Vec<_> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         Server::start(&self.data(), &[], &env)
     }
@@ -150,12 +157,22 @@ impl Site {
         fs::read_dir(self.data().join("store/v").join(track)).map_or(0, Iterator::count)
     }
 
-    fn staged(&self) -> usize {
+    pub(crate) fn record(&self, track: &str) -> PathBuf {
+        self.data().join(format!("store/tracks/{track}.json"))
+    }
+
+    /// Versions that another is to replace, as they are noted.
+    pub(crate) fn interims(&self) -> Vec<String> {
+        let notes = fs::read_dir(self.data().join("store/interim"));
+        notes.into_iter().flatten().map(|note| note.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    pub(crate) fn staged(&self) -> usize {
         fs::read_dir(self.data().join("store/staging")).map_or(0, Iterator::count)
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     child: Child,
     admin: SocketAddr,
 }
@@ -178,7 +195,7 @@ impl Drop for Worker {
     }
 }
 
-fn events(job: &Value) -> Vec<&str> {
+pub(crate) fn events(job: &Value) -> Vec<&str> {
     job["events"].as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect()
 }
 
@@ -466,6 +483,7 @@ fn an_attempt_that_stands_still_is_stopped_and_repeated() {
     let wav = site.wav("long.wav", 60);
     let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
     let worker = site.worker();
+    site.until(&id, |job| job["state"] == "leased"); // before that a child looks at the sandbox
     let child = loop {
         if let Some(child) = child_of(worker.child.id()) {
             break child;
@@ -482,6 +500,111 @@ fn an_attempt_that_stands_still_is_stopped_and_repeated() {
     assert_eq!(failure["data"]["reason"], "stalled", "{job:#}");
     assert_eq!((&job["attempt"], site.versions(job["track"].as_str().unwrap())), (&json!(2), 1));
     assert!(!Path::new(&format!("/proc/{child}")).exists(), "the child is gone");
+}
+
+/// While FLAC and the other rungs are still made a new track plays with its lowest rung, and everybody who watches
+/// hears of it; the whole version then takes its place.
+#[test]
+fn a_new_track_plays_before_its_job_is_done() {
+    let site = Site::embedded();
+    let wav = site.wav("long.wav", 150);
+    let queued = site.enqueue(&wav, &[]);
+    let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
+    let server = site.serve();
+    let variants = || {
+        let redirect = server.get(&format!("/tracks/{track}/master.m3u8"));
+        assert_eq!(redirect.status, 302, "{}", redirect.head);
+        let master = server.get(redirect.header("location").unwrap());
+        assert_eq!(master.status, 200, "{}", master.head);
+        master.text().matches("#EXT-X-STREAM-INF").count()
+    };
+    let job = site.until(id, |job| events(job).contains(&"playable"));
+    assert_eq!(events(&job)[..4], ["queued", "started", "rung", "playable"]);
+    assert_eq!(job["events"][2]["data"]["path"], "aac/64");
+    let told = &job["events"][3]["data"];
+    assert_eq!((&told["rungs"], &told["preview"]), (&json!(["aac/64"]), &json!(true)));
+    if job["state"] == "leased" {
+        assert!(job["progress"].as_f64().is_some_and(|done| done < 1.0), "{job:#}");
+    }
+    let playable = variants();
+    assert!(playable == 1 || site.show(id)["state"] == "succeeded", "{playable} variants of a job that is not done");
+
+    let job = site.until(id, |job| job["state"] == "succeeded");
+    let expected = ["queued", "started", "rung", "playable", "rung", "rung", "rung", "rung", "published", "succeeded"];
+    assert_eq!(events(&job), expected);
+    let paths: std::collections::BTreeSet<_> =
+        job["events"].as_array().unwrap().iter().filter_map(|event| event["data"]["path"].as_str()).collect();
+    assert_eq!(Vec::from_iter(paths), ["aac/160", "aac/256", "aac/64", "aac/96", "flac"], "each rung once");
+    assert_ne!(job["output"]["version"], told["version"]);
+    assert_eq!(variants(), 4);
+    assert_eq!(site.interims().len(), 1, "kept for those who began with it");
+    let metrics = crate::support::request(server.admin, "GET", "/metrics", &[]).text();
+    assert!(metrics.contains("segue_transcode_playable_seconds_count 1"), "{metrics}");
+
+    // Made again, it goes on showing the whole version until the next one is there.
+    site.ok(["jobs", "retry", id]);
+    let again = site.until(id, |job| job["state"] == "succeeded" && job["attempt"] == 2);
+    assert_eq!(again["output"]["version"], job["output"]["version"]);
+    assert_eq!(events(&again).iter().filter(|event| **event == "playable").count(), 1);
+}
+
+#[test]
+fn a_job_that_is_cancelled_or_dies_takes_its_first_rung_back() {
+    let site = Site::embedded().with("SEGUE_WORKER__FAILURES_MAX", "1");
+    let wav = site.wav("long.wav", 150);
+    let gone = |track: &str| {
+        site.versions(track) == 0 && !site.record(track).exists() && site.interims().is_empty() && site.staged() == 0
+    };
+    // Told to stop.
+    let queued = site.enqueue(&wav, &[]);
+    let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
+    let mut worker = site.worker();
+    site.until(id, |job| events(job).contains(&"playable"));
+    assert!(site.record(track).exists());
+    site.ok(["jobs", "cancel", id]);
+    site.until(id, |job| job["state"] == "cancelled");
+    while !gone(track) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    // Its worker dies, and nobody tries it again: the janitor of another worker sees to it.
+    let queued = site.enqueue(&wav, &[]);
+    let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
+    site.until(id, |job| events(job).contains(&"playable"));
+    worker.child.kill().unwrap();
+    worker.child.wait().unwrap();
+    assert!(site.record(track).exists(), "it plays while somebody might finish it");
+    let _heir = site.worker();
+    while site.show(id)["state"] != "dead" {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    while !gone(track) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Killed between the first rung and the rest: what is shown stays, and the next attempt replaces it.
+#[test]
+fn a_worker_that_is_killed_after_the_first_rung_leaves_it_to_the_next_attempt() {
+    let site = Site::on_postgresql();
+    let wav = site.wav("long.wav", 150);
+    let queued = site.enqueue(&wav, &[]);
+    let (id, track) = (queued["id"].as_str().unwrap(), queued["track"].as_str().unwrap());
+    let mut victim = site.worker();
+    site.until(id, |job| events(job).contains(&"playable"));
+    victim.child.kill().unwrap();
+    victim.child.wait().unwrap();
+    let shown = || serde_json::from_slice::<Value>(&fs::read(site.record(track)).unwrap()).unwrap()["version"].clone();
+    let first = shown();
+    let _heir = site.worker();
+    let job = site.until(id, |job| job["state"] == "succeeded");
+    assert_eq!((&job["attempt"], &job["failures"]), (&json!(2), &json!(1)), "{job:#}");
+    for once in ["playable", "published"] {
+        assert_eq!(events(&job).iter().filter(|event| **event == once).count(), 1, "{once}: {job:#}");
+    }
+    assert_eq!(shown(), job["output"]["version"]);
+    assert_ne!(shown(), first);
+    assert_eq!(site.versions(track), 2);
 }
 
 /// The transcoding child of a process.

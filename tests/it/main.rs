@@ -6,6 +6,7 @@ mod clients;
 mod fuzz;
 mod http;
 mod jobs;
+mod kills;
 mod ledger;
 mod light;
 mod players;

@@ -4,6 +4,7 @@
 
 mod conformance;
 mod faults;
+mod first;
 mod garage;
 mod made;
 mod migrate;

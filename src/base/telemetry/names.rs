@@ -92,6 +92,8 @@ pub const PLAYBACK_FALLBACKS: &str = "segue_playback_fallbacks_total";
 pub const PURGES: &str = "segue_cdn_purges_total";
 /// Purges that wait to be asked for.
 pub const PURGES_WAITING: &str = "segue_cdn_purges_waiting";
+/// Seconds from the start of an attempt until a new track could be played with its first rung.
+pub const TRANSCODE_PLAYABLE: &str = "segue_transcode_playable_seconds";
 /// Tries to deliver a callback, by `outcome`: `delivered`, `failed`.
 pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
@@ -191,6 +193,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
     (Kind::Counter, PURGES, "Requests to a CDN's API to purge, by outcome: done, failed or refused."),
     (Kind::Gauge, PURGES_WAITING, "Purges that wait to be asked for."),
+    (Kind::Histogram, TRANSCODE_PLAYABLE, "Seconds until the first rung of a new track could be played."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
     (Kind::Counter, UPLOAD_BYTES, "Bytes of uploads taken from senders."),

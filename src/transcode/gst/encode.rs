@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::feed::Feed;
+use super::lane::Lane;
 use super::registry::make;
 use super::rung::{self, Finished};
 use super::turnstile::Turns;
@@ -33,10 +35,12 @@ pub(super) struct Encoder {
     pipeline: gst::Pipeline,
     inlets: Vec<Inlet>,
     rungs: Vec<Arc<rung::Rung>>,
-    /// Listens behind the AAC resampler.
+    /// Listens where the preview's encoder would be.
     highlight: Option<Heard>,
     /// What its encoders have to take turns for.
     turns: Option<Arc<Turns>>,
+    /// Makes its lane let go.
+    stop: Arc<AtomicBool>,
 }
 
 /// Some of the outputs.
@@ -46,6 +50,8 @@ pub(super) struct Part {
     pub(super) plans: Vec<(usize, RungPlan)>,
     /// What its encoders have to take turns for; `None`: they run as they can.
     pub(super) turns: Option<Arc<Turns>>,
+    /// Which slices of its only AAC rung it encodes; `None`: all of every rung.
+    pub(super) lane: Option<Lane>,
 }
 
 /// The search for the preview; taken at the end.
@@ -53,7 +59,7 @@ type Heard = Arc<Mutex<Option<Highlight>>>;
 
 /// One way into the pipeline.
 struct Inlet {
-    source: gst_app::AppSrc,
+    source: Feed,
     /// Frame size in bytes, for silence.
     frame_bytes: usize,
     rate_in: u32,
@@ -81,7 +87,8 @@ impl Encoder {
     }
 
     fn empty(turns: Option<Arc<Turns>>) -> Encoder {
-        Encoder { pipeline: gst::Pipeline::new(), inlets: vec![], rungs: vec![], highlight: None, turns }
+        let (pipeline, stop) = (gst::Pipeline::new(), Arc::new(AtomicBool::new(false)));
+        Encoder { pipeline, inlets: vec![], rungs: vec![], highlight: None, turns, stop }
     }
 
     fn wire(
@@ -93,17 +100,25 @@ impl Encoder {
         pipe: &Pipe,
     ) -> Result<()> {
         for family in [Family::Aac, Family::Flac] {
-            let of_family = part.plans.iter().filter(|(_, plan)| plan.rung.family == family && !plan.preview);
-            let mut of_family = of_family.peekable();
+            let mut of_family = part.plans.iter().filter(|(_, plan)| plan.rung.family == family).peekable();
             let Some((_, first)) = of_family.peek() else { continue };
             let tee = self.inlet(first, caps, info)?;
-            if let Some((_, preview)) = part.plans.iter().find(|(_, plan)| plan.preview && family == Family::Aac) {
-                let start = preview_start_ms.map(|ms| rescale(ms, 1000, preview.rate));
-                let frames_max = preview.preview_samples_max() as usize;
-                let highlight = Highlight::new(preview.rate, preview.channels, frames_max, start);
-                self.highlight = Some(listen(&tee, highlight));
-            }
             for (index, plan) in of_family {
+                if plan.preview {
+                    let start = preview_start_ms.map(|ms| rescale(ms, 1000, plan.rate));
+                    let frames_max = plan.preview_samples_max() as usize;
+                    self.highlight = Some(listen(&tee, Highlight::new(plan.rate, plan.channels, frames_max, start)));
+                    // It may be alone, and a tee that leads nowhere is an error.
+                    let nowhere = make("fakesink")?;
+                    nowhere.set_property("sync", false);
+                    nowhere.set_property("async", false);
+                    self.chain(&tee, &[nowhere])?;
+                    continue;
+                }
+                if let Some(lane) = &part.lane {
+                    self.chain(&tee, &[lane.element(plan, &self.stop)])?;
+                    continue;
+                }
                 let (elements, rung) = rung::elements(*index, plan, pipe, self.turns.clone())?;
                 self.chain(&tee, &elements)?;
                 self.rungs.push(rung);
@@ -116,11 +131,7 @@ impl Encoder {
     fn inlet(&mut self, plan: &RungPlan, caps: &gst::Caps, info: &gst_audio::AudioInfo) -> Result<gst::Element> {
         let aac = plan.rung.family == Family::Aac;
         let caps = if aac { positioned(caps, info) } else { relabelled(caps, info) };
-        let source = gst_app::AppSrc::builder()
-            .caps(&caps)
-            .format(gst::Format::Time)
-            .max_bytes(u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S)
-            .build();
+        let source = Feed::new(&caps, u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S);
         let convert = make("audioconvert")?;
         // Dither is random and noise shaping has a memory: neither belongs into a lossless copy, and the
         // same input shall give the same bytes.
@@ -146,7 +157,7 @@ impl Encoder {
         let filter = make("capsfilter")?;
         filter.set_property("caps", wanted);
         let tee = make("tee")?;
-        let elements = [source.upcast_ref(), &convert, &resample, &filter, &tee];
+        let elements = [source.element().upcast_ref(), &convert, &resample, &filter, &tee];
         let linked = self.pipeline.add_many(elements).and_then(|()| gst::Element::link_many(elements));
         linked.map_err(|cause| Error::internal("a source cannot be linked").because(cause))?;
 
@@ -169,17 +180,17 @@ impl Encoder {
     /// Gives a block of PCM to every rung; waits while they are behind.
     pub(super) fn push(&self, buffer: &gst::Buffer, halt: &AtomicBool) -> Result<()> {
         for inlet in &self.inlets {
-            while inlet.source.current_level_bytes() >= inlet.source.max_bytes() {
+            while inlet.source.is_full() {
                 self.fault()?;
                 halted(halt)?;
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                inlet.source.wait();
             }
             self.give(inlet, buffer.clone())?;
         }
         Ok(())
     }
 
-    /// Ends every rung after `samples` source samples and waits for the last segment.
+    /// Ends every rung after `samples` source samples and waits for the last segment. A rung in lanes ends elsewhere.
     pub(super) fn finish(&self, samples: u64, halt: &AtomicBool) -> Result<Vec<Finished>> {
         for inlet in &self.inlets {
             inlet.most.store(rescale(samples, inlet.rate_in, inlet.rate_out), Ordering::SeqCst);
@@ -187,7 +198,7 @@ impl Encoder {
                 let silence = gst::Buffer::from_mut_slice(vec![0u8; FLUSH_SAMPLES * inlet.frame_bytes]);
                 self.give(inlet, super::stamp(silence, samples, FLUSH_SAMPLES as u64, inlet.rate_in))?;
             }
-            let _ = inlet.source.end_of_stream(); // a failure is on the bus
+            let _ = inlet.source.element().end_of_stream(); // a failure is on the bus
         }
         while !self.ended()? {
             halted(halt)?;
@@ -202,7 +213,7 @@ impl Encoder {
     }
 
     fn give(&self, inlet: &Inlet, buffer: gst::Buffer) -> Result<()> {
-        match inlet.source.push_buffer(buffer) {
+        match inlet.source.element().push_buffer(buffer) {
             Ok(_) => Ok(()),
             Err(flow) => self.fault().and(Err(Error::internal(format!("an encoder takes no more ({flow})")))),
         }
@@ -228,6 +239,7 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(turns) = &self.turns {
             turns.add(self.rungs.len()); // those who wait for a turn must not hold the pipeline
         }
@@ -236,14 +248,14 @@ impl Drop for Encoder {
 }
 
 /// Raises an error when the other pass has failed.
-fn halted(halt: &AtomicBool) -> Result<()> {
+pub(super) fn halted(halt: &AtomicBool) -> Result<()> {
     match halt.load(Ordering::Relaxed) {
-        true => Err(Error::new(Kind::Cancelled, "the other half failed")),
+        true => Err(Error::new(Kind::Cancelled, "another pass failed")),
         false => Ok(()),
     }
 }
 
-fn judge(message: &gst::Message) -> Result<()> {
+pub(super) fn judge(message: &gst::Message) -> Result<()> {
     match message.view() {
         gst::MessageView::Error(error) => {
             let place = message.src().map(|s| s.name().to_string()).unwrap_or_default();

@@ -2,6 +2,9 @@
 
 mod decode;
 mod encode;
+mod feed;
+mod join;
+mod lane;
 mod libav;
 mod registry;
 mod rung;
@@ -25,6 +28,9 @@ use crate::hls::package::rescale;
 use crate::hls::version::Family;
 use decode::{Decoder, Pull};
 use encode::{Encoder, Part};
+use join::Joiner;
+use lane::{LANES, Lane};
+use rung::{Finished, Segmenter};
 use turnstile::Turns;
 
 /// Loads GStreamer and takes away what an upload does not need; with a `picture` a little less.
@@ -36,98 +42,141 @@ pub(super) fn init(picture: bool) -> Result<()> {
 
 /// Decodes `file` to its end into every rung of the plan. The events before the last go out here.
 ///
-/// Twice, side by side: once for the lowest rung, the preview and what is measured, which are whole first, and once
-/// for the other rungs, which leave the first a core of its own. Decoding costs a hundredth of encoding, and no
-/// queue could hold what the slower rungs have yet to take.
+/// In passes side by side, each of which decodes all of it: one for what is measured and the preview; two for the
+/// lowest rung, which take turns in making slices of it (when that must be resampled, the first pass makes all of it); and
+/// one for the other rungs, which wait for a core until those are done. Decoding costs a hundredth of encoding, and no queue could hold what the slower passes have yet to
+/// take.
 pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     if let Some(task) = &plan.video {
         return video::run(task, plan, file, pipe);
     }
-    let again = file.try_clone().map_err(|cause| Error::internal("the source cannot be read twice").because(cause))?;
+    let again = || {
+        let file = file.try_clone();
+        file.map_err(|cause| Error::internal("the source cannot be read twice").because(cause))
+    };
+    let (rest, lanes) = (again()?, [again()?, again()?]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (turns, halt) = (Turns::new(cores - 1), AtomicBool::new(false));
-    let pass = &Pass { plan, pipe, halt: &halt };
+    let (turns, halt) = (Turns::new(cores.saturating_sub(LANES)), AtomicBool::new(false));
+    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns };
     std::thread::scope(|scope| {
-        let mut rest = None;
-        let mut again = Some(again);
-        let first = pass.first(file, &mut |outputs| {
-            let part = Part { plans: outputs, turns: Some(Arc::clone(&turns)) };
-            if let (false, Some(file)) = (part.plans.is_empty(), again.take()) {
-                rest = Some(scope.spawn(move || pass.rest(file, part)));
+        let (mut others, mut files) = (Vec::new(), Some((lanes, rest)));
+        let first = pass.first(file, &mut |parts, rungs| {
+            let Some((lanes, rest)) = files.take() else { return };
+            let lanes = lanes.into_iter().zip(parts);
+            others.extend(lanes.map(|(file, part)| scope.spawn(move || pass.lane(file, part))));
+            if !rungs.plans.is_empty() {
+                others.push(scope.spawn(move || pass.rest(rest, rungs)));
             }
         });
         halt.fetch_or(first.is_err(), Ordering::Relaxed);
-        turns.add(1);
-        let rest = rest.map_or(Ok(None), |rest| {
-            rest.join().unwrap_or_else(|_| Err(Error::internal("the thread of the other rungs panicked")))
-        });
-        let rest = match (&first, rest) {
-            // The first to fail made the other stop.
-            (Err(error), Err(cause)) if error.kind() == Kind::Cancelled => return Err(cause),
-            (Err(_), _) => None,
-            (Ok(_), rest) => rest?,
-        };
-        let mut outcome = first?;
-        if let Some((samples, encoders)) = rest {
+        let died = |_| Err(Error::internal("a thread of the other rungs panicked"));
+        let others = others.into_iter().map(|other| other.join().unwrap_or_else(died));
+        let (others, failed): (Vec<_>, Vec<_>) = others.partition(Result::is_ok);
+        let mut failed: Vec<Error> = failed.into_iter().filter_map(Result::err).collect();
+        let first = first.map_err(|error| failed.insert(0, error));
+        // The first to fail made the others stop.
+        failed.sort_by_key(|error| error.kind() == Kind::Cancelled);
+        if let Some(error) = failed.into_iter().next() {
+            return Err(error);
+        }
+        let mut outcome = first.expect("its error would have been returned");
+        for (samples, encoders) in others.into_iter().flatten() {
             if samples != outcome.samples {
                 let first = outcome.samples;
                 return Err(Error::internal(format!("{first} samples were decoded first, {samples} again")));
             }
-            outcome.encoders.extend(encoders);
-            let mut seen = Vec::new();
-            outcome.encoders.retain(|encoder| {
-                !seen.contains(encoder) && {
-                    seen.push(encoder.clone());
-                    true
+            for encoder in encoders {
+                if !outcome.encoders.contains(&encoder) {
+                    outcome.encoders.push(encoder);
                 }
-            });
+            }
         }
         Ok(outcome)
     })
 }
 
-/// What both passes share.
+/// What all passes share.
 struct Pass<'a> {
     plan: &'a Plan,
     pipe: &'a Pipe,
-    /// Set when the other pass has failed.
+    /// Set when another pass has failed.
     halt: &'a AtomicBool,
+    /// What the rest waits for. Each lane of the first rung adds one when it is done: a core is free.
+    turns: &'a Arc<Turns>,
 }
 
+/// How many samples were decoded, and what encoded them.
+type Done = (u64, Vec<String>);
+
 impl<'a> Pass<'a> {
-    /// The first rung, the preview, all that is measured. `others` gets the other outputs when they are known.
-    fn first(&self, file: File, others: &mut dyn FnMut(Vec<(usize, RungPlan)>)) -> Result<Outcome> {
-        let (hop, codec) = self.decode(file, |decoder, sample| {
+    /// All that is measured, and the preview. `others` gets what the other passes have to do, when that is known: the
+    /// lanes of the first rung, then the other rungs.
+    fn first(&self, file: File, others: &mut dyn FnMut(Vec<Part>, Part)) -> Result<Outcome> {
+        let mut joiner = None;
+        let (mut hop, codec) = self.decode(file, |decoder, sample| {
             let (_, info) = described(sample)?;
             let format = self.format(decoder, &info)?;
             self.pipe.send(&Event::Opened(format), &[]);
             let outputs = self.plan.ladder.as_ref().map(|ladder| format.outputs(ladder, self.plan.lossy_bps));
             let outputs: Vec<_> = outputs.unwrap_or_default().into_iter().enumerate().collect();
-            let lowest = outputs.iter().position(|(_, plan)| plan.rung.family == Family::Aac);
-            let (first, rest) = outputs
-                .into_iter()
-                .partition(|(index, plan)| plan.preview || lowest.is_none_or(|lowest| lowest == *index));
-            let hop = Hop::open(
-                self,
-                sample,
-                Part { plans: first, turns: None },
-                Some(Analysis::new(format, self.plan.md5_bits)?),
-            )?;
-            others(rest);
+            let (mut here, mut rungs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|(_, plan)| plan.preview);
+            let lowest = rungs.iter().position(|(_, plan)| plan.rung.family == Family::Aac);
+            let lowest = lowest.map(|lowest| rungs.remove(lowest));
+            let mut lanes = Vec::new();
+            match lowest {
+                // The resampler costs too much to be run once for each lane.
+                Some((index, plan)) if plan.rate != format.rate => here.push((index, plan)),
+                Some((index, plan)) => {
+                    let joined = Joiner::new(Segmenter::new(index, &plan, self.pipe));
+                    for number in 0..LANES {
+                        let lane = Some(Lane { number, joiner: joined.clone() });
+                        lanes.push(Part { plans: vec![(index, plan.clone())], turns: None, lane });
+                    }
+                    joiner = Some((joined, plan));
+                }
+                None => {}
+            }
+            // What this pass is the only one for has one core, not as many as there would be lanes.
+            self.turns.add(if lanes.is_empty() { LANES - 1 } else { 0 });
+            let analysis = Some(Analysis::new(format, self.plan.md5_bits)?);
+            let hop = Hop::open(self, sample, Part { plans: here, turns: None, lane: None }, analysis)?;
+            others(lanes, Part { plans: rungs, turns: Some(Arc::clone(self.turns)), lane: None });
             Ok(hop)
         })?;
-        let outcome = hop.finish_first(codec)?;
+        let mut outcome = hop.finish_first(codec)?;
+        self.turns.add(if joiner.is_none() { 1 } else { 0 });
+        if let Some((joiner, plan)) = joiner {
+            let rung = loop {
+                encode::halted(self.halt)?;
+                if let Some(rung) = joiner.finished()? {
+                    break rung;
+                }
+            };
+            outcome.encoders.insert(0, hop.checked(&plan, rung)?);
+        }
+        outcome.encoders.dedup();
         self.pipe.send(&Event::Measured(outcome.clone()), &[]);
         Ok(outcome)
     }
 
-    /// The other rungs. Answers how many samples were decoded, and the encoders.
-    fn rest(&self, file: File, part: Part) -> Result<Option<(u64, Vec<String>)>> {
+    /// Some slices of the first rung.
+    fn lane(&self, file: File, part: Part) -> Result<Done> {
+        let done = self.encode(file, part);
+        self.turns.add(1);
+        done
+    }
+
+    /// The other rungs.
+    fn rest(&self, file: File, part: Part) -> Result<Done> {
+        self.encode(file, part)
+    }
+
+    fn encode(&self, file: File, part: Part) -> Result<Done> {
         let mut part = Some(part);
         let done = self.decode(file, |_, sample| Hop::open(self, sample, part.take().unwrap_or_default(), None));
-        let done = done.and_then(|(hop, _)| Ok((hop.samples, hop.finish_rungs()?)));
+        let done = done.and_then(|(mut hop, _)| Ok((hop.samples, hop.finish_rungs()?)));
         self.halt.fetch_or(done.is_err(), Ordering::Relaxed);
-        done.map(Some)
+        done
     }
 
     fn decode<'p>(
@@ -146,7 +195,7 @@ impl<'a> Pass<'a> {
         let mut hop = None;
         loop {
             if self.halt.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Cancelled, "the other half failed"));
+                return Err(Error::new(Kind::Cancelled, "another pass failed"));
             }
             match decoder.pull()? {
                 Pull::Idle => (),
@@ -196,6 +245,10 @@ fn sound(block: gst::Buffer) -> Result<gst::Buffer> {
     Ok(sane.map_or(block, gst::Buffer::from_mut_slice))
 }
 
+/// Samples that go to the encoders at once, per channel: decoders give a few thousand or fewer, and each block costs
+/// every thread on its way a sleep and a waking.
+const BLOCK: usize = 16_384;
+
 /// Between decoder and encoders: counts, trims, measures, and gives every sample its time anew.
 struct Hop<'a> {
     plan: &'a Plan,
@@ -210,7 +263,9 @@ struct Hop<'a> {
     skip: u64,
     /// Samples to keep.
     keep: Option<u64>,
-    /// Samples kept so far, silence included.
+    /// What waits to become a block.
+    block: Vec<u8>,
+    /// Samples kept so far, silence and those in `block` included.
     samples: u64,
     /// Samples of silence around a film's sound.
     padded: u64,
@@ -222,7 +277,7 @@ struct Hop<'a> {
 
 impl<'a> Hop<'a> {
     fn open(pass: &'a Pass<'a>, sample: &gst::Sample, part: Part, analysis: Option<Analysis>) -> Result<Hop<'a>> {
-        let Pass { plan, pipe, halt } = *pass;
+        let Pass { plan, pipe, halt, .. } = *pass;
         let (caps, info) = described(sample)?;
         let encoder = match part.plans.is_empty() {
             true => None,
@@ -238,6 +293,7 @@ impl<'a> Hop<'a> {
             analysis,
             skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
             keep: plan.trim.and_then(|trim| Some(in_source(trim.length?, &trim))),
+            block: Vec::new(),
             info,
             samples: 0,
             padded: 0,
@@ -310,13 +366,26 @@ impl<'a> Hop<'a> {
                 self.pipe.send(&Event::Peaks, &points);
             }
         }
-        let stamped = stamp(region, self.samples, count, self.info.rate());
-        if let Some(encoder) = &self.encoder {
-            encoder.push(&stamped, self.halt)?;
+        if self.encoder.is_some() {
+            let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
+            self.block.extend_from_slice(&map);
         }
         self.samples += count;
+        if self.block.len() >= BLOCK * self.info.bpf() as usize {
+            self.push()?;
+        }
         self.tell();
         Ok(())
+    }
+
+    /// Gives the encoders what has come together.
+    fn push(&mut self) -> Result<()> {
+        let frame = self.info.bpf() as usize;
+        let Some(encoder) = self.encoder.as_ref().filter(|_| !self.block.is_empty()) else { return Ok(()) };
+        let block = std::mem::replace(&mut self.block, Vec::with_capacity((BLOCK + BLOCK / 2) * frame));
+        let count = (block.len() / frame) as u64;
+        let block = stamp(gst::Buffer::from_mut_slice(block), self.samples - count, count, self.info.rate());
+        encoder.push(&block, self.halt)
     }
 
     /// A sign of life every ten seconds of audio: a FLAC of silence gives no segments for long.
@@ -328,23 +397,29 @@ impl<'a> Hop<'a> {
     }
 
     /// Ends the rungs and answers what encoded them.
-    fn finish_rungs(&self) -> Result<Vec<String>> {
+    fn finish_rungs(&mut self) -> Result<Vec<String>> {
+        self.push()?;
         let mut encoders = Vec::new();
         let Some(encoder) = &self.encoder else { return Ok(encoders) };
         for rung in encoder.finish(self.samples, self.halt)? {
             let plan = self.outputs.iter().find(|(index, _)| *index == rung.index).map(|(_, plan)| plan);
             let plan = plan.ok_or_else(|| Error::internal("a rung ended that was not begun"))?;
-            let wanted = rescale(self.samples, self.info.rate(), plan.rate);
-            if rung.samples != wanted {
-                let (name, found) = (plan.file_name(), rung.samples);
-                return Err(Error::internal(format!("{name} has {found} samples, the source {wanted}")));
-            }
-            encoders.push(rung.encoder);
+            encoders.push(self.checked(plan, rung)?);
         }
         Ok(encoders)
     }
 
-    fn finish_first(mut self, codec: Option<String>) -> Result<Outcome> {
+    /// What encoded a rung, if it is as long as the source.
+    fn checked(&self, plan: &RungPlan, rung: Finished) -> Result<String> {
+        let wanted = rescale(self.samples, self.info.rate(), plan.rate);
+        if rung.samples != wanted {
+            let (name, found) = (plan.file_name(), rung.samples);
+            return Err(Error::internal(format!("{name} has {found} samples, the source {wanted}")));
+        }
+        Ok(rung.encoder)
+    }
+
+    fn finish_first(&mut self, codec: Option<String>) -> Result<Outcome> {
         let analysis = self.analysis.take().ok_or_else(|| Error::internal("nothing was measured"))?;
         let md5 = analysis.md5();
         let (loudness, points) = analysis.finish()?;
@@ -359,7 +434,7 @@ impl<'a> Hop<'a> {
             preview_start = rescale(excerpt.start, plan.rate, self.info.rate());
             encode::excerpt(*index, plan, &excerpt.samples, self.pipe)?;
         }
-        let Hop { samples, padded, surplus, .. } = self;
+        let Hop { samples, padded, surplus, .. } = *self;
         Ok(Outcome { samples, padded, surplus, md5, codec, loudness, preview_start, encoders })
     }
 

@@ -236,7 +236,13 @@ fn shoot(
     for (file, name) in files.into_iter().zip(names(film)) {
         let file_name = file.name().to_owned();
         let rung = measured(file, name, film).context(|| format!("{file_name} does not add up"))?;
-        on_progress(Progress::Rung { path: rung.path(), peak_bps: rung.peak_bps, average_bps: rung.average_bps });
+        on_progress(Progress::Rung {
+            path: rung.path(),
+            codecs: rung.codecs.clone(),
+            segments: rung.segments.len(),
+            peak_bps: rung.peak_bps,
+            average_bps: rung.average_bps,
+        });
         rungs.push(rung);
     }
     let iframes = rungs.pop().ok_or_else(|| Error::internal("there are no I-frames"))?;
