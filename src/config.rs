@@ -617,6 +617,19 @@ impl Config {
         problems
     }
 
+    /// What works, but not as it was written or perhaps not as it was meant: said at start and by `segue config check`.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.uploads.warnings();
+        if !self.origin.require_token && self.origin.secret_header.is_empty() {
+            warnings.push(
+                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
+                 turn one of them on unless everything in the store is public"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
     /// What is wrong with the settings about sources.
     #[cfg(feature = "transcode")]
     fn source_problems(&self) -> Vec<String> {
@@ -776,20 +789,6 @@ impl Config {
         let mut found = cdn::weaknesses("origin.keys.bunny", &keys.bunny);
         found.extend(cdn::weaknesses("origin.keys.cloudflare", &keys.cloudflare));
         found
-    }
-
-    /// What is allowed, and better known: said at start and by `segue config check`.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.origin.require_token && self.origin.secret_header.is_empty() {
-            notes.push(
-                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
-                 turn one of them on unless everything in the store is public"
-                    .to_owned(),
-            );
-        }
-        notes.extend(self.uploads.notes());
-        notes
     }
 
     /// Refuses settings that have problems, listing all of them.

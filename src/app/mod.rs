@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Readiness};
 use crate::base::clock::Clock;
@@ -198,7 +198,7 @@ fn listen_for_stop() -> std::io::Result<impl Future<Output = ()>> {
 /// A server stays when its terminal goes, and SIGHUP asks it to read its certificate again (`tls::keep_fresh`): what is
 /// safe for one server shall not end another. Needs a runtime around it.
 fn outlive_hangup() -> std::io::Result<()> {
-    let mut hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // Not joined: it ends with the runtime.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -213,7 +213,7 @@ fn outlive_hangup() -> std::io::Result<()> {
 /// # Errors
 /// As `stop_signal`.
 pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
-    let mut hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         stopped = stop_signal() => stopped,
         _ = hangup.recv() => Ok(()),
@@ -241,7 +241,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let verifier = verifier(config).map_err(kept_there)?;
     warn_of_weakness(config);
     // A file that grows beyond its limit is then an error of the write, and not the end of the process (setrlimit(2)).
-    let _survives = control.block_on(async { tokio::signal::unix::signal(SignalKind::from_raw(libc::SIGXFSZ)) });
+    let _survives = control.block_on(async { signal(SignalKind::from_raw(libc::SIGXFSZ)) });
     let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     #[cfg(feature = "control")]
@@ -393,11 +393,11 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
 
 /// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
 fn warn_of_weakness(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");
-    }
-    for note in config.notes() {
-        tracing::warn!("{note}");
     }
     for scheme in &config.origin.keys.bunny_legacy {
         tracing::warn!(

@@ -35,7 +35,9 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
                 }
                 problems
             };
-            config.notes().iter().for_each(|note| say(format!("note: {note}")));
+            for warning in config.warnings() {
+                complain(format_args!("warning: {warning}"));
+            }
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

@@ -113,7 +113,7 @@ pub fn rescale(samples: u64, from: u32, to: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hls::version::tests::sample;
+    use crate::hls::version::tests::{film, sample};
 
     #[test]
     fn a_whole_package_passes_and_each_flaw_is_named() {
@@ -130,6 +130,41 @@ mod tests {
         refuse(|v| v.rungs[2].segments[1].bytes = 0, "empty");
         refuse(|v| v.rungs[0].peak_bps = 1, "measured");
         refuse(|v| v.rungs.clear(), "no rungs");
+    }
+
+    #[test]
+    fn a_films_sizes_and_sound_must_agree() {
+        check(&film()).unwrap();
+        let refuse = |change: fn(&mut Video), word: &str| {
+            let mut index = film();
+            change(index.video.as_mut().unwrap());
+            let error = check(&index).unwrap_err().chain();
+            assert!(error.contains(word), "{error}");
+        };
+        refuse(|video| video.frames += 1, "not 154 pictures long");
+        refuse(|video| video.rungs[0].audio = Some("128".into()), "aac/128, which there is not");
+        refuse(|video| video.rungs[1].encoding.average_bps = 0, "not measured");
+        refuse(
+            |video| {
+                let segments = &mut video.rungs[1].encoding.segments;
+                (segments[0].ticks, segments[1].ticks) = (150_000, 3_000);
+            },
+            "different instants",
+        );
+        // All sizes alike, but a picture away from the sound.
+        refuse(
+            |video| {
+                for rung in &mut video.rungs {
+                    let segments = &mut rung.encoding.segments;
+                    (segments[0].ticks, segments[1].ticks) = (150_000, 3_000);
+                }
+            },
+            "more than half a picture from the sound's",
+        );
+        let mut silent = film();
+        silent.rungs.clear();
+        silent.video.as_mut().unwrap().rungs.iter_mut().for_each(|rung| rung.audio = None);
+        check(&silent).unwrap();
     }
 
     #[test]

@@ -289,7 +289,7 @@ fn session_data(loudness: &Loudness) -> Vec<SessionData> {
 mod tests {
     use super::*;
     use crate::hls::version::ReplayGain;
-    use crate::hls::version::tests::sample;
+    use crate::hls::version::tests::{film, sample};
 
     fn text(bytes: Vec<u8>) -> String {
         String::from_utf8(bytes).unwrap()
@@ -332,6 +332,45 @@ mod tests {
         assert!(playlist.contains("DATA-ID=\"segue.replaygain.track-gain-db\",VALUE=\"-3.80\"\n"), "{playlist}");
         assert!(playlist.contains("DATA-ID=\"segue.replaygain.track-peak\",VALUE=\"0.987500\"\n"), "{playlist}");
         assert!(!playlist.contains("true-peak"));
+    }
+
+    #[test]
+    fn a_film_lists_sizes_with_their_sound_and_its_i_frames() {
+        let index = film();
+        let playlist = text(multivariant(&index, Scope::Video, &[]).unwrap());
+        assert_eq!(
+            playlist,
+            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+             #EXT-X-MEDIA:TYPE=AUDIO,URI=\"../aac/64/index.m3u8\",GROUP-ID=\"aac-64\",NAME=\"Sound\",DEFAULT=YES,\
+             AUTOSELECT=YES,CHANNELS=\"2\"\n\
+             #EXT-X-MEDIA:TYPE=AUDIO,URI=\"../aac/96/index.m3u8\",GROUP-ID=\"aac-96\",NAME=\"Sound\",DEFAULT=YES,\
+             AUTOSELECT=YES,CHANNELS=\"2\"\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=600000,AVERAGE-BANDWIDTH=497000,CODECS=\"avc1.64001e,mp4a.40.2\",\
+             RESOLUTION=640x360,FRAME-RATE=25,AUDIO=\"aac-64\"\n360p/index.m3u8\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=700000,AVERAGE-BANDWIDTH=594000,CODECS=\"avc1.64001e,mp4a.40.2\",\
+             RESOLUTION=854x480,FRAME-RATE=25,AUDIO=\"aac-96\"\n480p/index.m3u8\n\
+             #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=500000,AVERAGE-BANDWIDTH=400000,CODECS=\"avc1.64001e\",\
+             RESOLUTION=640x360,URI=\"iframes/index.m3u8\"\n"
+        );
+        // One level up it is the same but for where things are, and the sound alone is what it is without a picture.
+        let all = text(multivariant(&index, Scope::All, &[]).unwrap());
+        let moved = all.replace("\"aac/", "\"../aac/").replace("video/", "");
+        assert_eq!(moved, playlist);
+        let mut song = index.clone();
+        song.video = None;
+        assert_eq!(multivariant(&index, Scope::Aac, &[]), multivariant(&song, Scope::Aac, &[]));
+        assert_eq!(multivariant(&song, Scope::Video, &[]), None);
+        let token = text(multivariant(&index, Scope::Video, &["token"]).unwrap());
+        assert!(
+            token.contains("URI=\"../aac/64/index.m3u8?token={$token}\"")
+                && token.contains("URI=\"iframes/index.m3u8?")
+        );
+        let iframes = text(media(&index.video.unwrap().iframes.encoding, &[]));
+        assert!(
+            iframes.contains("#EXT-X-I-FRAMES-ONLY\n") && iframes.contains("#EXT-X-MAP:URI=\"init.mp4\""),
+            "{iframes}"
+        );
+        assert!(iframes.contains("#EXTINF:2.04,\n00001.mp4\n"), "{iframes}");
     }
 
     #[test]

@@ -566,6 +566,81 @@ pub(crate) mod tests {
         }
     }
 
+    /// The same with a picture in two sizes instead of FLAC: 25 a second, 152 and 3 of them.
+    pub(crate) fn film() -> VersionIndex {
+        let mut index = sample();
+        index.rungs.pop();
+        let rung = |name: &str, width, height, audio: Option<&str>, segments: &[u64]| VideoRung {
+            width,
+            height,
+            audio: audio.map(Into::into),
+            encoding: Rung {
+                family: Family::Video,
+                name: name.into(),
+                codecs: "avc1.64001e".into(),
+                rate: 25_000,
+                channels: 0,
+                bits: 0,
+                nominal_bps: 800_000,
+                peak_bps: 500_000,
+                average_bps: 400_000,
+                priming: 0,
+                padding: 0,
+                samples: 153_000,
+                alignment: 1,
+                object: Object {
+                    name: format!("video-{name}.mp4"),
+                    bytes: 700 + 1000 * segments.len() as u64,
+                    sha256: "0".repeat(64),
+                },
+                init: Slice { bytes: 700, hash: [4; 16] },
+                segments: segments
+                    .iter()
+                    .map(|frames| Segment { bytes: 1000, ticks: frames * 1000, hash: [5; 16] })
+                    .collect(),
+            },
+        };
+        index.video = Some(Video {
+            source: VideoSource {
+                codec: "H.264".into(),
+                width: 854,
+                height: 480,
+                pixel_aspect: (1, 1),
+                turned: 0,
+                mirrored: false,
+                interlaced: false,
+                frames: 153,
+                variable_rate: false,
+            },
+            frame_rate: (25, 1),
+            frames: 153,
+            rungs: vec![rung("360p", 640, 360, Some("64"), &[151, 2]), rung("480p", 854, 480, Some("96"), &[151, 2])],
+            iframes: rung(IFRAMES, 640, 360, None, &[50, 51, 50, 2]),
+        });
+        index
+    }
+
+    #[test]
+    fn a_film_reads_back_and_a_silent_one_needs_no_sound() {
+        let mut index = film();
+        let (document, id) = index.seal();
+        assert_eq!(VersionIndex::decode_as(id, &document).unwrap(), index);
+        assert_eq!(index.objects().count(), 2 + 3);
+        index.rungs.clear();
+        assert!(VersionIndex::decode(&index.seal().0).is_ok());
+        let refuse = |change: fn(&mut Video), word: &str| {
+            let mut index = film();
+            change(index.video.as_mut().unwrap());
+            let error = VersionIndex::decode(&index.seal().0).unwrap_err().chain();
+            assert!(error.contains(word), "{error}");
+        };
+        refuse(|video| video.frame_rate = (25, 0), "no frame rate");
+        refuse(|video| video.rungs[1].encoding.segments[0].bytes += 1, "add up");
+        refuse(|video| video.iframes.encoding.name = "../x".into(), "not plain");
+        index.video.as_mut().unwrap().rungs.clear();
+        assert!(VersionIndex::decode(&index.seal().0).unwrap_err().chain().contains("no rungs"));
+    }
+
     #[test]
     fn a_sealed_document_reads_back_and_its_id_covers_every_byte() {
         let index = sample();
