@@ -48,6 +48,10 @@ SEED ?= 1
 hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
 	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
 
+.PHONY: garage
+garage: ## Compile Garage, a second S3 server, which make test then uses too (many minutes, once)
+	.ci/setup garage
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

@@ -55,6 +55,8 @@ async fn keep_no_refusal(mut response: Response) -> Response {
 pub struct Readiness {
     shutdown: Shutdown,
     checks: Arc<[Check]>,
+    /// What is wrong without being a reason to send requests elsewhere.
+    impairments: Arc<[Check]>,
 }
 
 /// What is wrong now, in a word for machines; `None` when all is well. Must not block: it only looks at
@@ -64,7 +66,15 @@ pub type Check = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
 impl Readiness {
     /// Ready while `shutdown` says that we run and no check finds anything.
     pub fn new(shutdown: Shutdown, checks: Vec<Check>) -> Readiness {
-        Readiness { shutdown, checks: checks.into() }
+        Readiness { shutdown, checks: checks.into(), impairments: Arc::new([]) }
+    }
+
+    /// Also says what does not go well, although the next request is still better asked here than nowhere: what
+    /// every node sees at once must not take all of them out of the balancer.
+    #[must_use]
+    pub fn showing(mut self, impairments: Vec<Check>) -> Readiness {
+        self.impairments = impairments.into();
+        self
     }
 
     /// Why a balancer should send nothing more: it must stop before we stop answering.
@@ -100,7 +110,11 @@ async fn livez() -> Response {
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     let reasons = readiness.reasons();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    let mut body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    let degraded: Vec<&str> = readiness.impairments.iter().filter_map(|check| check()).collect();
+    if !degraded.is_empty() {
+        body["degraded"] = degraded.into();
+    }
     (status, [(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response()
 }
 

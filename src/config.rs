@@ -18,11 +18,14 @@ use crate::base::{Error, Result, held, hex, redact, text};
 use crate::cdn::cloudfront::KeyPair;
 use crate::cdn::{self, rsa};
 use crate::origin::SecretHeader;
+use crate::store::Backend;
 
+mod edge;
 mod explain;
 mod uploads;
 mod work;
 
+pub use edge::Edge;
 pub use uploads::{Limit, Uploads};
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
@@ -45,6 +48,8 @@ pub struct Config {
     pub server: Server,
     /// What the media origin serves and to whom.
     pub origin: Origin,
+    /// The CDN in front.
+    pub cdn: Edge,
     /// What the transcoder accepts.
     pub transcode: Transcode,
     /// Where sources given by URL may be read from.
@@ -76,24 +81,28 @@ pub enum Profile {
 }
 
 /// Where published versions are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// `local`, below `data`, or `s3`.
-    pub kind: StoreKind,
+    /// Where new ones go: `local`, below `data`, or `s3`.
+    pub kind: Backend,
+    /// The other kind, where tracks may be that were not moved yet. Unset: all are in one.
+    pub second: Option<Backend>,
     /// The bucket.
     pub s3: S3,
 }
 
-/// Which store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StoreKind {
-    /// A directory of this machine.
-    #[default]
-    Local,
-    /// A bucket.
-    S3,
+impl Default for Store {
+    fn default() -> Store {
+        Store { kind: Backend::Local, second: None, s3: S3::default() }
+    }
+}
+
+impl Store {
+    /// Whether tracks may be there.
+    pub fn uses(&self, backend: Backend) -> bool {
+        self.kind == backend || self.second == Some(backend)
+    }
 }
 
 /// A bucket of AWS or of a server that speaks its protocol.
@@ -116,6 +125,31 @@ pub struct S3 {
     pub secret_key: String,
     /// Of temporary keys. `AWS_SESSION_TOKEN` below the file.
     pub session_token: Option<String>,
+    /// Where the keys come from: `keys`, those above; `file`; or `role`, the machine's or the container's.
+    pub credentials: Credentials,
+    /// A file as AWS's tools write it, read again when it is replaced. `AWS_SHARED_CREDENTIALS_FILE` below the file.
+    pub credentials_file: Option<PathBuf>,
+    /// The section of that file. `AWS_PROFILE` below the file.
+    pub credentials_profile: String,
+    /// Where a container's role is read. `AWS_CONTAINER_CREDENTIALS_FULL_URI` and `…_RELATIVE_URI` below the file.
+    /// Unset: the machine's own role.
+    pub role_url: Option<String>,
+    /// What is shown there. `AWS_CONTAINER_AUTHORIZATION_TOKEN` below the file.
+    pub role_token: Option<String>,
+    /// A file with that. `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` below the file.
+    pub role_token_file: Option<PathBuf>,
+    /// The machine's metadata service. `AWS_EC2_METADATA_SERVICE_ENDPOINT` below the file.
+    pub metadata_url: String,
+    /// The endpoint in URLs that listeners get. Unset: `endpoint`.
+    pub public_endpoint: Option<String>,
+    /// Seconds that a URL of a stream from the bucket is valid.
+    pub stream_url_s: u64,
+    /// Seconds that a URL of a download from the bucket is valid.
+    pub download_url_s: u64,
+    /// Seconds that a URL by which a worker reads a source from the bucket is valid.
+    pub source_url_s: u64,
+    /// Seconds after which an upload or a publish that did not end is taken for abandoned and removed.
+    pub abandoned_s: u64,
     /// `required`, or `supported`: a CRC32 with every upload, which many third-party servers refuse.
     pub checksums: Checksums,
     /// Seconds a connection to it may take.
@@ -124,6 +158,19 @@ pub struct S3 {
     pub read_timeout_s: u64,
     /// How often a request is tried.
     pub attempts: u32,
+}
+
+/// Where the keys of a bucket come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// The settings.
+    #[default]
+    Keys,
+    /// A file that may be replaced.
+    File,
+    /// The machine's or the container's role.
+    Role,
 }
 
 /// When uploads carry a checksum of their own.
@@ -148,6 +195,18 @@ impl Default for S3 {
             access_key: String::new(),
             secret_key: String::new(),
             session_token: None,
+            credentials: Credentials::Keys,
+            credentials_file: None,
+            credentials_profile: "default".into(),
+            role_url: None,
+            role_token: None,
+            role_token_file: None,
+            metadata_url: "http://169.254.169.254".into(),
+            public_endpoint: None,
+            stream_url_s: 15 * 60,
+            download_url_s: 30 * 60,
+            source_url_s: 3_600,
+            abandoned_s: 86_400,
             checksums: Checksums::Required,
             connect_timeout_s: 3,
             read_timeout_s: 10,
@@ -374,6 +433,7 @@ impl Default for Config {
             cache: DiskCache::default(),
             server: Server::default(),
             origin: Origin::default(),
+            cdn: Edge::default(),
             transcode: Transcode::default(),
             sources: Sources::default(),
             database: Database::default(),
@@ -609,25 +669,13 @@ impl Config {
         #[cfg(feature = "transcode")]
         problems.extend(self.source_problems());
         problems.extend(self.token_problems());
+        problems.extend(self.cdn.problems());
         problems.extend(self.database.problems());
         problems.extend(self.worker.problems());
         problems.extend(self.api.problems());
         problems.extend(self.callbacks.problems());
         problems.extend(self.uploads.problems(self.profile));
         problems
-    }
-
-    /// What works, but not as it was written or perhaps not as it was meant: said at start and by `segue config check`.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.uploads.warnings();
-        if !self.origin.require_token && self.origin.secret_header.is_empty() {
-            warnings.push(
-                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
-                 turn one of them on unless everything in the store is public"
-                    .to_owned(),
-            );
-        }
-        warnings
     }
 
     /// What is wrong with the settings about sources.
@@ -640,8 +688,23 @@ impl Config {
         hosts.chain(networks.map(|wrong| format!("sources.allow_private: {}", wrong.chain()))).collect()
     }
 
-    /// What is wrong with the settings about the bucket.
+    /// What is wrong with the settings about the store.
     fn store_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.store.second == Some(self.store.kind) {
+            problems.push(
+                "store.second is the same as store.kind: there would be one store; set the other, or leave it out"
+                    .into(),
+            );
+        }
+        if self.store.uses(Backend::S3) {
+            problems.extend(self.bucket_problems());
+        }
+        problems
+    }
+
+    /// What is wrong with the settings about the bucket, whether or not it is used.
+    pub fn bucket_problems(&self) -> Vec<String> {
         let s3 = &self.store.s3;
         let mut problems = Vec::new();
         let mut need = |holds: bool, problem: &str| {
@@ -649,9 +712,6 @@ impl Config {
                 problems.push(problem.to_owned());
             }
         };
-        if self.store.kind == StoreKind::Local {
-            return problems;
-        }
         need(
             cfg!(feature = "s3"),
             "store.kind is s3, but this build has no S3: nothing could be served; set it to local, or build with the \
@@ -664,9 +724,35 @@ impl Config {
              0-9, - and .)",
         );
         need(
-            !s3.access_key.is_empty() && !s3.secret_key.is_empty(),
+            s3.credentials != Credentials::Keys || (!s3.access_key.is_empty() && !s3.secret_key.is_empty()),
             "store.s3.access_key or store.s3.secret_key is unset, but store.kind is s3: the bucket would refuse us; set \
-             both, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+             both, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or store.s3.credentials to file or role",
+        );
+        need(
+            s3.credentials != Credentials::File || s3.credentials_file.is_some(),
+            "store.s3.credentials is file, but store.s3.credentials_file is unset: there would be no keys; set it",
+        );
+        need(
+            s3.role_url
+                .iter()
+                .chain([&s3.metadata_url])
+                .all(|url| url.starts_with("http://") && is_plain_http_url(url)),
+            "store.s3.role_url or store.s3.metadata_url is not a plain http:// URL: the services that give a role's keys are \
+             on this machine; set it to theirs",
+        );
+        need(
+            s3.public_endpoint.as_deref().is_none_or(is_plain_http_url),
+            "store.s3.public_endpoint is not a plain http:// or https:// URL: listeners could not follow it",
+        );
+        need(
+            [s3.stream_url_s, s3.download_url_s, s3.source_url_s].iter().all(|valid_s| (1..=604_800).contains(valid_s)),
+            "store.s3.stream_url_s, download_url_s or source_url_s is not between a second and a week (604800): S3 signs \
+             for nothing else",
+        );
+        need(
+            (3_600..=31_536_000).contains(&s3.abandoned_s) || self.profile == Profile::Dev,
+            "store.s3.abandoned_s is below an hour or over a year: uploads that are still on their way would be removed, or \
+             none ever",
         );
         need(
             !s3.region.is_empty(),
@@ -728,8 +814,8 @@ impl Config {
                 .into(),
         );
         need(
-            keys.cloudfront.is_empty() || self.server.public_base_url.is_some(),
-            "server.public_base_url is unset, but CloudFront signs whole URLs: nothing could be verified; set it to \
+            keys.cloudfront.is_empty() || self.media_base_url().is_some(),
+            "server.public_base_url and cdn.base_url are unset, but CloudFront signs whole URLs: nothing could be verified; set it to \
              the URL that listeners ask"
                 .into(),
         );
@@ -791,6 +877,20 @@ impl Config {
         found
     }
 
+    /// What is allowed, and better known: said at start and by `segue config check`.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.origin.require_token && self.origin.secret_header.is_empty() {
+            notes.push(
+                "origin.require_token is off and origin.secret_header is empty: whoever learns a URL plays it for ever; \
+                 turn one of them on unless everything in the store is public"
+                    .to_owned(),
+            );
+        }
+        notes.extend(self.uploads.notes());
+        notes
+    }
+
     /// Refuses settings that have problems, listing all of them.
     ///
     /// # Errors
@@ -810,7 +910,8 @@ impl Config {
             *key = "(hidden)".into();
         }
         let s3 = &mut shown.store.s3;
-        for secret in [&mut s3.access_key, &mut s3.secret_key].into_iter().chain(&mut s3.session_token) {
+        let optional = s3.session_token.iter_mut().chain(&mut s3.role_token);
+        for secret in [&mut s3.access_key, &mut s3.secret_key].into_iter().chain(optional) {
             if !secret.is_empty() {
                 *secret = "(hidden)".into();
             }
@@ -819,9 +920,15 @@ impl Config {
         if let Some(url) = collector {
             *url = redact::text(url).into_owned(); // it may hold a password
         }
+        shown.cdn.mask();
         shown.database.mask();
         shown.callbacks.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
+    }
+
+    /// What stands in front of playback URLs: the CDN's address, else our own.
+    pub fn media_base_url(&self) -> Option<&str> {
+        self.cdn.base_url.as_deref().or(self.server.public_base_url.as_deref())
     }
 
     /// Directory of the local store.
@@ -967,7 +1074,7 @@ fn overlay_otel(tree: &mut toml::Table, variables: &[(String, String)]) {
 
 /// The standard variables of AWS, for what the file does not say.
 fn overlay_aws(tree: &mut toml::Table, variables: &[(String, String)]) {
-    const KNOWN: [(&str, &str); 7] = [
+    const KNOWN: [(&str, &str); 13] = [
         ("AWS_ACCESS_KEY_ID", "access_key"),
         ("AWS_SECRET_ACCESS_KEY", "secret_key"),
         ("AWS_SESSION_TOKEN", "session_token"),
@@ -975,6 +1082,12 @@ fn overlay_aws(tree: &mut toml::Table, variables: &[(String, String)]) {
         ("AWS_DEFAULT_REGION", "region"),
         ("AWS_ENDPOINT_URL_S3", "endpoint"),
         ("AWS_ENDPOINT_URL", "endpoint"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "credentials_file"),
+        ("AWS_PROFILE", "credentials_profile"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "role_url"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "role_token"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "role_token_file"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "metadata_url"),
     ];
     for (name, key) in KNOWN {
         let value = variables.iter().find(|(known, value)| known == name && !value.is_empty());
@@ -984,6 +1097,13 @@ fn overlay_aws(tree: &mut toml::Table, variables: &[(String, String)]) {
         {
             overlay_text(tree, &format!("STORE__S3__{key}"), value);
         }
+    }
+    // ECS says a path; the host is always the same (Amazon ECS developer guide, "Task IAM role").
+    let relative =
+        variables.iter().find(|(known, value)| known == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" && !value.is_empty());
+    let is_set = tree.get("store").and_then(|store| store.get("s3")).is_some_and(|s3| s3.get("role_url").is_some());
+    if let (Some((_, path)), false) = (relative, is_set) {
+        overlay_text(tree, "STORE__S3__ROLE_URL", &format!("http://169.254.170.2{path}"));
     }
 }
 

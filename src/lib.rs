@@ -37,6 +37,9 @@ pub mod transcode;
 
 pub mod publish;
 
+#[cfg(feature = "control")]
+pub mod catalogue;
+
 #[cfg(feature = "transcode")]
 pub mod demo;
 

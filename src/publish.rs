@@ -15,7 +15,7 @@ use crate::hls::package;
 use crate::hls::playlist::{self, PREVIEW_DIRECTORY, Scope};
 use crate::hls::version::{Family, Rung, VersionIndex};
 use crate::store::local::VERSION_DOCUMENT;
-use crate::store::{Staging, Store};
+use crate::store::{Backend, Staging, Store};
 use crate::tracks::{self, Track};
 
 /// Publishes the objects in `staging` as the current version of track `id`.
@@ -64,7 +64,7 @@ pub fn first_to_store(
     title: &str,
     index: &VersionIndex,
 ) -> Result<Option<Track>> {
-    let Some(local) = store.local() else { return Ok(None) };
+    let Some(local) = store.local().filter(|_| store.primary() == Backend::Local) else { return Ok(None) };
     package::check(index)?;
     let staging = local.stage_links(objects, index)?;
     // First the note: a version that nobody would remove must not come to be.
@@ -92,7 +92,7 @@ pub fn sweep_interim(store: &Store, kept: Duration) -> Result<usize> {
     let mut removed = 0;
     for (id, version, age) in local.interims()? {
         let replaced = match tracks::read(store, id) {
-            Ok(track) => track.version != version && local.record_age(id).is_some_and(|age| age >= kept),
+            Ok(track) => track.version != version && local.record_age(id).is_none_or(|age| age >= kept),
             // Noted and never shown, or withdrawn half-way; a publisher between its two steps is not this slow.
             Err(error) if error.kind() == Kind::NotFound => age >= kept,
             Err(_) => false,

@@ -1,5 +1,6 @@
-//! The catalogue record of a track: which version it shows now. Until the database arrives the record
-//! is a small document in the store, replaced atomically; its reader and writer are here.
+//! The catalogue record of a track: which version it shows now. It is a small document in the store, replaced
+//! atomically, so that pages and origins need no database; its reader and writer are here. The database's row
+//! (`db/tracks.rs`) is written with it and says more: whose the track is, how it stands, which store has it.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,64 @@ impl Track {
         self.samples as f64 / f64::from(self.rate.max(1))
     }
 }
+
+/// How a track stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There is a name and nothing to hear.
+    Draft,
+    /// Its source is here.
+    Uploaded,
+    /// It is being transcoded.
+    Processing,
+    /// It can be played, and waits for its owner.
+    Ready,
+    /// It is listed.
+    Published,
+    /// It can be played by who knows its address.
+    Unlisted,
+    /// It could not be made; `error` says why.
+    Failed,
+    /// A legal demand has closed it.
+    Blocked,
+    /// It is gone.
+    Deleted,
+}
+
+/// Whether strangers may hear a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    /// They may.
+    Public,
+    /// For them it does not exist.
+    Private,
+}
+
+/// A word for each, as the database has it, and back.
+macro_rules! words {
+    ($name:ident: $($variant:ident = $word:literal),*) => {
+        impl $name {
+            /// As the database has it.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),* }
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = Error;
+            fn from_str(text: &str) -> Result<$name> {
+                match text {
+                    $($word => Ok($name::$variant),)*
+                    _ => Err(Error::invalid(format!("{text:?} is no {} of a track", stringify!($name)))),
+                }
+            }
+        }
+    };
+}
+words!(State: Draft = "draft", Uploaded = "uploaded", Processing = "processing", Ready = "ready",
+    Published = "published", Unlisted = "unlisted", Failed = "failed", Blocked = "blocked", Deleted = "deleted");
+words!(Visibility: Public = "public", Private = "private");
 
 /// Checks what somebody wants a track to be called.
 ///

@@ -91,7 +91,7 @@ pub(crate) fn run(core: usize, plan: &Plan) -> Outcome<Seen> {
 }
 
 /// A connection and the request it is busy with.
-struct Line {
+pub(crate) struct Line {
     stream: TcpStream,
     since: Instant,
     /// Bytes of the answer seen so far that belong to its head, until the head has ended.
@@ -101,14 +101,24 @@ struct Line {
 }
 
 impl Line {
-    fn ask(mut stream: TcpStream, request: &str, since: Instant) -> Outcome<Line> {
+    pub(crate) fn ask(mut stream: TcpStream, request: &str, since: Instant) -> Outcome<Line> {
         // A request of some hundred bytes always fits an idle connection's send buffer.
         stream.write_all(request.as_bytes()).map_err(|e| format!("cannot send: {e}"))?;
         Ok(Line { stream, since, head: Vec::new(), missing: None })
     }
 
+    /// How long ago it was due.
+    pub(crate) fn since(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The connection, for the next request.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Reads what is there; whether the answer is complete.
-    fn read(&mut self, buffer: &mut [u8]) -> Outcome<bool> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Outcome<bool> {
         let n = match self.stream.read(buffer) {
             Ok(0) => return Err("the server closed a connection".into()),
             Ok(n) => n,

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::bucket::{self, Bucket, Far};
 use crate::cold;
 use crate::http::{self, Answer, Headers};
 use crate::idle;
 use crate::machine::Cores;
 use crate::peers::{self, Peer, Store, Tuning, Who};
 use crate::report::{Bar, Figures, Line, Loaded};
-use crate::rows::{Ask, Kind, PACED_PATH, Protocol, Row, SMALL_PATH, Space};
+use crate::rows::{self, Ask, Kind, PACED_PATH, Protocol, Row, SMALL_PATH, Space};
 use crate::tls::Tls;
 use crate::tree::{self, Tree};
 use crate::{Outcome, curl, h2load, paced, wrk};
@@ -272,6 +273,88 @@ impl Lab<'_> {
         Ok([cpu, wall, p99, harm])
     }
 
+    /// Q6: all at once for one object that is in the bucket and not here.
+    pub(crate) fn storm(&self, far: Far, listeners: usize) -> Outcome<[Line; 4]> {
+        /// 60 segments of it and a page are 2 MiB.
+        const KIB: u64 = 34;
+        let what = format!("{listeners} for a cold 2 MiB");
+        let mut last = Line::new(&what, "last byte, × one alone", vec![Bar::AtMost(1.5)]);
+        let mut beyond = Line::new(&what, "last byte, × one alone and all warm", vec![]);
+        let mut reads = Line::new(&what, "reads of one range", vec![Bar::AtMost(1.0)]);
+        let mut harm = Line::new(&what, "hot p99, × without them", vec![Bar::AtMost(2.0)]);
+        // Two that nobody has for each round, and one that is hot.
+        let count = 2 * self.rounds + 1;
+        let (data, hot, version) = tree::many(self.dir, count, KIB)?;
+        let bucket = Bucket::serve(&data.join("store"), far)?;
+        let nothing = self.dir.join("storm");
+        let settings = bucket::settings(bucket.port, &nothing.join("cache"));
+        let store = Store { data: &nothing, track: hot, version, tokens: false, bucket: Some(settings) };
+        let (peer, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store)?;
+        let whole = |number: usize| format!("/d/trk_bench{number:06}/{version}/{}", tree::object_name(KIB));
+        let hot_path = format!("/a/{hot}/{version}/aac/{KIB}/00000.mp4");
+        let ask = |path: String, listeners, hot_rate| {
+            let seconds = self.seconds as f64;
+            let plan = bucket::Plan { port: peer.port, path, listeners, hot_path: hot_path.clone(), hot_rate, seconds };
+            bucket::run(self.cores.client, &plan)
+        };
+        http::get(peer.port, &hot_path, &[])?;
+        for round in 0..self.rounds {
+            let calm = ask(String::new(), 0, HOT_RATE)?;
+            let alone = ask(whole(2 * round), 1, 0.0)?;
+            bucket.reads();
+            let storm = ask(whole(2 * round + 1), listeners, HOT_RATE)?;
+            let (most, ranges) = bucket.reads();
+            if ranges == 0 {
+                return Err("the storm asked the bucket for nothing".into());
+            }
+            let warm = ask(whole(2 * round + 1), listeners, 0.0)?;
+            last.add(Who::Segue, storm.seconds / alone.seconds);
+            beyond.add(Who::Segue, storm.seconds / (alone.seconds + warm.seconds));
+            reads.add(Who::Segue, most as f64);
+            harm.add(Who::Segue, storm.hot_p99_us / calm.hot_p99_us);
+        }
+        Ok([last, beyond, reads, harm])
+    }
+
+    /// Q7: what an answer costs when its file is in the disk cache of a bucket, and when it is in the store.
+    pub(crate) fn warm_cache(&self) -> Outcome<Vec<Line>> {
+        let tree = self.tree;
+        let near = Far { delay: Duration::ZERO, bytes_per_s: 1 << 40 };
+        let bucket = Bucket::serve(&tree.data.join("store"), near)?;
+        let nothing = self.dir.join("warm");
+        let settings = bucket::settings(bucket.port, &nothing.join("cache"));
+        let local = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true, bucket: None };
+        let remote = Store { data: &nothing, bucket: Some(settings), ..local };
+        let (remote, _) = peers::segue_over(self.dir, self.program, self.cores.server, &remote)?;
+        let local = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true, bucket: None };
+        let (local, _) = peers::segue_over(self.dir, self.program, self.cores.server, &local)?;
+        let mut lines = Vec::new();
+        for row in rows::rows().into_iter().filter(|row| row.protocol == Protocol::Http1 && row.is_segment()) {
+            let mut line = Line::new(&format!("{}, warm cache", row.name), "CPU, × local", vec![Bar::AtMost(1.05)]);
+            let mut targets = Vec::new();
+            for peer in [&remote, &local] {
+                targets.extend(self.target(&row, peer)?.map(|(target, _)| target));
+            }
+            if targets.len() < 2 {
+                continue;
+            }
+            // Everything is fetched and checked before anything is measured.
+            for target in &targets {
+                self.measure(row.protocol, target)?;
+            }
+            for round in 0..self.rounds {
+                let mut cpu_us = [0.0; 2];
+                for turn in 0..2 {
+                    let at = (round + turn) % 2;
+                    cpu_us[at] = self.measure(row.protocol, &targets[at])?.cpu_us;
+                }
+                line.add(Who::Segue, cpu_us[0] / cpu_us[1]);
+            }
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+
     /// Q5: memory of a freshly started server with `connections` listeners at rest.
     pub(crate) fn idle(&self, who: &[Who], connections: u64) -> Outcome<Line> {
         let what = format!("{connections} idle connections");
@@ -309,7 +392,7 @@ impl Lab<'_> {
     pub(crate) fn token(&self) -> Outcome<Line> {
         let mut line = Line::new("token, 1 KiB segment", "CPU µs more than without", vec![Bar::AtMost(1.5)]);
         let tree = self.tree;
-        let store = |tokens| Store { data: &tree.data, track: tree.track, version: tree.version, tokens };
+        let store = |tokens| Store { data: &tree.data, track: tree.track, version: tree.version, tokens, bucket: None };
         let (guarded, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store(true))?;
         let (open, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store(false))?;
         let row = Row::smallest();
@@ -336,11 +419,11 @@ impl Lab<'_> {
         // In memory where there is room: a disk's journal makes 100,000 directories a matter of minutes.
         let memory_dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(self.dir));
         let scratch = memory_dir.map_err(|e| format!("no scratch directory: {e}"))?;
-        let stores = [tree::many(scratch.path(), 1)?, tree::many(scratch.path(), versions)?];
+        let stores = [tree::many(scratch.path(), 1, 1)?, tree::many(scratch.path(), versions, 1)?];
         for _ in 0..self.rounds {
             let mut resident = Vec::new();
             for (number, (data, track, version)) in stores.iter().enumerate() {
-                let store = Store { data, track: *track, version: *version, tokens: true };
+                let store = Store { data, track: *track, version: *version, tokens: true, bucket: None };
                 let (peer, took) = peers::segue_over(self.dir, self.program, self.cores.server, &store)?;
                 resident.push(peer.process.resident_bytes()? as f64);
                 if number == 1 {

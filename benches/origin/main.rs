@@ -11,6 +11,7 @@
 //! byte for byte with the file; a run in which any answer was not the expected one fails.
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
+mod bucket;
 mod cold;
 mod curl;
 mod h2load;
@@ -67,7 +68,7 @@ struct Options {
     /// The segue to measure, such as an older build.
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_segue"), hide_default_value = true)]
     segue: PathBuf,
-    /// Only kinds of answers, and sections (cold, idle, token, start), whose name contains this.
+    /// Only kinds of answers, and sections (cold, bucket, idle, token, start), whose name contains this.
     #[arg(long)]
     only: Option<String>,
     /// Also write the tables as Markdown.
@@ -85,6 +86,18 @@ struct Options {
     /// The client half of the cold measurement; not for people.
     #[arg(long, hide = true)]
     cold: Option<String>,
+    /// Until the bucket's first byte, in milliseconds.
+    #[arg(long, default_value_t = 100)]
+    bucket_ms: u64,
+    /// Rate of one answer of the bucket, in MiB a second.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    bucket_mib_s: u64,
+    /// Listeners of the cold storm.
+    #[arg(long, default_value_t = 500)]
+    storm_listeners: usize,
+    /// The listeners of the cold storm; not for people.
+    #[arg(long, hide = true)]
+    storm: Option<String>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -102,9 +115,10 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let outcome = match (&options.paced, &options.cold) {
-        (Some(schedule), _) => client(schedule, paced::keep),
-        (_, Some(plan)) => client(plan, cold::keep),
+    let outcome = match (&options.paced, &options.cold, &options.storm) {
+        (Some(schedule), ..) => client(schedule, paced::keep),
+        (_, Some(plan), _) => client(plan, cold::keep),
+        (.., Some(plan)) => client(plan, bucket::keep),
         _ => run(&options),
     };
     match outcome {
@@ -152,6 +166,20 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     measure_hot(&lab, options, &rows, &mut report)?;
     if options.wants("cold") {
         measure_cold(&lab, options, &mut report)?;
+    }
+    if options.wants("bucket") && options.asks_for(Who::Segue) {
+        let far = bucket::Far {
+            delay: std::time::Duration::from_millis(if options.smoke { 5 } else { options.bucket_ms }),
+            bytes_per_s: options.bucket_mib_s << 20,
+        };
+        let listeners = if options.smoke { 20 } else { options.storm_listeners.max(1) };
+        report.note(format!(
+            "bucket: a stub that answers after {} ms with {} MiB a second (--bucket-ms, --bucket-mib-s)",
+            far.delay.as_millis(),
+            options.bucket_mib_s
+        ));
+        report.add(lab.storm(far, listeners)?);
+        report.add(lab.warm_cache()?);
     }
     if options.wants("idle") {
         // Each end of a connection is a file; some are needed for other things.

@@ -103,11 +103,13 @@ pub(crate) struct Store<'a> {
     pub(crate) version: VersionId,
     /// Whether it asks for tokens.
     pub(crate) tokens: bool,
+    /// Settings of the bucket that it serves, when it does.
+    pub(crate) bucket: Option<String>,
 }
 
 /// segue as it would run in production on one core: the origin role, tokens required, metrics served.
 pub(crate) fn segue(dir: &Path, program: &Path, core: usize, tree: &Tree, tls: &Tls) -> Outcome<Peer> {
-    let store = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true };
+    let store = Store { data: &tree.data, track: tree.track, version: tree.version, tokens: true, bucket: None };
     // A segue without TLS refuses the settings by their names, like any that it does not know.
     let (peer, admin_port, _) = match start_segue(dir, program, core, &store, Some(tls)) {
         Err(why) if why.contains("unknown field") => start_segue(dir, program, core, &store, None)?,
@@ -137,7 +139,7 @@ fn start_segue(
     store: &Store<'_>,
     tls: Option<&Tls>,
 ) -> Outcome<(Peer, u16, Duration)> {
-    let Store { data, track, version, tokens } = *store;
+    let Store { data, track, version, tokens, ref bucket } = *store;
     let (port, admin_port, tls_port) = (free_port()?, free_port()?, free_port()?);
     let room = room(dir, &format!("segue-{port}"))?;
     let file = room.join("segue.toml");
@@ -146,7 +148,8 @@ fn start_segue(
     });
     let configuration = format!(
         "[server]\nidle_timeout_s = 600\n{listen_tls}[origin]\ncores = 1\nrequire_token = {tokens}\n\
-         [origin.keys]\nbunny = [\"{KEY}\"]\n"
+         [origin.keys]\nbunny = [\"{KEY}\"]\n{}",
+        bucket.as_deref().unwrap_or_default()
     );
     fs::write(&file, configuration).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     let log = room.join("output.log");

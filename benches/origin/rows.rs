@@ -61,6 +61,11 @@ impl Row {
         let asks = vec![segment(tree::SIZES_KIB[0], 0)];
         Row { name: "token".into(), protocol: Protocol::Http1, asks, nginx_max: 1.0, floor_max: None }
     }
+
+    /// Whether it is one whole segment.
+    pub(crate) fn is_segment(&self) -> bool {
+        self.asks.len() == 1 && self.asks[0].kind == Kind::Whole && self.asks[0].path.ends_with(".mp4")
+    }
 }
 
 impl Protocol {

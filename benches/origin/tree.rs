@@ -110,22 +110,22 @@ pub(crate) fn object_name(kib: u64) -> String {
     format!("aac-{kib}.mp4")
 }
 
-/// Publishes a version of one small rung in a store of its own below `dir`, then makes it `versions` tracks
+/// Publishes a version of one rung with segments of `kib` KiB in a store of its own below `dir`, then makes it `versions` tracks
 /// by links; returns the data directory and the last track.
-pub(crate) fn many(dir: &Path, versions: usize) -> Outcome<(PathBuf, TrackId, VersionId)> {
+pub(crate) fn many(dir: &Path, versions: usize, kib: u64) -> Outcome<(PathBuf, TrackId, VersionId)> {
     /// File systems allow a file some 65,000 names.
     const LINKS_MAX: usize = 30_000;
-    let data = dir.join(format!("data-{versions}"));
+    let data = dir.join(format!("data-{versions}-{kib}"));
     let store = LocalStore::open(&data.join("store")).map_err(|e| e.chain())?;
     let samples = SEGMENTS as u64 * SEGMENT_TICKS;
     let source = Source { sha256: "0".repeat(64), codec: "noise".into(), rate: RATE, channels: 2, bits: 16, samples };
-    let bytes = noise(SLICE_ALIGNMENT as usize + SEGMENTS * 1024, 1);
+    let bytes = noise(SLICE_ALIGNMENT as usize + SEGMENTS * kib as usize * 1024, 1);
     let index = VersionIndex {
         format: FORMAT,
         source,
         encoders: vec!["noise".into()],
         loudness: None,
-        rungs: vec![rung(1, &bytes)],
+        rungs: vec![rung(kib, &bytes)],
         video: None,
         skipped: Vec::new(),
         preview: None,
@@ -139,12 +139,12 @@ pub(crate) fn many(dir: &Path, versions: usize) -> Outcome<(PathBuf, TrackId, Ve
                 let (from, to) = (store.version_dir(first, version), store.version_dir(track, version));
                 fs::create_dir_all(&to)
                     .and_then(|()| fs::hard_link(from.join("version.json"), to.join("version.json")))
-                    .and_then(|()| fs::hard_link(from.join(object_name(1)), to.join(object_name(1))))
+                    .and_then(|()| fs::hard_link(from.join(object_name(kib)), to.join(object_name(kib))))
                     .map_err(|e| format!("cannot make {}: {e}", to.display()))?;
             }
             _ => {
                 let staging = store.stage().map_err(|e| e.chain())?;
-                fs::write(staging.dir().join(object_name(1)), &bytes).map_err(|e| e.to_string())?;
+                fs::write(staging.dir().join(object_name(kib)), &bytes).map_err(|e| e.to_string())?;
                 original = Some((track, store.publish(staging, track, &index).map_err(|e| e.chain())?));
             }
         }

@@ -2,6 +2,7 @@
 //! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
 
 pub mod keys;
+pub mod playback;
 mod problem;
 pub mod transcodes;
 mod tus;
@@ -23,9 +24,9 @@ use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
 use crate::cdn::playback::Links;
 use crate::hls::playlist::Scope;
-use crate::origin::ALLOWED_HEADERS;
 use crate::origin::blocks::{Blocks, Standing};
 use crate::origin::conditional::{self, Validators, Verdict};
+use crate::origin::{ALLOWED_HEADERS, Origin};
 use crate::store::Store;
 use crate::tracks::{self, Track};
 use crate::web::{self, WatchPage, WatchState};
@@ -37,6 +38,10 @@ pub struct App {
     pub store: Store,
     /// Signs playback URLs.
     pub links: Links,
+    /// Sends files of the directory.
+    pub origin: Arc<Origin>,
+    /// How long URLs are valid that the bucket signs.
+    pub valid: playback::Valid,
     /// What is not served: the same snapshot as the origin's.
     pub blocks: Arc<Blocks>,
     /// Expiry of what we sign.
@@ -61,7 +66,9 @@ pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
         .route("/watch/{id}", get(watch))
-        .route("/tracks/{id}/master.m3u8", get(alias).options(preflight))
+        .route("/tracks/{id}/master.m3u8", get(playback::alias).options(preflight))
+        .route("/tracks/{id}/stream", get(playback::stream).options(preflight))
+        .route("/tracks/{id}/download", get(playback::download).options(preflight))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -73,30 +80,6 @@ async fn home(State(app): State<Arc<App>>) -> Response {
         Some(demo) => redirect(&format!("/watch/{}", demo.track), HeaderValue::from_static("no-store")),
         None => page(&app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
-}
-
-/// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
-async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    if let Some(track) = blocked(&app, &id) {
-        return refuse_blocked(&app, track);
-    }
-    match find(&app, &id).await {
-        Ok(track) => {
-            let scope = if track.video { Scope::Video } else { Scope::Aac };
-            let url = app.links.master(track.id, track.version, scope, app.clock.unix_s());
-            redirect(&url, alias_caching(app.links.ttl_s()))
-        }
-        Err(error) => refuse(&error),
-    }
-}
-
-/// How long a cache may keep the alias, and show it stale: while it asks again, and when nobody answers (RFC
-/// 5861). Never for more than half of the life of the token in it.
-fn alias_caching(token_ttl_s: Option<u64>) -> HeaderValue {
-    let bound = |wanted_s: u64| token_ttl_s.map_or(wanted_s, |ttl_s| wanted_s.min((ttl_s / 2).saturating_sub(60)));
-    let (revalidate_s, error_s) = (bound(600), bound(3_600));
-    let text = format!("public, max-age=60, stale-while-revalidate={revalidate_s}, stale-if-error={error_s}");
-    HeaderValue::try_from(text).expect("digits and words are ASCII")
 }
 
 /// 204 to a player on another site that adds headers of its own to its first request.
@@ -126,12 +109,16 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     };
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
+    // The alias knows what to do when nothing can be signed.
+    let alias = || format!("/tracks/{}/master.m3u8", track.id);
     if track.video {
-        let (film, poster) = (master(Scope::Video), app.links.poster(track.id, track.version));
+        let (film, poster) =
+            (master(Scope::Video).unwrap_or_else(|_| alias()), app.links.poster(track.id, track.version));
         let html = web::film_page(track.id.as_str(), &track.title, &film, &poster, track.duration_s());
         return page(&app, StatusCode::OK, html);
     }
-    let (aac, flac) = (master(Scope::Aac), (track.flac || track.lossless).then(|| master(Scope::Flac)));
+    let aac = master(Scope::Aac).unwrap_or_else(|_| alias());
+    let flac = (track.flac || track.lossless).then(|| master(Scope::Flac).ok()).flatten();
     let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
     let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };
     page(&app, StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
@@ -207,8 +194,10 @@ fn refuse_blocked(app: &App, track: TrackId) -> Response {
 
 async fn find(app: &Arc<App>, id: &str) -> Result<Track> {
     let id = TrackId::decode(id).ok_or_else(|| Error::not_found("no such track"))?;
-    if app.blocks.standing(id) == Standing::Hidden {
-        return Err(Error::not_found("no such track"));
+    match app.blocks.standing(id) {
+        Standing::Hidden => return Err(Error::not_found("no such track")),
+        Standing::Unknown => return Err(Error::new(Kind::Unavailable, "nobody knows yet what is blocked")),
+        Standing::Open | Standing::Blocked => {}
     }
     let app = Arc::clone(app);
     let read = tokio::task::spawn_blocking(move || tracks::read(&app.store, id));
@@ -218,6 +207,12 @@ async fn find(app: &Arc<App>, id: &str) -> Result<Track> {
 fn refuse(error: &Error) -> Response {
     match error.kind() {
         Kind::NotFound => plain(StatusCode::NOT_FOUND, "not found\n"),
+        Kind::Unavailable | Kind::Busy => {
+            tracing::warn!(error = error.chain(), "a control request has to wait");
+            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "not ready, try again\n");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
         _ => {
             tracing::error!(error = error.chain(), "a control request failed");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
@@ -247,18 +242,4 @@ fn page(app: &App, status: StatusCode, html: String) -> Response {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cache_never_shows_an_alias_whose_token_has_expired() {
-        let check = |ttl_s, expected| assert_eq!(alias_caching(ttl_s), expected);
-        check(None, "public, max-age=60, stale-while-revalidate=600, stale-if-error=3600");
-        check(Some(21_600), "public, max-age=60, stale-while-revalidate=600, stale-if-error=3600");
-        check(Some(3_600), "public, max-age=60, stale-while-revalidate=600, stale-if-error=1740");
-        check(Some(60), "public, max-age=60, stale-while-revalidate=0, stale-if-error=0");
-    }
 }

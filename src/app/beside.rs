@@ -3,7 +3,7 @@
 use axum::Router;
 use tower::ServiceExt as _;
 
-use crate::server::{Body, handover};
+use crate::server::{Beside, Body, handover};
 
 /// Answers what the cores hand over. Ends when the cores have.
 pub(super) async fn answer(mut from_cores: handover::Receiver, routes: Router) {
@@ -14,10 +14,23 @@ pub(super) async fn answer(mut from_cores: handover::Receiver, routes: Router) {
             let mut request = message.request.map(axum::body::Body::new);
             request.extensions_mut().insert(axum::extract::ConnectInfo(message.peer));
             let response = match routes.oneshot(request).await {
-                Ok(response) => response.map(Body::boxed),
+                Ok(response) => unpacked(response),
                 Err(never) => match never {},
             };
             let _ = message.reply.send(response); // the client may have left
         });
+    }
+}
+
+/// The answer with the body that travelled beside it, or with its own.
+fn unpacked(mut response: axum::response::Response) -> hyper::Response<Body> {
+    match response.extensions_mut().remove::<Beside>().and_then(|beside| beside.take()) {
+        None => response.map(Body::boxed),
+        Some(body) => {
+            if !response.status().is_success() {
+                response.headers_mut().remove(hyper::header::CONTENT_LENGTH); // axum counted another body
+            }
+            response.map(|_| body)
+        }
     }
 }

@@ -28,12 +28,12 @@ use crate::cdn::{Live, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::Checksums;
 #[cfg(feature = "transcode")]
 use crate::config::{self, Profile};
-use crate::config::{Cdn, Config, StoreKind, TokenForm};
+use crate::config::{Cdn, Config, TokenForm};
 use crate::origin::{self, Origin};
 use crate::publish;
 use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
-use crate::store::{LocalStore, Store};
+use crate::store::{Backend, LocalStore, Store};
 
 mod beside;
 #[cfg(feature = "control")]
@@ -71,7 +71,7 @@ pub fn verifier(config: &Config) -> Result<Verifier> {
     let legacy = |scheme: &str| origin.keys.bunny_legacy.iter().any(|known| known == scheme);
     let accept = bunny::Accept { sha256: legacy("sha256"), md5: legacy("md5") };
     let bunny = live(config.bunny_keys()?.iter().map(bunny::Key::new))?;
-    let base = config.server.public_base_url.as_deref().unwrap_or_default();
+    let base = config.media_base_url().unwrap_or_default();
     let cloudfront = live(config.cloudfront_keys()?.into_iter().map(Ok))?;
     let secrets = origin.keys.cloudflare.iter().map(|key| Secret::new(key.as_bytes()));
     let cloudflare = live(secrets.map(|secret| cloudflare::Key::new(&secret)))?;
@@ -93,15 +93,30 @@ fn live<K>(mut keys: impl Iterator<Item = Result<K>>) -> Result<Option<Live<K>>>
 /// `Usage` when another process uses the disk cache; `Internal` when directories cannot be made.
 pub fn open_store(config: &Config, serves: bool) -> Result<Store> {
     let local = LocalStore::open(&config.store_dir())?;
-    match config.store.kind {
-        StoreKind::Local => Ok(local.into()),
-        StoreKind::S3 => open_bucket(config, local, serves),
+    match config.store.uses(Backend::S3) {
+        false => Ok(local.into()),
+        true => with_bucket(config, local, serves),
     }
 }
 
 #[cfg(feature = "s3")]
-fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store> {
-    use crate::store::{cache, remote::RemoteStore, s3};
+fn with_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store> {
+    use crate::store::mixed::MixedStore;
+    let remote = open_bucket(config, local.clone(), serves)?;
+    Ok(match config.store.uses(Backend::Local) {
+        false => Store::S3(remote),
+        true => Store::Both(MixedStore::new(local, remote, config.store.kind)),
+    })
+}
+
+/// The bucket of these settings, whether or not `store.kind` says so.
+///
+/// # Errors
+/// As `open_store`.
+#[cfg(feature = "s3")]
+pub fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<crate::store::remote::RemoteStore> {
+    use crate::config::Credentials;
+    use crate::store::{cache, credentials, remote::RemoteStore, s3};
     let settings = &config.store.s3;
     let secret = |text: &str| Secret::new(text.as_bytes());
     let options = s3::Options {
@@ -114,14 +129,31 @@ fn open_bucket(config: &Config, local: LocalStore, serves: bool) -> Result<Store
         connect_timeout: Duration::from_secs(settings.connect_timeout_s),
         read_timeout: Duration::from_secs(settings.read_timeout_s),
         attempts: settings.attempts,
+        keys: match settings.credentials {
+            Credentials::Keys => credentials::Source::Given,
+            Credentials::File => credentials::Source::File(
+                settings.credentials_file.clone().unwrap_or_default(),
+                settings.credentials_profile.clone(),
+            ),
+            Credentials::Role => match &settings.role_url {
+                None => credentials::Source::Instance(settings.metadata_url.clone()),
+                Some(url) => credentials::Source::Container {
+                    url: url.clone(),
+                    token: settings.role_token.as_deref().map(secret),
+                    token_file: settings.role_token_file.clone(),
+                },
+            },
+        },
+        public_endpoint: settings.public_endpoint.clone(),
+        abandoned: Duration::from_secs(settings.abandoned_s),
         ..s3::Options::new(&settings.bucket, &settings.access_key, secret(&settings.secret_key))
     };
     let cache = serves.then(|| cache::Options::new(&config.cache_dir(), config.cache.bytes_max));
-    RemoteStore::open(options, local, cache).map(Store::S3)
+    RemoteStore::open(options, local, cache)
 }
 
 #[cfg(not(feature = "s3"))]
-fn open_bucket(_: &Config, _: LocalStore, _: bool) -> Result<Store> {
+fn with_bucket(_: &Config, _: LocalStore, _: bool) -> Result<Store> {
     Err(Error::usage("this build has no S3; set store.kind to local"))
 }
 
@@ -146,7 +178,31 @@ pub fn links(config: &Config) -> Result<Links> {
         true => Some(signer(config)?),
         false => None,
     };
-    Ok(Links::new(config.server.public_base_url.as_deref(), signer, config.origin.token_ttl_s))
+    Ok(Links::new(config.media_base_url(), signer, config.origin.token_ttl_s))
+}
+
+/// Whose API purges, and where it is; `None` when nothing is purged.
+#[cfg(feature = "control")]
+pub fn purger(config: &Config) -> Option<(crate::cdn::purge::Provider, String)> {
+    use crate::cdn::purge::Provider;
+    let cdn = &config.cdn;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default(); // `problems` names what is missing
+    let secret = |text: &Option<String>| Secret::new(text.clone().unwrap_or_default().into_bytes());
+    let provider = match cdn.provider? {
+        Cdn::Bunny => {
+            Provider::Bunny { pull_zone: cdn.bunny_pull_zone.unwrap_or_default(), key: secret(&cdn.bunny_api_key) }
+        }
+        Cdn::CloudFront => Provider::CloudFront {
+            distribution: text(&cdn.cloudfront_distribution),
+            access_key: text(&cdn.cloudfront_access_key),
+            secret_key: secret(&cdn.cloudfront_secret_key),
+        },
+        Cdn::Cloudflare => {
+            Provider::Cloudflare { zone: text(&cdn.cloudflare_zone), token: secret(&cdn.cloudflare_api_token) }
+        }
+    };
+    let url = cdn.api_url.clone().unwrap_or_else(|| provider.url().to_owned());
+    Some((provider, url))
 }
 
 /// What the transcoder accepts under these settings.
@@ -244,15 +300,15 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let _survives = control.block_on(async { signal(SignalKind::from_raw(libc::SIGXFSZ)) });
     let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
-    #[cfg(feature = "control")]
     let blocks = origin.blocks();
+    let serving = Arc::clone(&origin);
     let pages = roles.pages && cfg!(feature = "control");
     #[cfg(feature = "control")]
     let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
     #[cfg(feature = "control")]
     let intake = db.as_ref().map(|db| uploads::intake(config, db, &store)).transpose()?;
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
-    let server = server::start(&server_options(config, certificate.clone()), origin, Some(to_control), &shutdown)?;
+    let server = server::start(&server_options(config, certificate.clone()), serving, Some(to_control), &shutdown)?;
 
     let io = if server.on_uring() { "io_uring" } else { "plain I/O" };
     say(format_args!("listening on http://{} ({io})", server.local_addr()));
@@ -262,7 +318,15 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     }
     say(format_args!("admin on http://{} (/metrics, /livez, /readyz)", local_addr(&admin)?));
     let (store_check, store_readable) = store_check();
-    let readiness = Readiness::new(shutdown.clone(), vec![store_check]);
+    let known = {
+        let blocks = Arc::clone(&blocks);
+        Box::new(move || (!blocks.is_known()).then_some("blocks_unknown"))
+    };
+    let stale = {
+        let blocks = Arc::clone(&blocks);
+        Box::new(move || (blocks.age() > STALE).then_some("store_unreachable"))
+    };
+    let readiness = Readiness::new(shutdown.clone(), vec![store_check, known]).showing(vec![stale]);
     control.spawn(serve_admin(admin, admin::routes(readiness.clone(), metrics.clone()), shutdown.clone()));
     control.spawn(look_around(metrics, config.store_dir(), store_readable));
     #[cfg(feature = "control")]
@@ -270,7 +334,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
         let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
-        pages::start(config, (&store, blocks), (queue, uploads), readiness, roles, beside, server.local_addr())?
+        pages::start(config, (&store, origin), (queue, uploads), readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
     let working = match db.as_ref().zip(intake.as_ref()) {
@@ -279,6 +343,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         }
         _ => None,
     };
+    #[cfg(not(feature = "control"))]
+    drop(origin); // the cores have it
     #[cfg(not(feature = "control"))]
     control.spawn(beside::answer(from_cores, admin::observed(admin::health_alone(readiness))));
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
@@ -393,8 +459,8 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
 
 /// Says at start what a weak scheme or key means; it works, but nobody should rely on it for long.
 fn warn_of_weakness(config: &Config) {
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
+    for note in config.notes() {
+        tracing::warn!("{note}");
     }
     for weakness in config.key_weaknesses() {
         tracing::warn!("{weakness}");
@@ -417,9 +483,11 @@ fn origin_options(config: &Config) -> Result<origin::Options> {
     if settings.require_token {
         options.handed_on = signer(config)?.params();
     }
+    // Cloudflare has its own name for it.
+    options.cache_tag = settings.cdn == Cdn::Cloudflare || config.cdn.provider == Some(Cdn::Cloudflare);
     options.time_hits = settings.server_timing_on_hits;
     options.cache.files_max = settings.files_open_max;
-    if config.store.kind == StoreKind::S3 {
+    if config.store.uses(Backend::S3) {
         options.blocks_every = Duration::from_secs(1); // each look is a request
         options.cache.wait = Duration::from_secs(20); // a bucket is tried again
     }
@@ -552,6 +620,8 @@ async fn look_around(metrics: Metrics, store: PathBuf, readable: Arc<AtomicBool>
     }
 }
 
+/// A store that was not heard of for longer is away. What is on the disk is served all the same.
+const STALE: Duration = Duration::from_secs(10);
 /// A store that takes longer to list a directory is not usable.
 const STORE_LOOK_MAX: Duration = Duration::from_secs(10);
 

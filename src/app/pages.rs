@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -10,16 +11,17 @@ use super::demo;
 use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::keys::Keys;
+use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
 use crate::api::uploads::{self, Uploads};
 use crate::api::{self, App};
-use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
+use crate::base::{Result, telemetry};
 use crate::config::Config;
 use crate::db::Db;
 use crate::intake::Intake;
-use crate::origin::blocks::Blocks;
+use crate::origin::Origin;
 use crate::server::handover;
 use crate::store::Store;
 
@@ -32,7 +34,7 @@ pub(super) struct Running {
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
-    (store, blocks): (&Store, Arc<Blocks>),
+    (store, origin): (&Store, Arc<Origin>),
     (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
     readiness: Readiness,
     roles: Roles,
@@ -46,10 +48,16 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, (roles, addr));
 
+    metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
     let mut routes = match roles.pages {
         true => {
-            let app =
-                App { store: store.clone(), links: links(config)?, blocks, clock: Clock::System, demo: demo_page };
+            let s3 = &config.store.s3;
+            let valid = Valid {
+                stream: Duration::from_secs(s3.stream_url_s),
+                download: Duration::from_secs(s3.download_url_s),
+            };
+            let (links, blocks) = (links(config)?, origin.blocks());
+            let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
             api::routes(Arc::new(app)).merge(admin::health(readiness))
         }
         false => admin::health_alone(readiness),

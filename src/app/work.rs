@@ -14,7 +14,7 @@ use crate::db::Db;
 use crate::intake::Intake;
 use crate::jobs::backoff::Backoff;
 use crate::store::Store;
-use crate::workers::{self, callbacks, janitor};
+use crate::workers::{self, callbacks, janitor, purges};
 
 /// What runs beside requests.
 pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
@@ -68,6 +68,17 @@ pub(super) fn start(
         let sender = callbacks::run(db.clone(), options, Clock::System, shutdown.clone());
         tasks.push(("callbacks", runtime.spawn(sender)));
     }
+    if let Some((provider, url)) = super::purger(config) {
+        let options = purges::Options {
+            provider,
+            url,
+            poll: Duration::from_millis(settings.poll_ms),
+            backoff,
+            try_max: Duration::from_secs(10),
+        };
+        let asker = purges::run(db.clone(), options, Clock::System, shutdown.clone());
+        tasks.push(("purges", runtime.spawn(asker)));
+    }
     let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
     let sampler = workers::metrics::run(db.clone(), Clock::System, Arc::clone(&reachable), shutdown.clone());
     tasks.push(("sampler", runtime.spawn(sampler)));
@@ -106,6 +117,7 @@ fn pool_options(config: &Config, alone: bool, backoff: Backoff) -> workers::tran
         poll: Duration::from_millis(settings.poll_ms),
         stall: Duration::from_secs(settings.stall_s),
         backoff,
+        source_valid: Duration::from_secs(config.store.s3.source_url_s),
         transcode: super::transcode_options(config),
     }
 }

@@ -14,6 +14,8 @@ pub mod explain;
 mod memory;
 mod message;
 pub mod playback;
+#[cfg(feature = "control")]
+pub mod purge;
 pub mod rsa;
 
 use std::borrow::Cow;

@@ -2,6 +2,7 @@
 //! opens exactly that directory, on the CDN's or our own host, or a path when no host is configured.
 
 use crate::base::id::{TrackId, VersionId};
+use crate::base::{Error, Result};
 use crate::hls::playlist::Scope;
 
 use super::bunny::{self, Grant, Key};
@@ -68,7 +69,10 @@ impl Links {
     }
 
     /// The multivariant playlist of a scope, with a token for the scope's directory.
-    pub fn master(&self, track: TrackId, version: VersionId, scope: Scope, now_s: u64) -> String {
+    ///
+    /// # Errors
+    /// `Internal` when the key cannot sign: never a URL without a token where one is asked for.
+    pub fn master(&self, track: TrackId, version: VersionId, scope: Scope, now_s: u64) -> Result<String> {
         let version_dir = format!("/a/{track}/{version}/");
         let directory = format!("{version_dir}{}", scope.directory());
         let expires_s = now_s + self.ttl_s;
@@ -82,14 +86,15 @@ impl Links {
             Some(Signer::CloudFront(pair)) => {
                 let path = format!("{directory}*");
                 let grant = cloudfront::Grant { path: &path, expires_s: expires_s + 1, address: None };
-                let params = pair.sign_params(&self.base, &grant).expect("a signer's key is private");
+                let params = pair.sign_params(&self.base, &grant);
+                let params = params.ok_or_else(|| Error::internal(format!("the key {} cannot sign", pair.id)))?;
                 (String::new(), format!("?{params}"))
             }
             Some(Signer::Cloudflare(key)) => {
                 (String::new(), format!("?{}", key.sign(&directory, now_s, cloudflare::Encoding::UrlSafe)))
             }
         };
-        format!("{}{before}{version_dir}{}{behind}", self.base, scope.path())
+        Ok(format!("{}{before}{version_dir}{}{behind}", self.base, scope.path()))
     }
 
     /// The 30-second preview: public, no token.
@@ -124,7 +129,7 @@ mod tests {
         let key = Key::new(&Secret::new(b"k".as_slice())).unwrap();
         let links = Links::new(Some("https://media.example.com/"), Some(key), 60);
         let check = |scope, directory: &str, playlist: &str| {
-            let url = links.master(track, version, scope, 1_000);
+            let url = links.master(track, version, scope, 1_000).unwrap();
             assert!(url.starts_with("https://media.example.com/bcdn_token=HS256-"), "{url}");
             assert!(
                 url.contains(&format!("&token_path=%2Fa%2Ftrk_1%2F{version}%2F{directory}&expires=1060/")),
@@ -143,7 +148,7 @@ mod tests {
     fn without_a_host_or_a_key_a_url_is_the_bare_path() {
         let (track, version) = ids();
         let links = Links::new(None, None::<Key>, 60);
-        assert_eq!(links.master(track, version, Scope::All, 0), format!("/a/trk_1/{version}/master.m3u8"));
+        assert_eq!(links.master(track, version, Scope::All, 0).unwrap(), format!("/a/trk_1/{version}/master.m3u8"));
         assert_eq!(links.host(), None);
     }
 
@@ -163,7 +168,8 @@ mod tests {
         };
         for signer in [Signer::BunnyQuery(bunny), Signer::CloudFront(pair), Signer::Cloudflare(cloudflare)] {
             let names = signer.params();
-            let url = Links::new(Some(base), Some(signer), 60).master(track, version, Scope::Aac, 1_600_000_000);
+            let url =
+                Links::new(Some(base), Some(signer), 60).master(track, version, Scope::Aac, 1_600_000_000).unwrap();
             let (path, query) = url.strip_prefix(base).unwrap().split_once('?').unwrap();
             let found: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap().0).collect();
             assert_eq!(found, names, "{url}");

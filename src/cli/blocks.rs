@@ -6,12 +6,13 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Settings, say};
+use crate::app;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
 use crate::base::{Error, Kind, Result};
+use crate::config::Config;
 use crate::origin::blocks::{self, Entry, State};
-use crate::store::Store;
-use crate::{app, config::StoreKind};
+use crate::store::{Backend, Store};
 
 #[derive(Args, Debug)]
 pub(super) struct BlockArgs {
@@ -55,7 +56,7 @@ pub(super) struct BlocksArgs {
 }
 
 pub(super) fn block(args: &BlockArgs) -> Result<ExitCode> {
-    let store = open(&args.settings)?;
+    let (config, store) = open(&args.settings)?;
     let track = args.track;
     if !store.has_track(track)? {
         return Err(Error::not_found(format!("there is no track {track} in this store; check the id and --data")));
@@ -68,11 +69,27 @@ pub(super) fn block(args: &BlockArgs) -> Result<ExitCode> {
     let entry = Entry { state, reason: args.reason.clone(), since_s: Clock::System.unix_s() };
     blocks::block(&store, track, entry)?;
     say(format!("{track} is {}: running origins answer {} within a second", word(state), status(state)));
+    #[cfg(feature = "control")]
+    if config.cdn.provider.is_some() {
+        super::purge::wish(&config, &[crate::cdn::purge::What::Tag(track.to_string())]).map_err(|error| {
+            let why = error.chain();
+            Error::new(
+                error.kind(),
+                format!(
+                    "{track} is {}, but its copies in the CDN stay: {why}; run the same command again",
+                    word(state)
+                ),
+            )
+        })?;
+        say("its copies in the CDN are purged by the next worker that runs");
+    }
+    #[cfg(not(feature = "control"))]
+    let _ = config;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn unblock(args: &UnblockArgs) -> Result<ExitCode> {
-    let was = blocks::unblock(&open(&args.settings)?, args.track).map_err(|error| match error.kind() {
+    let was = blocks::unblock(&open(&args.settings)?.1, args.track).map_err(|error| match error.kind() {
         Kind::NotFound => Error::new(Kind::NotFound, format!("{}; 'segue blocks' lists those that are", error.chain())),
         _ => error,
     })?;
@@ -81,7 +98,7 @@ pub(super) fn unblock(args: &UnblockArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
-    let snapshot = blocks::read(&open(&args.settings)?)?;
+    let snapshot = blocks::read(&open(&args.settings)?.1)?;
     if args.json {
         say(json!(snapshot.tracks));
         return Ok(ExitCode::SUCCESS);
@@ -96,13 +113,14 @@ pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
 }
 
 /// The store of these settings, which must exist: a wrong `--data` shall not make an empty one.
-fn open(settings: &Settings) -> Result<Store> {
+fn open(settings: &Settings) -> Result<(Config, Store)> {
     let config = settings.load()?.checked()?;
     let dir = config.store_dir();
-    if config.store.kind == StoreKind::Local && !dir.is_dir() {
+    if !config.store.uses(Backend::S3) && !dir.is_dir() {
         return Err(Error::usage(format!("there is no store at {}; name the data directory by --data", dir.display())));
     }
-    app::open_store(&config, false)
+    let store = app::open_store(&config, false)?;
+    Ok((config, store))
 }
 
 fn word(state: State) -> &'static str {

@@ -35,9 +35,7 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
                 }
                 problems
             };
-            for warning in config.warnings() {
-                complain(format_args!("warning: {warning}"));
-            }
+            config.notes().iter().for_each(|note| say(format!("note: {note}")));
             for problem in &problems {
                 complain(format_args!("{problem}"));
             }

@@ -5,27 +5,28 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Settings, complain, say, tell};
+use super::{Settings, complain, say, signals, tell};
 use crate::app::{self, advised};
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result, held, hex, text};
+#[cfg(feature = "control")]
+use crate::catalogue;
 use crate::cdn::playback::Links;
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 use crate::hls::ladder::video::Choice;
 use crate::hls::playlist::Scope;
 use crate::hls::version::{Family, Skipped, VersionIndex, Video, VideoRung};
 use crate::publish;
-use crate::store::LocalStore;
 use crate::store::local::VERSION_DOCUMENT;
+use crate::store::{Backend, LocalStore, Store};
 use crate::tracks::{self, Track};
 use crate::transcode::{self, FilmOutline, FilmReport, Input, Options, ProbeReport, Progress};
 
@@ -129,7 +130,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
     if config.has_bunny_key() {
         app::links(&config).map_err(|error| advised(error, &config.data, "--data"))?;
     }
-    let cancel = cancel_on_signal()?;
+    let cancel = signals::cancel()?;
     let store_dir = config.store_dir();
     let mut made = MadeDirs::of(LocalStore::directories(&store_dir));
     let known = known_track(args, &config)?;
@@ -203,7 +204,7 @@ fn known_track(args: &PublishArgs, config: &Config) -> Result<Option<Track>> {
             "there is no track {id} in {data}; check the id and --data, or leave --track out for a new track"
         ))
     };
-    if config.store.kind == StoreKind::Local && !store_dir.exists() {
+    if !config.store.uses(Backend::S3) && !store_dir.exists() {
         return Err(unknown());
     }
     let store = app::open_store(config, false).map_err(|error| advised(error, &store_dir, "--data"))?;
@@ -244,12 +245,45 @@ fn publish_one(
             }
         }
     });
-    let published =
-        made.and_then(|index| publish::to_store(&store, staging, id, &title, &index).map(|track| (track, index)));
+    let published = made.and_then(|index| {
+        let track = publish::place(&store, staging, id, &title, &index)?;
+        show(config, &store, &track, &index)?;
+        Ok((track, index))
+    });
     if let (Err(_), Some(first)) = (&published, &first) {
         publish::withdraw(&store, first)?;
     }
     published
+}
+
+/// Makes the track show what was placed, in the database too. A database that cannot be had is no reason to throw a
+/// transcode away: the next server that starts takes the track over (`catalogue::import`).
+#[cfg(feature = "control")]
+fn show(config: &Config, store: &Store, track: &Track, index: &VersionIndex) -> Result<()> {
+    let bytes = Some(catalogue::bytes_of(index));
+    let runtime = tokio::runtime::Runtime::new().context(|| "cannot start")?;
+    runtime.block_on(async {
+        match app::database::open(config).await {
+            Ok(db) => {
+                let shown = catalogue::show_now(&db, store, track, bytes, &Clock::System).await;
+                db.close().await;
+                shown
+            }
+            Err(error) => {
+                complain(format_args!(
+                    "track {} is not in the database until a server starts: {}",
+                    track.id,
+                    error.chain()
+                ));
+                tracks::write(store, track)
+            }
+        }
+    })
+}
+
+#[cfg(not(feature = "control"))]
+fn show(_: &Config, store: &Store, track: &Track, _: &VersionIndex) -> Result<()> {
+    tracks::write(store, track)
 }
 
 /// One line of JSON on standard error; the result has standard output to itself.
@@ -270,8 +304,8 @@ fn tell_event(track: TrackId, progress: &Progress) {
 fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: &VersionIndex) -> Result<()> {
     let now_s = Clock::System.unix_s();
     let master = |scope| links.master(track.id, track.version, scope, now_s);
-    let film = index.video.is_some().then(|| master(Scope::Video));
-    let aac = index.has(Family::Aac).then(|| master(Scope::Aac));
+    let film = index.video.is_some().then(|| master(Scope::Video)).transpose()?;
+    let aac = index.has(Family::Aac).then(|| master(Scope::Aac)).transpose()?;
     let flac = index.rungs.iter().find(|rung| rung.family == Family::Flac);
     if !args.json {
         // A title is somebody's text: nothing of it may steer the terminal.
@@ -284,8 +318,8 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         lines.extend(aac.map(|url| format!("  AAC       {url}")));
         if let Some(flac) = flac {
             let name = if index.is_lossless(flac) { "lossless" } else { "FLAC" };
-            lines.push(format!("  {name:<9} {}", master(Scope::Flac)));
-            lines.push(format!("  all       {}", master(Scope::All)));
+            lines.push(format!("  {name:<9} {}", master(Scope::Flac)?));
+            lines.push(format!("  all       {}", master(Scope::All)?));
             lines.extend(index.loss(flac).map(|why| format!("  FLAC is not lossless here: {why}")));
         }
         lines.extend(index.skipped.iter().map(not_made));
@@ -312,8 +346,8 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "title": track.title,
         "master_url": film.as_ref().or(aac.as_ref()),
         "audio_master_url": film.as_ref().and(aac.as_ref()),
-        "lossless_master_url": flac.map(|_| master(Scope::Flac)),
-        "all_master_url": master(Scope::All),
+        "lossless_master_url": flac.map(|_| master(Scope::Flac)).transpose()?,
+        "all_master_url": master(Scope::All)?,
         "preview_url": index.has_preview().then(|| links.preview(track.id, track.version)),
         "preview_hls_url": index.preview.is_some().then(|| links.preview_hls(track.id, track.version)),
         "preview_start_s": index.preview.as_ref().map(|preview| preview.start as f64 / f64::from(index.source.rate)),
@@ -353,7 +387,7 @@ pub(super) fn transcode(args: &TranscodeArgs) -> Result<ExitCode> {
     let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     refuse_used_directory(&args.out)?;
     transcode::check_input(&args.input, &options)?;
-    let cancel = cancel_on_signal()?;
+    let cancel = signals::cancel()?;
     let made = transcode_to(&args.input, &args.out, &choice, &options, &cancel);
     let (version, index) = made.map_err(|error| advised(error, &args.out, "--out"))?;
     let (out, seconds) = (args.out.display(), index.duration_s());
@@ -588,36 +622,6 @@ pub(super) fn title_of(file: &Path) -> String {
     // File names may hold line breaks; titles stand in lists and pages.
     let title: String = stem.replace(char::is_control, " ").trim().chars().take(tracks::TITLE_CHARS_MAX).collect();
     if title.is_empty() { "untitled".to_owned() } else { title }
-}
-
-/// Sets the flag on Ctrl-C or SIGTERM, so that a transcode stops its child and removes its files.
-/// The thread lives as long as the process; a second signal ends the process at once.
-fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancel);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context(|| "cannot start the signal listener")?;
-    {
-        // Without a handler a file that reaches its limit (ulimit -f) kills the process where it stands; with
-        // one, which stays for good, the write fails and says so.
-        let _inside = runtime.enter();
-        let size_limit = tokio::signal::unix::SignalKind::from_raw(libc::SIGXFSZ);
-        drop(tokio::signal::unix::signal(size_limit).context(|| "cannot start the signal listener")?);
-    }
-    let listen = move || {
-        runtime.block_on(async {
-            for _ in 0..2 {
-                if app::hangup_or_stop_signal().await.is_err() || flag.swap(true, Ordering::Relaxed) {
-                    break;
-                }
-            }
-            std::process::exit(130);
-        });
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(listen).context(|| "cannot start the signal listener")?;
-    Ok(cancel)
 }
 
 /// Puts the finished tree in its place. A directory that is there already is filled, not replaced: it may

@@ -83,7 +83,7 @@ pub(super) enum JobsCommand {
 #[cfg(feature = "transcode")]
 #[derive(Args, Debug)]
 pub(super) struct EnqueueArgs {
-    /// Audio file, where the workers see it too, or an http or https URL.
+    /// Audio file, where the workers see it too, an http or https URL, or s3:KEY, an object of the store's bucket.
     file: PathBuf,
     /// What people call the track [default: the file's name].
     #[arg(long)]
@@ -267,8 +267,20 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
             .map_err(|wrong| Error::usage(format!("--callback: {}", wrong.chain())))?;
     }
     let (ladder, video) = Wish::plans(super::encode::read_choice(args.ladder.as_deref())?);
-    transcode::check_input(&args.file, &app::transcode_options(&config))?;
-    let source = source_of(&args.file)?;
+    let source = match args.file.to_str().filter(|name| name.starts_with(crate::store::SOURCE_SCHEME)) {
+        // It is read when its turn comes; that it can be named is all that is checked now.
+        Some(name) => {
+            let store = app::open_store(&config, false)?;
+            let key = name.trim_start_matches(crate::store::SOURCE_SCHEME);
+            let valid = std::time::Duration::from_secs(config.store.s3.source_url_s);
+            store.source_url(key, valid).map_err(|error| Error::usage(format!("{name}: {}", error.chain())))?;
+            name.to_owned()
+        }
+        None => {
+            transcode::check_input(&args.file, &app::transcode_options(&config))?;
+            source_of(&args.file)?
+        }
+    };
     let wish = Wish {
         source,
         track: args.track.unwrap_or_else(|| track_of(args.idempotency_key.as_deref())),

@@ -9,8 +9,14 @@ mod encode;
 mod jobs;
 #[cfg(feature = "control")]
 mod ledger;
+#[cfg(all(feature = "control", feature = "s3"))]
+mod migrate;
+#[cfg(feature = "control")]
+mod purge;
 mod serve;
 mod sign;
+#[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +68,12 @@ enum Command {
     /// Bring the database up to date; servers do so themselves when they start.
     #[cfg(feature = "control")]
     Migrate(jobs::MigrateArgs),
+    /// Move tracks from the data directory to the bucket, or back, while servers serve them.
+    #[cfg(all(feature = "control", feature = "s3"))]
+    MigrateStorage(migrate::MigrateStorageArgs),
+    /// Have the CDN forget tracks or URLs, or list what it was asked to.
+    #[cfg(feature = "control")]
+    Purge(purge::PurgeArgs),
     /// Check the books: verify, trial-balance.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -178,6 +190,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Jobs(command) => jobs::run(&command),
         #[cfg(feature = "control")]
         Command::Migrate(args) => jobs::migrate(&args),
+        #[cfg(all(feature = "control", feature = "s3"))]
+        Command::MigrateStorage(args) => migrate::run(&args),
+        #[cfg(feature = "control")]
+        Command::Purge(args) => purge::run(&args),
         #[cfg(feature = "control")]
         Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]

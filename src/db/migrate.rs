@@ -10,7 +10,9 @@ use crate::base::{Error, Result, hex};
 const SCRIPTS: &[(&str, &str)] = &[
     ("0001_jobs", include_str!("schema/0001_jobs.sql")),
     ("0002_callbacks", include_str!("schema/0002_callbacks.sql")),
+    ("0003_tracks", include_str!("schema/0003_tracks.sql")),
     ("0004_uploads", include_str!("schema/0004_uploads.sql")),
+    ("0005_purges", include_str!("schema/0005_purges.sql")),
     ("0006_ledger", include_str!("schema/0006_ledger.sql")),
 ];
 

@@ -12,7 +12,9 @@ pub mod jobs;
 pub mod ledger;
 pub mod metrics;
 mod migrate;
+pub mod purges;
 pub mod singletons;
+pub mod tracks;
 pub mod uploads;
 
 use std::fs::OpenOptions;

@@ -6,8 +6,8 @@
 //! `EXT-X-DEFINE:QUERYPARAM="token"` (RFC 8216bis §4.4.2.3). The player puts its own values in.
 
 use m3u8_rs::{
-    AlternativeMedia, AlternativeMediaType, Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType, MediaSegment,
-    Resolution, SessionData, SessionDataField, VariantStream,
+    AlternativeMedia, AlternativeMediaType, ByteRange, Map, MasterPlaylist, MediaPlaylist, MediaPlaylistType,
+    MediaSegment, Resolution, SessionData, SessionDataField, VariantStream,
 };
 
 use super::version::{Family, IFRAMES, Loudness, Rung, Segment, VersionIndex, Video, VideoRung};
@@ -176,6 +176,25 @@ pub fn media(rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
     media_below("", rung, handed_on)
 }
 
+/// Renders the media playlist of a rung that is read from its whole file at `url`, by ranges (RFC 8216 §4.3.2.2): for
+/// one URL that was signed by itself, where a relative one would carry no signature.
+pub fn single_file(rung: &Rung, url: &str) -> Vec<u8> {
+    let range = |start, bytes| Some(ByteRange { length: bytes, offset: Some(start) });
+    let segments = durations_s(rung).zip(&rung.segments).zip(rung.offsets()).enumerate();
+    let segments = segments.map(|(number, ((duration_s, segment), start))| MediaSegment {
+        uri: url.to_owned(),
+        duration: duration_s,
+        byte_range: range(start, segment.bytes),
+        map: (number == 0).then(|| Map {
+            uri: url.to_owned(),
+            byte_range: range(0, rung.init.bytes),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    written(rung, PROTOCOL_VERSION, segments.collect())
+}
+
 /// Renders the preview's media playlist, `preview.m3u8`. Its segments are in `PREVIEW_DIRECTORY` beside it. It
 /// takes no token, so it hands none on.
 pub fn preview(rung: &Rung) -> Vec<u8> {
@@ -194,20 +213,24 @@ fn media_below(directory: &str, rung: &Rung, handed_on: HandedOn) -> Vec<u8> {
         map: (number == 0).then(|| Map { uri: format!("{directory}init.mp4{query}"), ..Default::default() }),
         ..Default::default()
     });
+    define(written(rung, version(handed_on), segments.collect()), handed_on)
+}
+
+fn written(rung: &Rung, version: usize, segments: Vec<MediaSegment>) -> Vec<u8> {
     let playlist = MediaPlaylist {
-        version: Some(version(handed_on)),
+        version: Some(version),
         target_duration: target_duration_s(&rung.segments, rung.rate),
         playlist_type: Some(MediaPlaylistType::Vod),
         independent_segments: true,
         // Each segment is one picture, which is shown until the next (RFC 8216 §4.3.3.6).
         i_frames_only: rung.family == Family::Video && rung.name == IFRAMES,
         end_list: true,
-        segments: segments.collect(),
+        segments,
         ..Default::default()
     };
     let mut bytes = Vec::new();
     playlist.write_to(&mut bytes).expect("a Vec takes every write");
-    define(bytes, handed_on)
+    bytes
 }
 
 fn version(handed_on: HandedOn) -> usize {

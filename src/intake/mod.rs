@@ -161,6 +161,7 @@ impl Intake {
             #[cfg(feature = "s3")]
             bucket: match store {
                 Store::S3(store) => Some(store.bucket().clone()),
+                Store::Both(store) => store.bucket_of_new().cloned(),
                 Store::Local(_) => None,
             },
             bodies: Arc::new(Semaphore::new(options.bodies_max)),

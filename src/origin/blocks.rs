@@ -6,10 +6,13 @@
 //!               own thread, twice a second
 //! ```
 //! A document that cannot be read changes nothing: the last good snapshot stays, the log says so, and
-//! `segue_origin_blocks_age_seconds` grows. A mistake in a file must not show what a court has closed.
+//! `segue_origin_blocks_age_seconds` grows. A mistake in a file must not show what a court has closed. Before
+//! the first one, while the bucket cannot be asked, nothing is served at all.
+//!
+//! A store of two halves has two documents. A track is served when neither closes it, and both are changed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
-use crate::base::{Error, Result, telemetry};
+use crate::base::{Error, Kind, Result, telemetry};
 use crate::store::Store;
 use crate::store::local::Stamp;
 
@@ -34,6 +37,16 @@ pub enum State {
     Private,
     /// Erased: 404 for ever. The tombstone outlives files that were not removed yet.
     Deleted,
+}
+
+impl State {
+    fn weight(self) -> u8 {
+        match self {
+            State::Private => 0,
+            State::Blocked => 1,
+            State::Deleted => 2,
+        }
+    }
 }
 
 /// One track that is not served.
@@ -84,6 +97,16 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// Takes over the entries of another; of two for one track, what closes it more.
+    fn add(&mut self, other: Snapshot) {
+        for (track, entry) in other.tracks {
+            match self.tracks.get(&track) {
+                Some(known) if known.state.weight() >= entry.state.weight() => {}
+                _ => drop(self.tracks.insert(track, entry)),
+            }
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut document = serde_json::to_vec_pretty(self).expect("plain data always serialises");
         document.push(b'\n');
@@ -94,9 +117,32 @@ impl Snapshot {
 /// What is blocked in a store. Blocks.
 ///
 /// # Errors
-/// When the document cannot be read.
+/// When the document, or that of either half, cannot be read.
 pub fn read(store: &Store) -> Result<Snapshot> {
-    store.read_blocks()?.map_or(Ok(Snapshot::default()), |document| Snapshot::decode(&document))
+    let mut all = Snapshot::default();
+    for half in store.halves() {
+        let found = half.read_blocks()?.map_or(Ok(Snapshot::default()), |document| Snapshot::decode(&document))?;
+        all.add(found);
+    }
+    Ok(all)
+}
+
+/// Carries what one store does not serve over to another. Blocks.
+///
+/// # Errors
+/// When either document cannot be read, or the other cannot be written.
+pub fn carry_over(from: &Store, to: &Store) -> Result<()> {
+    let found = read(from)?;
+    let known = read(to)?;
+    let mut all = known.clone();
+    all.add(found);
+    if all == known {
+        return Ok(());
+    }
+    edit(to, |snapshot| {
+        snapshot.add(all);
+        Ok(())
+    })
 }
 
 /// Takes a track off every origin of this store, within a second. Durable when it returns. Blocks.
@@ -109,15 +155,18 @@ pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
     {
         return Err(Error::invalid(format!("the reason has a line break or more than {REASON_BYTES_MAX} bytes")));
     }
-    edit(store, |snapshot| {
-        if let Some(Entry { state: State::Deleted, .. }) = snapshot.tracks.get(&track)
-            && entry.state != State::Deleted
-        {
-            return Err(Error::invalid(format!("track {track} was deleted: there is nothing left to block")));
-        }
-        snapshot.tracks.insert(track, entry);
-        Ok(())
-    })
+    for half in store.halves() {
+        edit(&half, |snapshot| {
+            if let Some(Entry { state: State::Deleted, .. }) = snapshot.tracks.get(&track)
+                && entry.state != State::Deleted
+            {
+                return Err(Error::invalid(format!("track {track} was deleted: there is nothing left to block")));
+            }
+            snapshot.tracks.insert(track, entry.clone());
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Serves a track again, within a second. Durable when it returns. Blocks.
@@ -125,18 +174,26 @@ pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
 /// # Errors
 /// `NotFound` when it is not blocked, `Invalid` when it was deleted; else as `Store::edit_blocks`.
 pub fn unblock(store: &Store, track: TrackId) -> Result<Entry> {
-    edit(store, |snapshot| match snapshot.tracks.get(&track) {
-        None => Err(Error::not_found(format!("track {track} is not blocked"))),
-        Some(Entry { state: State::Deleted, .. }) => {
-            Err(Error::invalid(format!("track {track} was deleted for good: publish it again as a new track")))
+    let mut was = None;
+    for half in store.halves() {
+        let removed = edit(&half, |snapshot| match snapshot.tracks.get(&track) {
+            None => Err(Error::not_found(format!("track {track} is not blocked"))),
+            Some(Entry { state: State::Deleted, .. }) => {
+                Err(Error::invalid(format!("track {track} was deleted for good: publish it again as a new track")))
+            }
+            Some(_) => Ok(snapshot.tracks.remove(&track).expect("it was just seen")),
+        });
+        match removed {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            removed => was = Some(removed?),
         }
-        Some(_) => Ok(snapshot.tracks.remove(&track).expect("it was just seen")),
-    })
+    }
+    was.ok_or_else(|| Error::not_found(format!("track {track} is not blocked")))
 }
 
-fn edit<T>(store: &Store, edit: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+fn edit<T>(half: &Store, edit: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
     let mut outcome = None;
-    store.edit_blocks(|document| {
+    half.edit_blocks(|document| {
         let mut snapshot = document.map_or(Ok(Snapshot::default()), |document| Snapshot::decode(&document))?;
         outcome = Some(edit(&mut snapshot)?);
         Ok(snapshot.encode())
@@ -158,8 +215,8 @@ pub trait Source: Send + 'static {
 #[derive(Debug)]
 pub struct StoreSource {
     store: Store,
-    /// What the document looked like when it was last read, and whether it was settled by then.
-    read: Option<(Option<Stamp>, bool)>,
+    /// What the document of each half looked like when it was last read, and whether all were settled by then.
+    read: Option<(Vec<Option<Stamp>>, bool)>,
 }
 
 impl StoreSource {
@@ -171,13 +228,14 @@ impl StoreSource {
 
 impl Source for StoreSource {
     fn poll(&mut self) -> Result<Option<Snapshot>> {
-        let stamp = self.store.stamp_blocks()?;
-        if self.read == Some((stamp, true)) {
+        let stamps: Vec<Option<Stamp>> = self.store.halves().iter().map(Store::stamp_blocks).collect::<Result<_>>()?;
+        if self.read.as_ref().is_some_and(|(known, settled)| *settled && *known == stamps) {
             return Ok(None);
         }
         // Looked at before it is read: a change in between shows at the next look.
         let snapshot = read(&self.store)?;
-        self.read = Some((stamp, is_settled(stamp)));
+        let settled = stamps.iter().all(|stamp| is_settled(*stamp));
+        self.read = Some((stamps, settled));
         Ok(Some(snapshot))
     }
 }
@@ -199,13 +257,15 @@ pub enum Standing {
     Blocked,
     /// 404, as for what never was.
     Hidden,
+    /// Nobody could be asked yet: 503.
+    Unknown,
 }
 
 /// The snapshot requests ask; one for the process.
 pub struct Blocks {
     entries: ArcSwap<HashMap<TrackId, Entry>>,
-    /// Whether there are any entries. False only when the last snapshot was empty.
-    any: AtomicBool,
+    /// `NONE`, `SOME` entries, or `UNKNOWN` before the first snapshot.
+    any: AtomicU8,
     link: HeaderValue,
     started: Instant,
     /// When the source was last understood, in milliseconds since `started`.
@@ -215,20 +275,32 @@ pub struct Blocks {
     failures: Counter,
 }
 
+const NONE: u8 = 0;
+const SOME: u8 = 1;
+const UNKNOWN: u8 = 2;
+
 impl Blocks {
     /// Reads `source` once and starts to look at it again every `every`. Blocks. The thread that looks
     /// ends when the last handle is dropped; should it die, the age grows and says so. `blocked_by` is
     /// whom answers name as the one who blocks: a URL, or a reference from this server's root.
     ///
     /// # Errors
-    /// `Usage` when `blocked_by` cannot stand in a header. What the source says, when it cannot be read:
-    /// an origin that does not know what it must not serve may not start.
+    /// `Usage` when `blocked_by` cannot stand in a header. What the source says, when its document cannot be
+    /// understood: an origin that does not know what it must not serve may not start. A bucket that cannot be asked
+    /// now is asked again; until it answers every track is `Unknown`.
     pub fn start(mut source: impl Source, every: Duration, blocked_by: &str) -> Result<Arc<Blocks>> {
         let link = link(blocked_by)?;
-        let first = source.poll().context(|| "cannot learn which tracks are blocked, so nothing may be served")?;
+        let what = "cannot learn which tracks are blocked, so nothing may be served";
+        let first = match source.poll() {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                tracing::error!(error = error.chain(), "{what} until this can be read; asking again");
+                None
+            }
+            first => Some(first.context(|| what)?.unwrap_or_default()),
+        };
         let blocks = Arc::new(Blocks {
             entries: ArcSwap::default(),
-            any: AtomicBool::new(false),
+            any: AtomicU8::new(UNKNOWN),
             link,
             started: Instant::now(),
             checked_ms: AtomicU64::new(0),
@@ -236,23 +308,40 @@ impl Blocks {
             age_s: gauge!(telemetry::BLOCKS_AGE),
             failures: counter!(telemetry::BLOCKS_FAILURES),
         });
-        blocks.take(first.unwrap_or_default());
+        let failing = first.is_none();
+        if let Some(first) = first {
+            blocks.take(first);
+        }
         let weak = Arc::downgrade(&blocks);
         let thread = std::thread::Builder::new().name("blocks".into());
-        thread.spawn(move || keep_fresh(&weak, source, every)).context(|| "cannot start to watch blocked tracks")?;
+        thread
+            .spawn(move || keep_fresh(&weak, source, every, failing))
+            .context(|| "cannot start to watch blocked tracks")?;
         Ok(blocks)
     }
 
     /// How a track stands. One plain load while nothing is blocked; else a hash, and never a lock.
     pub fn standing(&self, track: TrackId) -> Standing {
-        if !self.any.load(Ordering::Acquire) {
-            return Standing::Open;
+        match self.any.load(Ordering::Acquire) {
+            NONE => return Standing::Open,
+            UNKNOWN => return Standing::Unknown,
+            _ => {}
         }
         match self.entries.load().get(&track).map(|entry| entry.state) {
             None => Standing::Open,
             Some(State::Blocked) => Standing::Blocked,
             Some(State::Private | State::Deleted) => Standing::Hidden,
         }
+    }
+
+    /// Whether it was ever learned what is blocked.
+    pub fn is_known(&self) -> bool {
+        self.any.load(Ordering::Acquire) != UNKNOWN
+    }
+
+    /// How long ago it was last learned what is blocked, or tried for the first time.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.checked_ms.load(Ordering::Relaxed)))
     }
 
     /// The `Link` of a 451: who implements the block, not who demands it (RFC 7725 §4).
@@ -275,13 +364,12 @@ impl Blocks {
 
     /// Keeps the gauges fresh.
     pub(super) fn sample(&self) {
-        let age = self.started.elapsed().saturating_sub(Duration::from_millis(self.checked_ms.load(Ordering::Relaxed)));
-        self.age_s.set(age.as_secs_f64());
+        self.age_s.set(self.age().as_secs_f64());
         self.tracks.set(self.entries.load().len() as f64);
     }
 
     fn take(&self, snapshot: Snapshot) {
-        let any = !snapshot.tracks.is_empty();
+        let any = if snapshot.tracks.is_empty() { NONE } else { SOME };
         self.entries.store(Arc::new(snapshot.tracks.into_iter().collect()));
         self.any.store(any, Ordering::Release);
         self.understood();
@@ -298,8 +386,7 @@ impl std::fmt::Debug for Blocks {
     }
 }
 
-fn keep_fresh(blocks: &Weak<Blocks>, mut source: impl Source, every: Duration) {
-    let mut failing = false;
+fn keep_fresh(blocks: &Weak<Blocks>, mut source: impl Source, every: Duration, mut failing: bool) {
     loop {
         std::thread::sleep(every);
         let polled = source.poll();
@@ -366,7 +453,7 @@ mod tests {
         assert_eq!(snapshot.tracks[&track("trk_1")], entry(State::Blocked));
         assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap(), snapshot);
         assert_eq!(unblock(&store, track("trk_1")).unwrap().state, State::Blocked);
-        assert_eq!(unblock(&store, track("trk_1")).unwrap_err().kind(), crate::base::Kind::NotFound);
+        assert_eq!(unblock(&store, track("trk_1")).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(read(&store).unwrap().tracks.len(), 1);
     }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{RANGE, TRANSFER_ENCODING};
+use hyper::header::{HeaderMap, RANGE, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response};
 use tracing::{Instrument as _, Span};
 
@@ -36,6 +36,7 @@ pub use respond::ALLOWED_HEADERS;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
+use crate::base::id::{TrackId, VersionId};
 use crate::base::redact;
 use crate::base::telemetry::{access, trace};
 use crate::cdn::Verifier;
@@ -68,6 +69,8 @@ pub struct Options {
     pub handed_on: HandedOn,
     /// `Cache-Control` of everything below a version. Default a year, immutable: paths name content.
     pub cache_control: String,
+    /// Whether `Cache-Tag`, which Cloudflare purges by, stands beside `CDN-Tag`. Default off.
+    pub cache_tag: bool,
     /// Whether even a hit says how long it took (`Server-Timing`). Default off: a cache in front keeps it.
     pub time_hits: bool,
     /// Whom a 451 names as the one who blocks (RFC 7725 §4): a URL, or a reference from this server's root.
@@ -89,6 +92,7 @@ impl Default for Options {
             secret_headers: vec![],
             handed_on: &[],
             cache_control: "public, max-age=31536000, immutable".into(),
+            cache_tag: false,
             time_hits: false,
             blocked_by: "/".into(),
             blocks_every: Duration::from_millis(500),
@@ -128,7 +132,7 @@ impl Origin {
             blocks: Blocks::start(StoreSource::new(store.clone()), options.blocks_every, &options.blocked_by)?,
             gate: Gate::new(options.gate),
             cache: Cache::new(store, options.cache, options.handed_on),
-            templates: Templates::new(&options.cache_control)?,
+            templates: Templates::new(&options.cache_control, options.cache_tag)?,
             metrics: Metrics::new(),
             cmcd: cmcd::Counters::new(),
             options,
@@ -140,6 +144,36 @@ impl Origin {
     /// What is blocked, for whoever else answers for tracks.
     pub fn blocks(&self) -> Arc<Blocks> {
         self.blocks.clone()
+    }
+
+    /// A whole object of a version under another name than its own, for whoever decided that it may be had: as `/d/`
+    /// answers, ranges and conditions and all. Bytes and answers on their way count as everybody's.
+    pub async fn file(
+        &self,
+        (method, headers): (&Method, &HeaderMap),
+        (track, version): (TrackId, VersionId),
+        name: &str,
+    ) -> Response<Body> {
+        let path = format!("/d/{track}/{version}/{name}");
+        let Some(target) = Target::decode(&path) else { return respond::not_found() };
+        let Some(permit) = self.gate.admit() else {
+            self.metrics.gate_full();
+            return reply::busy("busy, try again\n");
+        };
+        let version = match self.cache.get(&(track, version)) {
+            Some(version) => version,
+            None => match self.cache.fill((track, version)).await {
+                Ok((version, ..)) => version,
+                Err(Missed::NotFound) => return respond::not_found(),
+                Err(Missed::Busy) => return reply::busy("busy, try again\n"),
+                Err(Missed::Broken) => return respond::broken(),
+            },
+        };
+        let response = self.send((method, headers), &target, &version, permit);
+        match first_bytes(method, &response) {
+            None => response,
+            Some(fetch) => when_begun(response, fetch).await,
+        }
     }
 
     async fn answer(
@@ -169,6 +203,9 @@ impl Origin {
             // Before the token: that a court has closed a track is no secret, and its owner may know too.
             return respond::blocked(self.blocks.link().clone(), self.blocks.explanation(target.track));
         }
+        if standing == Standing::Unknown {
+            return reply::busy("not ready, try again\n");
+        }
         let Some(permit) = self.gate.admit() else {
             self.metrics.gate_full();
             return reply::busy("busy, try again\n");
@@ -184,8 +221,9 @@ impl Origin {
         match self.cache.get(&(target.track, target.version)) {
             Some(version) => {
                 self.metrics.found(Lookup::Hit);
-                let response = self.send(request, &target, &version, permit);
-                match first_bytes(request, &response) {
+                let asked = (request.method(), request.headers());
+                let response = self.send(asked, &target, &version, permit);
+                match first_bytes(request.method(), &response) {
                     None => response,
                     Some(fetch) => Box::pin(when_begun(response, fetch)).await,
                 }
@@ -227,8 +265,9 @@ impl Origin {
         match self.cache.fill((target.track, target.version)).await {
             Ok((version, lookup, stages)) => {
                 self.metrics.found(lookup);
-                let mut response = self.send(request, target, &version, permit);
-                if let Some(fetch) = first_bytes(request, &response) {
+                let asked = (request.method(), request.headers());
+                let mut response = self.send(asked, target, &version, permit);
+                if let Some(fetch) = first_bytes(request.method(), &response) {
                     response = when_begun(response, fetch).await;
                 }
                 respond::time_miss(&mut response, lookup, stages, started.elapsed());
@@ -245,12 +284,11 @@ impl Origin {
 
     fn send(
         &self,
-        request: &Request<Incoming>,
+        (method, headers): (&Method, &HeaderMap),
         target: &Target<'_>,
         version: &Version,
         mut permit: Permit,
     ) -> Response<Body> {
-        let headers = request.headers();
         let Some(object) = version.select(&target.object, headers) else { return respond::not_found() };
         let validators = Validators { etag: object.etag.as_bytes(), modified_s: Some(version.modified_s) };
         match conditional::evaluate(headers, validators) {
@@ -260,7 +298,7 @@ impl Origin {
         }
         // RFC 9110 §14.2: only GET has ranges; a HEAD is answered as if there were none.
         let range = match conditional::only(headers, &RANGE) {
-            Some(range) if *request.method() == Method::GET => {
+            Some(range) if *method == Method::GET => {
                 conditional::range_counts(headers, validators, self.clock.unix_s()).then_some(range)
             }
             _ => None,
@@ -283,8 +321,8 @@ impl Origin {
 }
 
 /// The wait for the first bytes of an answer, when they are not on this machine yet.
-fn first_bytes(request: &Request<Incoming>, response: &Response<Body>) -> Option<Fetch> {
-    if *request.method() == Method::GET { response.body().fetch() } else { None }
+fn first_bytes(method: &Method, response: &Response<Body>) -> Option<Fetch> {
+    if *method == Method::GET { response.body().fetch() } else { None }
 }
 
 /// The answer once it can be begun; 503 when its bytes cannot be had now: never a head whose body does not come.
@@ -295,6 +333,12 @@ async fn when_begun(response: Response<Body>, fetch: Fetch) -> Response<Body> {
             tracing::debug!(error = error.chain(), "an answer could not be begun");
             reply::busy("busy, try again\n")
         }
+    }
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin").field("options", &self.options).finish_non_exhaustive()
     }
 }
 

@@ -18,6 +18,8 @@ use crate::server::{Body, reply};
 
 /// Comma-separated tags that a purge names.
 const CDN_TAG: HeaderName = HeaderName::from_static("cdn-tag");
+/// The same for Cloudflare.
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
@@ -36,12 +38,14 @@ pub(super) struct Templates {
     part: [HeaderMap; Media::ALL.len()],
     /// By `Media`: the heads of 200, 206 and 304 as text, before and after what differs.
     text: [[(Vec<u8>, Vec<u8>); 3]; Media::ALL.len()],
+    /// Whether they have a place for `CACHE_TAG`.
+    cache_tag: bool,
 }
 
 impl Templates {
     /// # Errors
     /// `Usage` when `cache_control` cannot be a header.
-    pub(super) fn new(cache_control: &str) -> Result<Templates> {
+    pub(super) fn new(cache_control: &str, cache_tag: bool) -> Result<Templates> {
         let caching = HeaderValue::from_str(cache_control)
             .map_err(|cause| Error::usage(format!("{cache_control:?} cannot be Cache-Control")).because(cause))?;
         let whole = Media::ALL.map(|media| {
@@ -51,6 +55,9 @@ impl Templates {
             headers.insert(header::CACHE_CONTROL, caching.clone());
             for place in [header::ETAG, header::LAST_MODIFIED, CDN_TAG] {
                 headers.insert(place, HeaderValue::from_static(""));
+            }
+            if cache_tag {
+                headers.insert(CACHE_TAG, HeaderValue::from_static(""));
             }
             if media.is_text() {
                 // On every answer, coded or not: a cache must not give one client another's coding.
@@ -70,7 +77,7 @@ impl Templates {
             [(StatusCode::OK, whole), (StatusCode::PARTIAL_CONTENT, whole), (StatusCode::NOT_MODIFIED, &not_modified)]
                 .map(|(status, headers)| around(status, headers))
         });
-        Ok(Templates { whole, part, text })
+        Ok(Templates { whole, part, text, cache_tag })
     }
 
     /// 200 with all of it. The body keeps `permit`.
@@ -115,6 +122,9 @@ impl Templates {
         field(head, "etag: ", &[object.etag.as_bytes()]);
         field(head, "last-modified: ", &[version.modified.as_bytes()]);
         field(head, "cdn-tag: ", &[version.tag.as_bytes()]);
+        if self.cache_tag {
+            field(head, "cache-tag: ", &[version.tag.as_bytes()]);
+        }
         head.extend_from_slice(after);
         let mut digits = [(); 3].map(|()| itoa::Buffer::new());
         let [first, last, length] = &mut digits;
@@ -266,6 +276,9 @@ fn fill_in(templates: &[HeaderMap; Media::ALL.len()], version: &Version, object:
     set(&mut headers, &header::ETAG, object.etag);
     set(&mut headers, &header::LAST_MODIFIED, version.modified.clone());
     set(&mut headers, &CDN_TAG, version.tag.clone());
+    if let Some(tag) = headers.get_mut(CACHE_TAG) {
+        *tag = version.tag.clone();
+    }
     headers
 }
 

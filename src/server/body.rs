@@ -10,6 +10,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -37,6 +38,23 @@ pub struct Body {
     kind: Kind,
     /// Comes back when the body is done or dropped.
     permit: Option<Permit>,
+}
+
+/// A body that passes through a framework which would put it into a box: it travels beside the answer, and is put
+/// back before the core sends it, so that a file still leaves from the page cache.
+#[derive(Clone)]
+pub struct Beside(Arc<Mutex<Option<Body>>>);
+
+impl Beside {
+    /// Takes the body along.
+    pub fn new(body: Body) -> Beside {
+        Beside(Arc::new(Mutex::new(Some(body))))
+    }
+
+    /// The body; once.
+    pub fn take(&self) -> Option<Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A body on its way, with what wants to see it go.
@@ -444,7 +462,7 @@ mod tests {
             io: crate::server::IoMode::Auto,
             ..crate::server::Options::new("127.0.0.1:0".parse().unwrap())
         };
-        let service = std::sync::Arc::new(ColdAndHot(mapped.clone()));
+        let service = Arc::new(ColdAndHot(mapped.clone()));
         let server = crate::server::start(&options, service, None, &shutdown).unwrap();
         let ask = |path: &str| {
             let mut stream = TcpStream::connect(server.local_addr()).unwrap();

@@ -43,7 +43,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use body::Body;
+pub use body::{Beside, Body};
 pub use plain::{Plain, PlainAnswer};
 pub use runtime::IoMode;
 pub use socket::SocketBytes;

@@ -23,11 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use sha2::{Digest as _, Sha256};
+
+use super::Recorded;
 use crate::base::error::Context as _;
 use crate::base::held::same_file;
 use crate::base::id::{TRACK_ID_BYTES_MAX, TrackId, VersionId};
 use crate::base::{Error, Kind, Result, hex};
-use crate::hls::version::{DOCUMENT_BYTES_MAX, VersionIndex};
+use crate::hls::version::{DOCUMENT_BYTES_MAX, Object, VersionIndex};
 
 /// The largest track record we read, in bytes.
 pub(super) const RECORD_BYTES_MAX: u64 = 1 << 20;
@@ -382,14 +385,51 @@ impl LocalStore {
         Ok(lock)
     }
 
-    /// Every track that has a record, in no order. Blocks; reads names only.
+    /// Every track that has a record, in no order. Blocks; reads names and times only.
     ///
     /// # Errors
     /// `Internal` when the directory cannot be read.
-    pub fn tracks(&self) -> Result<impl Iterator<Item = TrackId>> {
+    pub fn records(&self) -> Result<impl Iterator<Item = Recorded> + use<>> {
         let dir = self.root.join("tracks");
         let entries = fs::read_dir(&dir).context(|| format!("cannot list {}", dir.display()))?;
-        Ok(entries.filter_map(|entry| TrackId::decode(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?)))
+        Ok(entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let track = TrackId::decode(entry.file_name().to_str()?.strip_suffix(".json")?)?;
+            let modified = entry.metadata().ok()?.modified().ok()?;
+            Some(Recorded { track, modified_s: modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) })
+        }))
+    }
+
+    /// Whether an object is there and is byte by byte what an index says. Blocks: reads all of it.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn proves(&self, (track, version): (TrackId, VersionId), object: &Object) -> Result<bool> {
+        let mut file = match self.open_object(track, version, &object.name) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
+            file => file?,
+        };
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        let mut bytes = 0;
+        loop {
+            match file.read(&mut buffer).context(|| format!("cannot read {}", object.name))? {
+                0 => return Ok(bytes == object.bytes && hex::encode(&hash.finalize()) == object.sha256),
+                n => {
+                    hash.update(&buffer[..n]);
+                    bytes += n as u64;
+                }
+            }
+        }
+    }
+
+    /// Gives an object of a version a second name among what is staged: files below `v/` are never written again.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such object, `Internal` when the disk refuses.
+    pub fn link_out(&self, (track, version): (TrackId, VersionId), object: &Object, staging: &Staging) -> Result<()> {
+        let from = self.version_dir(track, version).join(&object.name);
+        fs::hard_link(from, staging.dir.join(&object.name)).context(|| format!("cannot keep {}", object.name))
     }
 
     /// Removes what crashed attempts left in staging and returns how many there were. Attempts of
@@ -444,7 +484,7 @@ impl Staging {
 
     /// Checks that an object is there and has the length that its index says.
     #[cfg(feature = "s3")]
-    pub(super) fn check(&self, object: &crate::hls::version::Object) -> Result<()> {
+    pub(super) fn check(&self, object: &Object) -> Result<()> {
         check_length(&self.dir.join(&object.name), object.bytes).map(drop)
     }
 }
@@ -623,6 +663,7 @@ mod tests {
         store.put_record(track, b"one").unwrap();
         store.put_record(track, b"two").unwrap();
         assert_eq!(store.read_record(track).unwrap(), b"two");
-        assert_eq!(store.tracks().unwrap().collect::<Vec<_>>(), [track]);
+        let listed: Vec<Recorded> = store.records().unwrap().collect();
+        assert!(listed.len() == 1 && listed[0].track == track && listed[0].modified_s > 1_700_000_000, "{listed:?}");
     }
 }

@@ -1,19 +1,24 @@
-//! Where published bytes live: a directory, or a bucket with a disk cache in front. Everything but a mapped byte
-//! goes through `Store`, which is the same for both.
+//! Where published bytes live: a directory, a bucket with a disk cache in front, or both while tracks move from one
+//! to the other. Everything but a mapped byte goes through `Store`, which is the same for all.
 
 #[cfg(feature = "s3")]
 pub mod cache;
+#[cfg(feature = "s3")]
+pub mod credentials;
 pub mod local;
 pub mod mapped;
+#[cfg(feature = "s3")]
+pub mod mixed;
 pub mod objects;
 #[cfg(feature = "s3")]
 pub mod remote;
 #[cfg(feature = "s3")]
 pub mod s3;
 
-use crate::base::Result;
-use crate::base::error::Context as _;
+use serde::{Deserialize, Serialize};
+
 use crate::base::id::{TrackId, VersionId};
+use crate::base::{Error, Result};
 use crate::hls::version::{self, Rung, VersionIndex};
 use local::Stamp;
 use mapped::Mapped;
@@ -28,15 +33,131 @@ pub enum Store {
     /// In a bucket.
     #[cfg(feature = "s3")]
     S3(remote::RemoteStore),
+    /// In either.
+    #[cfg(feature = "s3")]
+    Both(mixed::MixedStore),
+}
+
+/// What the name of a source begins with that lies in the store's own bucket.
+pub const SOURCE_SCHEME: &str = "s3:";
+
+/// Which kind of store holds a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// A directory of this machine.
+    Local,
+    /// A bucket.
+    S3,
+}
+
+impl Backend {
+    /// `local` or `s3`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Backend::Local => "local",
+            Backend::S3 => "s3",
+        }
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Backend> {
+        match text {
+            "local" => Ok(Backend::Local),
+            "s3" => Ok(Backend::S3),
+            _ => Err(Error::invalid(format!("{text:?} is no store; there are local and s3"))),
+        }
+    }
+}
+
+/// The record of a track that a listing has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The track.
+    pub track: TrackId,
+    /// When its record was last written, in seconds since 1970, by the clock of whoever keeps it.
+    pub modified_s: u64,
 }
 
 impl Store {
-    /// The directory, when it is one.
+    /// The directory, when there is one.
     pub fn local(&self) -> Option<&LocalStore> {
         match self {
             Store::Local(store) => Some(store),
             #[cfg(feature = "s3")]
             Store::S3(_) => None,
+            #[cfg(feature = "s3")]
+            Store::Both(store) => Some(store.local()),
+        }
+    }
+
+    /// The bucket, when there is one.
+    #[cfg(feature = "s3")]
+    pub fn remote(&self) -> Option<&remote::RemoteStore> {
+        match self {
+            Store::Local(_) => None,
+            Store::S3(store) => Some(store),
+            Store::Both(store) => Some(store.remote()),
+        }
+    }
+
+    /// A URL by which a transcoder reads an object of the bucket.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no bucket, or the key is none; else as `Bucket::presign_get`.
+    pub fn source_url(&self, key: &str, valid: std::time::Duration) -> Result<String> {
+        objects::check(key).map_err(|error| Error::invalid(error.chain()))?;
+        #[cfg(feature = "s3")]
+        if let Some(remote) = self.remote() {
+            let key = key.to_owned();
+            let sign = move |bucket: s3::Bucket| async move { bucket.presign_inside(&key, valid).await };
+            return remote.bucket().wait(sign);
+        }
+        let _ = valid;
+        Err(Error::invalid(format!("{SOURCE_SCHEME}{key} lies in a bucket, and this store has none; set store.s3")))
+    }
+
+    /// Where what is published now goes.
+    pub fn primary(&self) -> Backend {
+        match self {
+            Store::Local(_) => Backend::Local,
+            #[cfg(feature = "s3")]
+            Store::S3(_) => Backend::S3,
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.primary(),
+        }
+    }
+
+    /// The directory and the bucket as stores of their own, those that there are.
+    pub fn halves(&self) -> Vec<Store> {
+        let local = self.local().cloned().map(Store::Local);
+        #[cfg(feature = "s3")]
+        let remote = self.remote().cloned().map(Store::S3);
+        #[cfg(not(feature = "s3"))]
+        let remote = None;
+        local.into_iter().chain(remote).collect()
+    }
+
+    /// Which store has a version that was just read.
+    pub fn backend_of(&self, track: TrackId, version: VersionId) -> Backend {
+        match self {
+            Store::Local(_) => {
+                let _ = (track, version); // there is no other
+                Backend::Local
+            }
+            #[cfg(feature = "s3")]
+            Store::S3(_) => Backend::S3,
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.backend_of(track, version),
         }
     }
 }
@@ -54,6 +175,8 @@ macro_rules! ask {
             Store::Local($inner) => $answer,
             #[cfg(feature = "s3")]
             Store::S3($inner) => $answer,
+            #[cfg(feature = "s3")]
+            Store::Both($inner) => $answer,
         }
     };
 }
@@ -90,6 +213,8 @@ impl Store {
             }
             #[cfg(feature = "s3")]
             Store::S3(store) => store.map((track, version), object, rung),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.map((track, version), object, rung),
         }
     }
 
@@ -116,6 +241,8 @@ impl Store {
             }
             #[cfg(feature = "s3")]
             Store::S3(store) => store.is_here(track, version),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.remote().is_here(track, version),
         }
     }
 
@@ -128,6 +255,8 @@ impl Store {
             Store::Local(store) => Ok(store.versions(track)?.take(max).collect()),
             #[cfg(feature = "s3")]
             Store::S3(store) => store.versions(track, max),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.versions(track, max),
         }
     }
 
@@ -159,13 +288,11 @@ impl Store {
     ) -> Result<()> {
         match self {
             // A link, no copy: files below `v/` are never written again.
-            Store::Local(store) => {
-                let from = store.version_dir(track, version).join(&object.name);
-                std::fs::hard_link(from, staging.dir().join(&object.name))
-                    .context(|| format!("cannot keep {}", object.name))
-            }
+            Store::Local(store) => store.link_out((track, version), object, staging),
             #[cfg(feature = "s3")]
             Store::S3(store) => store.copy_out((track, version), object, staging),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.copy_out((track, version), object, staging),
         }
     }
 
@@ -194,12 +321,18 @@ impl Store {
         ask!(self, store => store.read_record(track))
     }
 
-    /// The document of blocked tracks; `None` when nothing was ever blocked.
+    /// The document of blocked tracks; `None` when nothing was ever blocked. Each of two halves has its own.
     ///
     /// # Errors
     /// When it cannot be read, is larger than any we write, or has vanished: that is not the same as empty.
     pub fn read_blocks(&self) -> Result<Option<Vec<u8>>> {
-        ask!(self, store => store.read_blocks())
+        match self {
+            Store::Local(store) => store.read_blocks(),
+            #[cfg(feature = "s3")]
+            Store::S3(store) => store.read_blocks(),
+            #[cfg(feature = "s3")]
+            Store::Both(_) => Err(one_half()),
+        }
     }
 
     /// Tells whether the document of blocked tracks is still the same; `None` when there is none.
@@ -207,7 +340,13 @@ impl Store {
     /// # Errors
     /// When the disk or the bucket cannot tell.
     pub fn stamp_blocks(&self) -> Result<Option<Stamp>> {
-        ask!(self, store => store.stamp_blocks())
+        match self {
+            Store::Local(store) => store.stamp_blocks(),
+            #[cfg(feature = "s3")]
+            Store::S3(store) => store.stamp_blocks(),
+            #[cfg(feature = "s3")]
+            Store::Both(_) => Err(one_half()),
+        }
     }
 
     /// Replaces the document of blocked tracks by what `edit` makes of it.
@@ -215,18 +354,26 @@ impl Store {
     /// # Errors
     /// What `edit` says, or when the disk or the bucket refuses; the old document stays.
     pub fn edit_blocks(&self, edit: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>>) -> Result<()> {
-        ask!(self, store => store.edit_blocks(edit))
+        match self {
+            Store::Local(store) => store.edit_blocks(edit),
+            #[cfg(feature = "s3")]
+            Store::S3(store) => store.edit_blocks(edit),
+            #[cfg(feature = "s3")]
+            Store::Both(_) => Err(one_half()),
+        }
     }
 
-    /// Every track that has a record, in no order.
+    /// Every track that has a record, in no order; of two that a track has, the later one.
     ///
     /// # Errors
     /// When the directory or the bucket cannot be listed.
-    pub fn tracks(&self) -> Result<Vec<TrackId>> {
+    pub fn records(&self) -> Result<Vec<Recorded>> {
         match self {
-            Store::Local(store) => Ok(store.tracks()?.collect()),
+            Store::Local(store) => Ok(store.records()?.collect()),
             #[cfg(feature = "s3")]
-            Store::S3(store) => store.tracks(),
+            Store::S3(store) => store.records(),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.records(),
         }
     }
 
@@ -244,6 +391,14 @@ impl Store {
             Store::Local(_) => 0,
             #[cfg(feature = "s3")]
             Store::S3(store) => store.evictions(),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => store.remote().evictions(),
         }
     }
+}
+
+/// Blocks are read and changed half by half (`origin::blocks`), so that neither can be forgotten.
+#[cfg(feature = "s3")]
+fn one_half() -> Error {
+    Error::internal("blocked tracks are asked of one half of a store at a time")
 }

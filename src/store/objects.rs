@@ -30,7 +30,9 @@ impl Meta {
     /// What a key says of its object: kind by its ending; what lies below `v/` never changes.
     pub fn of(key: &str) -> Meta {
         let content_type = match key.rsplit_once('.').map(|(_, ending)| ending) {
+            Some("mp4") if key.rsplit('/').next().is_some_and(|name| name.starts_with("video")) => "video/mp4",
             Some("mp4" | "m4a") => "audio/mp4",
+            Some("jpg") => "image/jpeg",
             Some("json") => "application/json",
             _ => "application/octet-stream",
         };
@@ -64,6 +66,8 @@ pub struct Listed {
     pub key: String,
     /// Its length in bytes.
     pub bytes: u64,
+    /// When it was written, in seconds since 1970.
+    pub modified_s: u64,
 }
 
 /// A part of a listing.
@@ -239,7 +243,7 @@ impl Objects {
     }
 }
 
-fn check(key: &str) -> Result<()> {
+pub(super) fn check(key: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let sound = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain);
     match key.len() <= 512 && key.split('/').all(sound) {
@@ -279,7 +283,11 @@ fn walk(dir: &Path, key: String, prefix: &str, found: &mut Vec<Listed>) -> std::
         }
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => walk(&entry.path(), path, prefix, found)?,
-            Ok(metadata) if path.starts_with(prefix) => found.push(Listed { key: path, bytes: metadata.len() }),
+            Ok(metadata) if path.starts_with(prefix) => found.push(Listed {
+                key: path,
+                bytes: metadata.len(),
+                modified_s: u64::try_from(metadata.mtime()).unwrap_or(0),
+            }),
             _ => {} // removed meanwhile
         }
     }

@@ -2,24 +2,27 @@
 //! from a disk cache.
 //!
 //! ```text
+//! publishing/{track}.{version}      somebody is at it, or was: put first, removed when the record is there
 //! v/{track}/{version}/…             objects, then version.json: whoever has its id has every byte's hash
 //! tracks/{track}.json               which version a track shows now, put last
 //! blocks.json, blocks.mark          as in `local`
 //! ```
 //! Keys below `v/` hold the hash of what is there, so writing one again writes the same bytes, and nobody needs a
-//! lock. A publish that dies leaves objects that no document names: the same publish tried again completes them.
+//! lock. A publish that dies leaves objects that no document names: the same publish tried again completes them, and
+//! `sweep` removes them when nobody does. It finds them by their note, without listing everything.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
+use super::Recorded;
 use super::cache::{self, DiskCache};
 use super::local::{BLOCKS_BYTES_MAX, LocalStore, RECORD_BYTES_MAX, Staging, Stamp, VERSION_DOCUMENT};
 use super::mapped::Mapped;
-use super::objects::Meta;
+use super::objects::{Listed, Meta};
 use super::s3::{self, Bucket};
 use crate::base::error::Context as _;
 use crate::base::id::{TrackId, VersionId};
@@ -40,9 +43,6 @@ pub struct RemoteStore {
 const PUTS_AT_ONCE: usize = 2;
 /// Bytes of an object that are in memory while it is copied.
 const COPY_BYTES: u64 = 8 << 20;
-/// Uploads in parts that nobody can still be at.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
-
 impl RemoteStore {
     /// Opens the store of a bucket, with `local` for staging. Asks the bucket nothing yet.
     ///
@@ -143,20 +143,14 @@ impl RemoteStore {
         staging: &Staging,
     ) -> Result<()> {
         let what = || format!("cannot keep {}", object.name);
-        let key = format!("v/{track}/{version}/{}", object.name);
         let mut file = File::create_new(staging.dir().join(&object.name)).context(what)?;
-        let mut hash = Sha256::new();
-        let mut at = 0;
-        while at < object.bytes {
-            let (key, range) = (key.clone(), at..object.bytes.min(at + COPY_BYTES));
-            at = range.end;
-            let bytes = self.bucket.wait(move |bucket: Bucket| async move { bucket.get(&key, range).await })?;
-            hash.update(&bytes);
-            file.write_all(&bytes).context(what)?;
-        }
-        match hex::encode(&hash.finalize()) == object.sha256 {
+        let right = self.read_through((track, version), object, |bytes| file.write_all(bytes).context(what))?;
+        match right {
             true => Ok(()),
-            false => Err(Error::new(Kind::Unavailable, format!("{key} is not what version.json says"))),
+            false => {
+                let key = object_key(track, version, &object.name);
+                Err(Error::new(Kind::Unavailable, format!("{key} is not what version.json says")))
+            }
         }
     }
 
@@ -169,9 +163,10 @@ impl RemoteStore {
         if self.stat(version_key(track, version)).is_ok() {
             return Ok(version); // the id is the hash of the content: it is there already
         }
+        self.begin(track, version).context(what)?;
         let files: Vec<_> = index
             .objects()
-            .map(|object| (format!("v/{track}/{version}/{}", object.name), staging.dir().join(&object.name)))
+            .map(|object| (object_key(track, version, &object.name), staging.dir().join(&object.name)))
             .collect();
         let sent = self.bucket.wait(move |bucket: Bucket| async move {
             let mut sending = tokio::task::JoinSet::new();
@@ -189,14 +184,91 @@ impl RemoteStore {
             }
         });
         sent.context(what)?;
-        // Last: with it the version is there.
-        self.write(version_key(track, version), document).context(what)?;
+        self.finish(track, version, document).context(what)?;
         drop(staging);
         Ok(version)
     }
 
+    /// Notes that objects of a version are about to be sent, so that a sweep finds them if nothing comes of it.
+    pub(super) fn begin(&self, track: TrackId, version: VersionId) -> Result<()> {
+        self.write(note_key(track, version), b"1\n".to_vec())
+    }
+
+    /// Makes a version whose objects were sent visible.
+    pub(super) fn finish(&self, track: TrackId, version: VersionId, document: Vec<u8>) -> Result<()> {
+        self.write(version_key(track, version), document)
+    }
+
+    /// Sends one object of a version.
+    pub(super) fn send(
+        &self,
+        (track, version): (TrackId, VersionId),
+        name: &str,
+        path: &std::path::Path,
+    ) -> Result<()> {
+        let (key, path) = (object_key(track, version, name), path.to_owned());
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.put_file(&key, &path, &Meta::of(&key)).await })
+    }
+
+    /// Whether an object is there and is byte by byte what an index says. Reads all of it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket cannot be asked.
+    pub(super) fn proves(&self, (track, version): (TrackId, VersionId), object: &version::Object) -> Result<bool> {
+        match self.stat(object_key(track, version, &object.name)) {
+            Ok(stat) if stat.bytes == object.bytes => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.read_through((track, version), object, |_| Ok(()))
+    }
+
+    /// Reads an object in order, piece by piece; whether it was what the index says.
+    fn read_through(
+        &self,
+        (track, version): (TrackId, VersionId),
+        object: &version::Object,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let key = object_key(track, version, &object.name);
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < object.bytes {
+            let (key, range) = (key.clone(), at..object.bytes.min(at + COPY_BYTES));
+            at = range.end;
+            let bytes = self.bucket.wait(move |bucket: Bucket| async move { bucket.get(&key, range).await })?;
+            hash.update(&bytes);
+            take(&bytes)?;
+        }
+        Ok(hex::encode(&hash.finalize()) == object.sha256)
+    }
+
+    /// A URL by which anybody can read an object of a version for a while, with GET or with HEAD, and the
+    /// `Content-Disposition` and `Content-Type` it is answered with.
+    ///
+    /// # Errors
+    /// `Usage` for a validity that S3 does not sign, `Unavailable` when there are no keys to sign with.
+    pub fn presign(
+        &self,
+        (track, version): (TrackId, VersionId),
+        name: &str,
+        valid: Duration,
+        shown: s3::Shown,
+    ) -> Result<String> {
+        let key = object_key(track, version, name);
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.presign_shown(&key, valid, &shown).await })
+    }
+
     pub(super) fn put_record(&self, track: TrackId, record: &[u8]) -> Result<()> {
-        self.write(record_key(track), record.to_vec()).context(|| format!("cannot write the record of {track}"))
+        self.write(record_key(track), record.to_vec()).context(|| format!("cannot write the record of {track}"))?;
+        // What was begun for this track has come to its end.
+        let mut notes = Vec::new();
+        let listed = self.each_below(&format!("publishing/{track}."), |object| notes.push(object.key));
+        if let Err(error) = listed.and_then(|()| notes.into_iter().try_for_each(|note| self.remove(note))) {
+            tracing::warn!(%track, error = error.chain(), "the note of a publish stays until it is swept");
+        }
+        Ok(())
     }
 
     pub(super) fn read_record(&self, track: TrackId) -> Result<Vec<u8>> {
@@ -259,33 +331,95 @@ impl RemoteStore {
         written.context(|| "cannot write which tracks are blocked; try again")
     }
 
-    pub(super) fn tracks(&self) -> Result<Vec<TrackId>> {
-        let mut tracks = Vec::new();
+    pub(super) fn records(&self) -> Result<Vec<Recorded>> {
+        let mut records = Vec::new();
+        self.each_below("tracks/", |object| {
+            let track = object.key.strip_prefix("tracks/").and_then(|name| name.strip_suffix(".json"));
+            let track = track.and_then(TrackId::decode);
+            records.extend(track.map(|track| Recorded { track, modified_s: object.modified_s }));
+        })?;
+        Ok(records)
+    }
+
+    /// Shows every object below a prefix to `see`.
+    fn each_below(&self, prefix: &str, mut see: impl FnMut(Listed)) -> Result<()> {
         let mut after = None;
         loop {
+            let asked = prefix.to_owned();
             let page = self
                 .bucket
-                .wait(move |bucket: Bucket| async move { bucket.list("tracks/", after.as_deref(), 1_000).await })?;
-            tracks.extend(
-                page.objects
-                    .iter()
-                    .filter_map(|object| TrackId::decode(object.key.strip_prefix("tracks/")?.strip_suffix(".json")?)),
-            );
+                .wait(move |bucket: Bucket| async move { bucket.list(&asked, after.as_deref(), 1_000).await })?;
+            page.objects.into_iter().for_each(&mut see);
             after = page.next;
             if after.is_none() {
-                return Ok(tracks);
+                return Ok(());
             }
         }
     }
 
+    /// Removes what killed processes left: staged files of this machine, parts of uploads that were never
+    /// finished, and objects of versions whose publish was begun long ago and did not end.
     pub(super) fn sweep(&self) -> Result<usize> {
-        let staged = self.local.sweep()?;
+        let mut swept = self.local.sweep()?;
+        let age = self.bucket.abandoned();
         // Not every key may list unfinished uploads; lifecycle rules can remove them too.
-        match self.bucket.wait(move |bucket: Bucket| async move { bucket.sweep(ABANDONED).await }) {
-            Ok(parts) => return Ok(staged + parts),
+        match self.bucket.wait(move |bucket: Bucket| async move { bucket.sweep(age).await }) {
+            Ok(parts) => swept += parts,
             Err(error) => tracing::warn!(error = error.chain(), "unfinished uploads are not swept"),
         }
-        Ok(staged)
+        let mut notes = Vec::new();
+        self.each_below("publishing/", |object| notes.push(object.key))?;
+        for note in notes {
+            let named = note.strip_prefix("publishing/").and_then(|name| name.rsplit_once('.'));
+            let named = named.and_then(|(track, version)| Some((TrackId::decode(track)?, VersionId::decode(version)?)));
+            let Some((track, version)) = named else { continue };
+            swept += usize::from(self.sweep_publish(&note, (track, version), age)?);
+        }
+        Ok(swept)
+    }
+
+    /// Removes what a publish left that was begun at least `age` ago; whether there was anything to remove.
+    fn sweep_publish(&self, note: &str, (track, version): (TrackId, VersionId), age: Duration) -> Result<bool> {
+        let is_old = || match self.stat(note.to_owned()) {
+            Ok(stat) => {
+                let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+                Ok(now_s.saturating_sub(stat.modified_s) >= age.as_secs())
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(false), // it ended meanwhile
+            Err(error) => Err(error),
+        };
+        if !is_old()? {
+            return Ok(false);
+        }
+        // Whole and shown once is whole; whole and never shown is nobody's.
+        let is_whole = self.exists(version_key(track, version))?;
+        if !is_whole || !self.exists(record_key(track))? {
+            let mut keys = Vec::new();
+            self.each_below(&format!("v/{track}/{version}/"), |object| keys.push(object.key))?;
+            // Somebody may have begun the same version again since the listing.
+            if !is_old()? {
+                return Ok(false);
+            }
+            tracing::info!(%track, %version, objects = keys.len(), "removing what a killed publish left");
+            // The document first: nobody shall find half a version.
+            keys.sort_by_key(|key| !key.ends_with(VERSION_DOCUMENT));
+            for key in keys {
+                self.remove(key)?;
+            }
+        }
+        self.remove(note.to_owned())?;
+        Ok(true)
+    }
+
+    fn exists(&self, key: String) -> Result<bool> {
+        match self.stat(key) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    pub(super) fn remove_record(&self, track: TrackId) -> Result<()> {
+        self.remove(record_key(track))
     }
 
     pub(super) fn evictions(&self) -> u64 {
@@ -301,6 +435,10 @@ impl RemoteStore {
         self.bucket.wait(move |bucket: Bucket| async move { bucket.put(&key, bytes.into(), &Meta::of(&key)).await })
     }
 
+    fn remove(&self, key: String) -> Result<()> {
+        self.bucket.wait(move |bucket: Bucket| async move { bucket.delete(&key).await })
+    }
+
     fn stat(&self, key: String) -> Result<super::objects::Stat> {
         self.bucket.wait(move |bucket: Bucket| async move { bucket.stat(&key).await })
     }
@@ -312,6 +450,14 @@ const BLOCKS_MARK: &str = "blocks.mark";
 
 fn version_key(track: TrackId, version: VersionId) -> String {
     format!("v/{track}/{version}/{VERSION_DOCUMENT}")
+}
+
+fn object_key(track: TrackId, version: VersionId, name: &str) -> String {
+    format!("v/{track}/{version}/{name}")
+}
+
+fn note_key(track: TrackId, version: VersionId) -> String {
+    format!("publishing/{track}.{version}")
 }
 
 fn record_key(track: TrackId) -> String {

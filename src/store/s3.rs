@@ -6,32 +6,42 @@
 //!
 //! Retries: the SDK repeats what may be repeated, with growing pauses and jitter; `get` also repeats what broke in
 //! the middle of a body. Every request and every wait ends by a timeout.
+//!
+//! Clocks: the SDK signs a refused request again by the server's time (`RequestTimeTooSkewed`). What we sign for
+//! others nobody corrects, so each answer's `Date` is remembered and used for that.
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::interceptors::{BeforeDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, ConfigBag, Credentials, IdentityCache, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents,
 };
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_async::time::TimeSource;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::credentials::{Provider, Source};
 use super::objects::{Listed, Meta, Page, Stat};
+use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::secret::Secret;
 use crate::base::{Error, Kind, Result};
@@ -63,6 +73,25 @@ pub struct Options {
     pub read_timeout: Duration,
     /// How often a request is tried. Default 3.
     pub attempts: u32,
+    /// Where keys come from. Default: those above.
+    pub keys: Source,
+    /// The endpoint in URLs that are signed for others, when listeners reach the bucket by another name.
+    pub public_endpoint: Option<String>,
+    /// The age from which nobody can still be at an upload or a publish. Default a day.
+    pub abandoned: Duration,
+    /// What time it is here.
+    pub clock: Clock,
+}
+
+/// How an object shows itself when it is read by a signed URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Read by HEAD instead of GET: a signature is for one method.
+    pub head: bool,
+    /// `Content-Disposition`.
+    pub disposition: Option<String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
 }
 
 impl Options {
@@ -81,6 +110,10 @@ impl Options {
             connect_timeout: Duration::from_secs(3),
             read_timeout: Duration::from_secs(10),
             attempts: 3,
+            keys: Source::Given,
+            public_endpoint: None,
+            abandoned: Duration::from_secs(24 * 3600),
+            clock: Clock::System,
         }
     }
 }
@@ -103,6 +136,10 @@ pub struct Bucket(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    /// Signs for others; another one where they reach the bucket by another name.
+    signing: Client,
+    /// How far the server's clock is ahead of ours, in seconds, by its last answer.
+    ahead_s: Arc<AtomicI64>,
     options: Options,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
@@ -130,6 +167,7 @@ impl Bucket {
     pub fn open(options: Options) -> Result<Bucket> {
         let token = options.session_token.as_ref().map(text);
         let credentials = Credentials::new(&options.access_key, text(&options.secret_key), token, None, "segue");
+        let ahead_s = Arc::new(AtomicI64::new(0));
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(options.connect_timeout)
             .read_timeout(options.read_timeout)
@@ -138,8 +176,13 @@ impl Bucket {
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(options.region.clone()))
-            .credentials_provider(credentials)
+            // Ours looks at a file, or remembers what a role gave: a second memory would only be staler.
+            .identity_cache(IdentityCache::no_cache())
+            .credentials_provider(Provider::new(options.keys.clone(), credentials))
+            .time_source(Time(options.clock.clone()))
+            .interceptor(Hear { clock: options.clock.clone(), ahead_s: ahead_s.clone() })
             .force_path_style(options.path_style)
+            .retry_classifier(Throttled)
             .retry_config(RetryConfig::standard().with_max_attempts(options.attempts.max(1)))
             .timeout_config(timeouts)
             .request_checksum_calculation(match options.checksums {
@@ -159,9 +202,18 @@ impl Bucket {
             .context(|| "cannot start the threads that talk to the bucket")?;
         // The SDK starts its sleeper inside a runtime.
         let _inside = runtime.enter();
-        let client = Client::from_conf(config.build());
+        let client = Client::from_conf(config.clone().build());
+        let signing = match &options.public_endpoint {
+            Some(endpoint) => Client::from_conf(config.endpoint_url(endpoint).build()),
+            None => client.clone(),
+        };
         drop(_inside);
-        Ok(Bucket(Arc::new(Inner { client, options, runtime: Some(runtime) })))
+        Ok(Bucket(Arc::new(Inner { client, signing, ahead_s, options, runtime: Some(runtime) })))
+    }
+
+    /// The age from which nobody can still be at an upload or a publish.
+    pub fn abandoned(&self) -> Duration {
+        self.0.options.abandoned
     }
 
     /// Runs `work` beside the caller. Nobody joins it: it tells its end to whoever waits.
@@ -472,7 +524,8 @@ impl Bucket {
             .into_iter()
             .filter_map(|object| {
                 let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-                Some(Listed { key: object.key?.get(own..)?.to_owned(), bytes })
+                let modified_s = object.last_modified.map_or(0, |date| u64::try_from(date.secs()).unwrap_or(0));
+                Some(Listed { key: object.key?.get(own..)?.to_owned(), bytes, modified_s })
             })
             .collect();
         let next = objects.last().filter(|_| more).map(|last| last.key.clone());
@@ -504,7 +557,7 @@ impl Bucket {
         let prefix = &self.0.options.prefix;
         let list = self.0.client.list_multipart_uploads().bucket(self.bucket()).prefix(self.full(below));
         let answer = list.send().await.map_err(|cause| self.explain("list unfinished uploads of", "", cause))?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let latest = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
         let old = answer
             .uploads
@@ -558,8 +611,9 @@ impl Bucket {
     /// # Errors
     /// `Usage` for a validity that S3 does not sign: none, or over a week.
     pub async fn presign_get(&self, key: &str, valid: Duration) -> Result<String> {
-        let get = self.0.client.get_object().bucket(self.bucket()).key(self.full(key));
-        let signed = get.presigned(presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
+        let get = self.0.signing.get_object().bucket(self.bucket()).key(self.full(key));
+        let signed =
+            get.presigned(self.presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
         Ok(signed.uri().to_owned())
     }
 
@@ -568,9 +622,10 @@ impl Bucket {
     /// # Errors
     /// As `presign_get`.
     pub async fn presign_put(&self, key: &str, content_type: &str, bytes: u64, valid: Duration) -> Result<String> {
-        let put = self.0.client.put_object().bucket(self.bucket()).key(self.full(key)).content_type(content_type);
+        let put = self.0.signing.put_object().bucket(self.bucket()).key(self.full(key)).content_type(content_type);
         let put = put.content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let signed = put.presigned(presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
+        let signed =
+            put.presigned(self.presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
         Ok(signed.uri().to_owned())
     }
 
@@ -579,9 +634,10 @@ impl Bucket {
     /// # Errors
     /// As `presign_get`.
     pub async fn presign_part(&self, key: &str, upload: &str, number: i32, valid: Duration) -> Result<String> {
-        let part = self.0.client.upload_part().bucket(self.bucket()).key(self.full(key));
+        let part = self.0.signing.upload_part().bucket(self.bucket()).key(self.full(key));
         let part = part.upload_id(upload).part_number(number);
-        let signed = part.presigned(presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
+        let signed =
+            part.presigned(self.presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
         Ok(signed.uri().to_owned())
     }
 
@@ -599,8 +655,51 @@ impl Bucket {
         let part = self.0.client.upload_part().bucket(self.bucket()).key(self.full(key));
         let part = part.upload_id(upload).part_number(number);
         let part = part.content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let signed = part.presigned(presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
+        let signed =
+            part.presigned(self.presigning(valid)?).await.map_err(|cause| self.explain("sign for", key, cause))?;
         Ok(signed.uri().to_owned())
+    }
+
+    /// As `presign_get`, for ourselves: by the name that we know the bucket by.
+    ///
+    /// # Errors
+    /// As `presign_get`.
+    pub async fn presign_inside(&self, key: &str, valid: Duration) -> Result<String> {
+        let get = self.0.client.get_object().bucket(self.bucket()).key(self.full(key));
+        let signed = get.presigned(self.presigning(valid)?).await;
+        Ok(signed.map_err(|cause| self.explain("sign for", key, cause))?.uri().to_owned())
+    }
+
+    /// As `presign_get`, for one method and with headers of the answer.
+    ///
+    /// # Errors
+    /// As `presign_get`.
+    pub async fn presign_shown(&self, key: &str, valid: Duration, shown: &Shown) -> Result<String> {
+        let (bucket, full, until) = (self.bucket(), self.full(key), self.presigning(valid)?);
+        let (disposition, content_type) = (shown.disposition.clone(), shown.content_type.clone());
+        let signed = if shown.head {
+            let head = self.0.signing.head_object().bucket(bucket).key(full);
+            let head = head.set_response_content_disposition(disposition).set_response_content_type(content_type);
+            head.presigned(until).await.map_err(|cause| self.explain("sign for", key, cause))?
+        } else {
+            let get = self.0.signing.get_object().bucket(bucket).key(full);
+            let get = get.set_response_content_disposition(disposition).set_response_content_type(content_type);
+            get.presigned(until).await.map_err(|cause| self.explain("sign for", key, cause))?
+        };
+        Ok(signed.uri().to_owned())
+    }
+
+    /// From now on by the server's clock: it is the one that refuses what has expired, or has not begun.
+    fn presigning(&self, valid: Duration) -> Result<PresigningConfig> {
+        let refuse = || Error::usage(format!("S3 signs for a second to a week, not for {} s", valid.as_secs()));
+        if valid.is_zero() || valid > PRESIGNED_MAX {
+            return Err(refuse());
+        }
+        let here_s = i64::try_from(self.0.options.clock.unix_s()).unwrap_or(i64::MAX);
+        let there_s = here_s.saturating_add(self.0.ahead_s.load(Ordering::Relaxed));
+        let start = UNIX_EPOCH + Duration::from_secs(u64::try_from(there_s).unwrap_or(0));
+        let config = PresigningConfig::builder().start_time(start).expires_in(valid).build();
+        config.map_err(|cause| refuse().because(cause))
     }
 
     /// Makes the bucket, for tests and first starts; one that is there already is fine.
@@ -638,13 +737,19 @@ impl Bucket {
     }
 
     /// What went wrong, in one line: what, with which object of which bucket, why, what to do.
-    fn explain<E: ProvideErrorMetadata>(&self, what: &str, key: &str, cause: SdkError<E, HttpResponse>) -> Error {
+    fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        &self,
+        what: &str,
+        key: &str,
+        cause: SdkError<E, HttpResponse>,
+    ) -> Error {
         let status = cause.raw_response().map(|response| response.status().as_u16());
         let code = cause.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default().to_owned();
         let (kind, advice) = match status {
             Some(404) if code != "NoSuchBucket" => (Kind::NotFound, ""),
             Some(404) => (Kind::Unavailable, "; check store.s3.bucket and store.s3.endpoint"),
             Some(409 | 412) => (Kind::Busy, ""),
+            Some(_) if code == "RequestTimeTooSkewed" => (Kind::Unavailable, "; correct this machine's clock"),
             Some(401 | 403) => {
                 (Kind::Unavailable, "; check store.s3.access_key and store.s3.secret_key, and the clock")
             }
@@ -660,7 +765,8 @@ impl Bucket {
             (None, SdkError::DispatchFailure(failure)) => {
                 failure.as_connector_error().map_or_else(|| "no connection".to_owned(), |cause| chain(cause))
             }
-            (None, _) => "the request could not be made".to_owned(),
+            // Above all when there are no keys.
+            (None, cause) => cause.source().map_or_else(|| "the request could not be made".to_owned(), chain),
         };
         Error::new(kind, format!("cannot {what} {key} in {}: {why}{advice}", self.place()).replace("  ", " "))
     }
@@ -684,10 +790,69 @@ fn text(secret: &Secret) -> String {
     String::from_utf8_lossy(secret.expose()).into_owned()
 }
 
-fn presigning(valid: Duration) -> Result<PresigningConfig> {
-    let refuse = || Error::usage(format!("S3 signs for a second to a week, not for {} s", valid.as_secs()));
-    if valid.is_zero() || valid > PRESIGNED_MAX {
-        return Err(refuse());
+/// What the SDK takes for the time.
+#[derive(Debug)]
+struct Time(Clock);
+
+impl TimeSource for Time {
+    fn now(&self) -> SystemTime {
+        match &self.0 {
+            Clock::System => SystemTime::now(),
+            clock => UNIX_EPOCH + Duration::from_secs(clock.unix_s()),
+        }
     }
-    PresigningConfig::expires_in(valid).map_err(|cause| refuse().because(cause))
+}
+
+/// 429, which AWS does not say and others do.
+#[derive(Debug)]
+struct Throttled;
+
+impl ClassifyRetry for Throttled {
+    fn classify_retry(&self, ctx: &InterceptorContext) -> RetryAction {
+        match ctx.response().is_some_and(|response| response.status().as_u16() == 429) {
+            true => RetryAction::throttling_error(),
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "Throttled"
+    }
+}
+
+/// Compares the server's clock with ours, answer by answer.
+#[derive(Debug)]
+struct Hear {
+    clock: Clock,
+    ahead_s: Arc<AtomicI64>,
+}
+
+/// A difference up to this is the way of the answer, and whole seconds.
+const SKEW_S_MIN: i64 = 60;
+
+impl Intercept for Hear {
+    fn name(&self) -> &'static str {
+        "Hear"
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        if let Some(there) = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) {
+            let ahead_s = there.as_secs() as i64 - self.clock.unix_s() as i64;
+            let ahead_s = if ahead_s.abs() < SKEW_S_MIN { 0 } else { ahead_s };
+            let before_s = self.ahead_s.swap(ahead_s, Ordering::Relaxed);
+            if ahead_s != 0 && before_s == 0 {
+                tracing::warn!(
+                    ahead_s,
+                    "the bucket's clock and this machine's differ; requests are signed by the bucket's, correct the clock"
+                );
+            }
+        }
+        Ok(())
+    }
 }

@@ -226,6 +226,14 @@ pub fn run(
     Ok(index)
 }
 
+/// Whether a file that begins so cannot be audio, in the uploader's words.
+///
+/// # Errors
+/// `Invalid` with what it is instead.
+pub fn refuse_by_first_bytes(head: &[u8]) -> Result<()> {
+    sniff::refuse_by_first_bytes(head)
+}
+
 /// As `run`, for what `choice` says: sound, a film, or the one or the other by what the input holds.
 ///
 /// # Errors
@@ -272,14 +280,6 @@ pub fn probe_film(input: impl Into<Input>, choice: &Choice, options: &Options) -
         return Ok(None);
     }
     video::look(&job, ladder, options).map(Some).map_err(|error| job.blame(error))
-}
-
-/// Whether a file that begins so cannot be audio, in the uploader's words.
-///
-/// # Errors
-/// `Invalid` with what it is instead.
-pub fn refuse_by_first_bytes(head: &[u8]) -> Result<()> {
-    sniff::refuse_by_first_bytes(head)
 }
 
 /// Looks at `input` without decoding it: whether it can be opened, its size, its first bytes; of a URL,

@@ -15,19 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use http_body_util::Full;
-use hyper::client::conn::http1;
 use hyper::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
 use metrics::{Counter, counter};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use sha2::Sha256;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
+use super::http::{Client, Peer};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::shutdown::{Phase, Shutdown};
@@ -98,27 +91,19 @@ pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown)
 
 struct Sender {
     options: Options,
-    tls: TlsConnector,
+    client: Client,
     delivered: Counter,
     failed: Counter,
 }
 
 impl Sender {
     fn new(options: Options) -> Sender {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let by = |outcome: &'static str| {
             let counter = counter!(telemetry::CALLBACKS, "outcome" => outcome);
             counter.increment(0);
             counter
         };
-        Sender { options, tls: TlsConnector::from(Arc::new(config)), delivered: by("delivered"), failed: by("failed") }
+        Sender { options, client: Client::new(), delivered: by("delivered"), failed: by("failed") }
     }
 
     async fn send(&self, delivery: &Delivery, clock: &Clock) -> Try {
@@ -138,60 +123,32 @@ impl Sender {
     async fn post(&self, delivery: &Delivery, timestamp_s: i64) -> Result<u16> {
         let unusable = || Error::invalid("the URL cannot be used");
         let uri: Uri = delivery.url.parse().map_err(|_| unusable())?;
-        let tls = uri.scheme_str() == Some("https");
-        let authority = uri.authority().ok_or_else(unusable)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let stream = self.connect(&host, port).await?;
+        let peer = Peer::of(&uri)?;
+        let addresses = self.addresses(&peer).await?;
         let request = Request::post(uri.path_and_query().map_or("/", |target| target.as_str()))
-            .header(header::HOST, authority.as_str())
+            .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("segue/", env!("CARGO_PKG_VERSION")))
             .header("webhook-id", &delivery.id)
             .header("webhook-timestamp", timestamp_s)
             .header("webhook-signature", signatures(&self.options.secrets, &delivery.id, timestamp_s, &delivery.body))
-            .body(Full::new(Bytes::from(delivery.body.clone())))
+            .body(Bytes::from(delivery.body.clone()))
             .map_err(|cause| unusable().because(cause))?;
-        if !tls {
-            return exchange(stream, request).await;
-        }
-        let name = ServerName::try_from(host).map_err(|cause| unusable().because(cause))?;
-        let stream = self.tls.connect(name, stream).await;
-        exchange(stream.map_err(|cause| unavailable("no TLS").because(cause))?, request).await
+        Ok(self.client.send(&peer, &addresses, request, 0).await?.status.as_u16())
     }
 
-    async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
-        let found = tokio::net::lookup_host((host, port)).await;
-        let addrs: Vec<SocketAddr> =
-            found.map_err(|cause| unavailable("its host is not known").because(cause))?.collect();
-        let named = format!("{host}:{port}");
-        let may_be_private = self.options.private_hosts.iter().any(|known| *known == host || *known == named);
-        let refused = addrs.iter().find_map(|addr| Some((addr.ip(), reach::plainly_public(addr.ip()).err()?)));
-        if let Some((addr, kind)) = refused.filter(|_| !may_be_private) {
-            return Err(Error::invalid(format!(
+    async fn addresses(&self, peer: &Peer) -> Result<Vec<SocketAddr>> {
+        let addresses = peer.addresses().await?;
+        let (host, named) = (&peer.host, format!("{}:{}", peer.host, peer.port));
+        let may_be_private = self.options.private_hosts.iter().any(|known| known == host || *known == named);
+        let refused = addresses.iter().find_map(|addr| Some((addr.ip(), reach::plainly_public(addr.ip()).err()?)));
+        match refused.filter(|_| !may_be_private) {
+            Some((addr, kind)) => Err(Error::invalid(format!(
                 "{host} has the address {addr}, {kind}; add {named} to callbacks.private_hosts to allow it"
-            )));
+            ))),
+            None => Ok(addresses),
         }
-        let connected = TcpStream::connect(&addrs[..]).await;
-        connected.map_err(|cause| unavailable("cannot connect").because(cause))
     }
-}
-
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<u16>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let failed = |cause: hyper::Error| unavailable("it broke off").because(cause);
-    let (mut to, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // Ends with the exchange: dropping `to` and the answer closes the connection.
-    let connection = tokio::spawn(connection);
-    let answer = to.send_request(request).await.map_err(failed);
-    connection.abort();
-    Ok(answer?.status().as_u16())
-}
-
-fn unavailable(what: &str) -> Error {
-    Error::new(Kind::Unavailable, what)
 }
 
 /// `v1,` and base64, for each secret: a receiver accepts any that it can verify.

@@ -1,5 +1,6 @@
 //! Tidies for everybody: leases that nobody renews, uploads that nobody goes on with, what ended long ago, what
-//! attempts that were killed left in the store. One process at a time holds the lease of the same name; when it dies another takes over.
+//! attempts that were killed left in the store, tracks that were published without the database. One process at a time
+//! holds the lease of the same name; when it dies another takes over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry;
+use crate::catalogue;
 use crate::db::Db;
 use crate::intake::Intake;
 use crate::jobs::Reason;
@@ -78,7 +80,7 @@ async fn tidy(
     }
     if swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
         *swept = Some(Instant::now());
-        let store = store.clone();
+        let (store, store_of_import) = (store.clone(), store.clone());
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(0)) => {}
             Ok(Ok(attempts)) => tracing::info!(attempts, "removed what interrupted attempts left in staging"),
@@ -90,6 +92,9 @@ async fn tidy(
             Ok(parts) => tracing::info!(parts, "took back uploads in parts that nothing knows"),
             Err(error) => tracing::warn!(error = error.chain(), "cannot look for uploads in parts"),
         }
+        // Beside, because a large store takes minutes; it is not joined: it can be broken off anywhere, and says itself
+        // how it went.
+        tokio::spawn(import(db.clone(), store_of_import, clock.clone()));
         let before_us = now_us - options.keep.as_micros() as i64;
         let mut gone = 0;
         loop {
@@ -99,9 +104,20 @@ async fn tidy(
             }
             tokio::time::sleep(Duration::from_millis(100)).await; // others write too
         }
+        gone += db.forget_purges(before_us).await?;
         if gone > 0 {
-            tracing::info!(rows = gone, "forgot jobs and uploads that ended long ago");
+            tracing::info!(rows = gone, "forgot jobs, uploads and purges that ended long ago");
         }
     }
     Ok(())
+}
+
+async fn import(db: Db, store: Store, clock: Clock) {
+    match catalogue::import(&db, &store, &clock).await {
+        Ok(done) if done.written > 0 => tracing::info!(tracks = done.written, "took tracks into the catalogue"),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "cannot take tracks into the catalogue; trying again later");
+        }
+    }
 }

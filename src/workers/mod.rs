@@ -1,8 +1,10 @@
 //! What runs beside requests: the transcoding pool, who looks at uploads, the janitor, the sampler of the queue.
 
 pub mod callbacks;
+mod http;
 pub mod janitor;
 pub mod metrics;
+pub mod purges;
 #[cfg(feature = "transcode")]
 pub mod transcode;
 pub mod uploads;

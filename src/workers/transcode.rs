@@ -11,7 +11,8 @@
 //! Any step may run twice: a version is named by its content, so whoever places it second changes nothing.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::net::ToSocketAddrs as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Kind, Result};
+use crate::catalogue;
 use crate::db::Db;
 use crate::db::jobs::{guard, record, settle};
 use crate::hls::ladder::video::Choice;
@@ -36,7 +38,7 @@ use crate::jobs::backoff::Backoff;
 use crate::jobs::transcode::{KIND, Wish};
 use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
-use crate::store::{Staging, Store};
+use crate::store::{SOURCE_SCHEME, Staging, Store};
 use crate::tracks::{self, Track};
 use crate::transcode::{self, Allowed, Input, Progress, Remote};
 use crate::uploads::UploadId;
@@ -54,6 +56,8 @@ pub struct Options {
     pub stall: Duration,
     /// When a failed attempt is followed by the next.
     pub backoff: Backoff,
+    /// How long a URL is valid by which a source is read from the bucket.
+    pub source_valid: Duration,
     /// What a transcode may cost.
     pub transcode: transcode::Options,
 }
@@ -200,11 +204,13 @@ impl Pool {
     /// What a job asks for, and where its source is.
     async fn read(&self, job: &Job) -> Result<Work> {
         let wish = Wish::decode(&job.input)?;
-        let mut options = self.options.transcode.clone();
         let Some(id) = wish.upload() else {
-            let input = Path::new(&wish.source).into();
-            return Ok(Work { wish, input, options });
+            let (store, source, options) = (self.store.clone(), wish.source.clone(), self.options.clone());
+            let opened = tokio::task::spawn_blocking(move || opened(&store, &source, &options)).await;
+            let (source, options) = opened.map_err(|cause| Error::internal("a task panicked").because(cause))??;
+            return Ok(Work { wish, input: source.as_path().into(), options });
         };
+        let mut options = self.options.transcode.clone();
         let gone = || Error::not_found(format!("there is no upload {id} any more; upload the file again"));
         let upload = self.db.upload(&UploadId::decode(id).ok_or_else(gone)?).await?.ok_or_else(gone)?;
         let input = match self.intake.ready_source(&upload)? {
@@ -338,8 +344,7 @@ impl Pool {
         if settled != Some(State::Succeeded) {
             return Ok(false);
         }
-        let (store, track) = (self.store.clone(), track.clone());
-        blocking(move || tracks::write(&store, &track)).await?;
+        catalogue::show(&mut tx, &self.store, track, Some(catalogue::bytes_of(index)), now_us).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -392,6 +397,27 @@ fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live) -> Res
     }
     let track = publish::place(store, staging, wish.track, &wish.title, &index)?;
     Ok(Made { track, index })
+}
+
+/// Where a source is read, and what that may reach: of an object of our own bucket a URL that it signs now, not when the
+/// job was enqueued, and its host, which the operator chose.
+fn opened(store: &Store, source: &str, options: &Options) -> Result<(PathBuf, transcode::Options)> {
+    let mut transcode = options.transcode.clone();
+    let Some(key) = source.strip_prefix(SOURCE_SCHEME) else { return Ok((source.into(), transcode)) };
+    let url = store.source_url(key, options.source_valid)?;
+    let unusable = || Error::internal("the bucket's endpoint cannot be read");
+    let uri: hyper::Uri = url.parse().map_err(|_| unusable())?;
+    let host = uri.host().ok_or_else(unusable)?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let allowed = &mut transcode.fetching.allowed;
+    allowed.hosts.push(format!("{host}:{port}").parse()?);
+    let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(|cause| {
+        Error::new(Kind::Unavailable, format!("the bucket's host {host} is not known")).because(cause)
+    })?;
+    for address in addresses {
+        allowed.private.push(address.ip().to_string().parse()?);
+    }
+    Ok((url.into(), transcode))
 }
 
 /// Adds to some rungs made again the others of the version that the track shows now, so that the result is
@@ -454,9 +480,4 @@ fn failure(error: Error) -> Outcome {
 
 fn is_transient(error: &Error) -> bool {
     matches!(error.kind(), Kind::Busy | Kind::Unavailable)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|cause| Error::internal("a task panicked").because(cause))?
 }

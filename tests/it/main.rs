@@ -10,6 +10,7 @@ mod ledger;
 mod light;
 mod players;
 mod postgres;
+mod purges;
 mod queue;
 #[cfg(feature = "s3")]
 mod store;

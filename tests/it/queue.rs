@@ -6,11 +6,16 @@ use std::future::Future;
 use std::pin::Pin;
 
 use segue::base::Kind;
+use segue::base::id::VersionId;
 use segue::db::deliveries::{TRIES_MAX, Try};
 use segue::db::jobs::{Asked, Enqueued, Filter, enqueue, guard, record, settle};
+use segue::db::tracks::moves;
 use segue::db::{Db, Place};
 use segue::jobs::backoff::Backoff;
 use segue::jobs::{Cost, Held, Job, JobId, Lease, NewJob, Outcome, Reason, State};
+
+use segue::store::Backend;
+use segue::tracks::{self, Track, Visibility};
 
 use crate::postgres::{PgBouncer, Postgres, at, ready};
 
@@ -40,6 +45,8 @@ const CASES: &[Case] = cases![
     callbacks_are_written_with_their_event_and_tried_until_dead,
     old_jobs_are_forgotten_and_others_kept,
     the_queue_says_how_it_stands,
+    a_track_has_one_row_that_keeps_what_is_its_own,
+    a_track_changes_its_store_only_with_the_version_that_was_copied,
 ];
 
 fn run_all(place: impl Fn(usize) -> Place) {
@@ -554,4 +561,69 @@ fn a_server_that_does_not_answer_is_named_without_its_password() {
     assert!(error.chain().contains("127.0.0.1:1") && !format!("{error:?}").contains("hush"), "{error:?}");
     let error = open("postgres://me:hush-hush@[::");
     assert!(error.kind() == Kind::Usage && !format!("{error:?}").contains("hush"), "{error:?}");
+}
+
+fn shown(id: &str, digit: u8) -> Track {
+    Track {
+        id: id.parse().unwrap(),
+        title: "Ça & là".into(),
+        version: VersionId::from_digest(&[digit; 32]),
+        samples: 441_000,
+        rate: 44_100,
+        flac: true,
+        lossless: false,
+        video: false,
+    }
+}
+
+async fn a_track_has_one_row_that_keeps_what_is_its_own(db: Db) {
+    let (one, two) = (shown("trk_one", 1), shown("trk_one", 2));
+    assert_eq!(db.track(one.id).await.unwrap(), None);
+    db.track_shows(&one, Backend::Local, Some(1_000), 5).await.unwrap();
+    db.track_shows(&two, Backend::S3, None, 9).await.unwrap();
+    let row = db.track(one.id).await.unwrap().unwrap();
+    assert_eq!((row.version, row.backend, row.bytes), (Some(two.version), Backend::S3, None));
+    assert_eq!(row.storage_key.as_deref(), Some(&*format!("v/trk_one/{}/", two.version)));
+    assert_eq!((row.state, row.visibility, row.owner), (tracks::State::Published, Visibility::Public, None));
+    assert_eq!((row.created_us, row.updated_us, row.published_us, row.moved_us), (5, 9, Some(5), None));
+    assert_eq!(
+        (row.title.as_str(), row.samples, row.rate, row.flac, row.lossless),
+        ("Ça & là", Some(441_000), Some(44_100), true, false)
+    );
+    let ids = [one.id, "trk_none".parse().unwrap()];
+    assert_eq!(db.tracks_updated_us(&ids).await.unwrap(), [Some(9), None]);
+    // By the bytes of their ids, in pages, each store for itself.
+    for id in ["trk_B", "trk_a", "trk_b", "trk_-", "trk_other"] {
+        let backend = if id == "trk_other" { Backend::S3 } else { Backend::Local };
+        db.track_shows(&shown(id, 1), backend, None, 5).await.unwrap();
+    }
+    let (mut found, mut after) = (vec![], None::<String>);
+    loop {
+        let page = db.tracks_in(Backend::Local, after.as_deref(), 3).await.unwrap();
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        found.extend(page.into_iter().map(|(id, row)| (id, row.unwrap().backend)));
+    }
+    assert_eq!(found, ["trk_-", "trk_B", "trk_a", "trk_b"].map(|id| (id.to_owned(), Backend::Local)));
+    assert_eq!(db.count_tracks_in(Backend::S3).await.unwrap(), 2);
+}
+
+async fn a_track_changes_its_store_only_with_the_version_that_was_copied(db: Db) {
+    let (old, new) = (shown("trk_one", 1), shown("trk_one", 2));
+    let moves = async |version, from, to| {
+        let mut tx = db.begin().await.unwrap();
+        let moved = moves(&mut tx, (old.id, version), (from, to), 7).await.unwrap();
+        tx.commit().await.unwrap();
+        moved
+    };
+    db.track_shows(&old, Backend::Local, None, 5).await.unwrap();
+    assert!(!moves(new.version, Backend::Local, Backend::S3).await, "it shows another version");
+    assert!(!moves(old.version, Backend::S3, Backend::Local).await, "it is not there");
+    assert!(moves(old.version, Backend::Local, Backend::S3).await);
+    assert!(!moves(old.version, Backend::Local, Backend::S3).await, "somebody was faster");
+    let row = db.track(old.id).await.unwrap().unwrap();
+    assert_eq!((row.backend, row.moved_us, row.updated_us), (Backend::S3, Some(7), 7));
+    // Published anew in the directory: it is there again.
+    db.track_shows(&new, Backend::Local, None, 8).await.unwrap();
+    assert_eq!(db.track(old.id).await.unwrap().unwrap().backend, Backend::Local);
 }

@@ -91,16 +91,15 @@ impl Server {
 
     /// As `start`, with the log where the test wants it.
     pub(crate) fn start_logging_to(log: Stdio, data: &Path, args: &[&str], env: &[(&str, &str)]) -> Server {
-        let mut child = segue()
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .args(args)
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = segue();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"]).arg(data);
+        command.args(args).envs(env.iter().copied()).stderr(log);
+        Server::started(command)
+    }
+
+    /// A command that becomes a server, started.
+    pub(crate) fn started(mut command: Command) -> Server {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (mut addr, mut admin, mut tls) = (None, None, None);
         while addr.is_none() || admin.is_none() {

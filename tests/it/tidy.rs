@@ -119,9 +119,11 @@ const DOORS: &[(&[&str], &[&str])] = &[
     ),
     (&["env::var", "env::vars", "env::set_var"], &["config.rs"]),
     (&["sqlx", "rusqlite"], &["db/"]),
-    (&["aws_sdk_s3"], &["store/s3.rs"]),
+    (&["aws_sdk_s3", "aws_smithy_async"], &["store/s3.rs"]),
+    (&["aws_credential_types"], &["store/credentials.rs", "cdn/purge/cloudfront.rs"]),
+    (&["aws_sigv4"], &["cdn/purge/cloudfront.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
-    (&["rustls", "tokio_rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs", "workers/callbacks.rs"]),
+    (&["rustls", "tokio_rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs", "workers/http.rs"]),
     (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];
 

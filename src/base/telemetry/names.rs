@@ -86,6 +86,12 @@ pub const JOB_ATTEMPTS: &str = "segue_job_attempts_total";
 pub const JOB_FAILURES: &str = "segue_job_failures_total";
 /// Seconds of media that a transcode made in a second.
 pub const TRANSCODE_FACTOR: &str = "segue_transcode_realtime_factor";
+/// Playlists that the bucket signed because the CDN's key could not.
+pub const PLAYBACK_FALLBACKS: &str = "segue_playback_fallbacks_total";
+/// Requests to a CDN's API to purge, by `outcome`: `done`, `failed`, `refused`.
+pub const PURGES: &str = "segue_cdn_purges_total";
+/// Purges that wait to be asked for.
+pub const PURGES_WAITING: &str = "segue_cdn_purges_waiting";
 /// Tries to deliver a callback, by `outcome`: `delivered`, `failed`.
 pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
@@ -154,6 +160,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, STORE_FETCHED_BYTES, "Bytes fetched from the bucket."),
     (Kind::Gauge, CACHE_BYTES, "Bytes of the bucket that are on this machine's disk."),
     (Kind::Counter, CACHE_EVICTIONS, "Versions evicted from the disk."),
+    (Kind::Counter, PLAYBACK_FALLBACKS, "Playlists that the bucket signed because the CDN's key could not."),
     (Kind::Counter, LOOKUPS, "Lookups of a version, by outcome: hit, fill, wait or missing."),
     (Kind::Histogram, FILL_SECONDS, "Seconds to open a version, by outcome: ok, missing or failed."),
     (Kind::Gauge, FILLS, "Versions being opened, or waiting for it."),
@@ -182,6 +189,8 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, JOB_ATTEMPTS, "Attempts of this process that ended, by outcome."),
     (Kind::Counter, JOB_FAILURES, "Attempts of this process that failed or were refused, by reason."),
     (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
+    (Kind::Counter, PURGES, "Requests to a CDN's API to purge, by outcome: done, failed or refused."),
+    (Kind::Gauge, PURGES_WAITING, "Purges that wait to be asked for."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
     (Kind::Counter, UPLOAD_BYTES, "Bytes of uploads taken from senders."),

@@ -98,28 +98,38 @@ pub(super) fn run(
     let (survey, film, silence) = survey(&job, ladder, options, cancel)?;
     let picture = survey.picture.as_ref().ok_or_else(|| Error::internal("a film without a picture was settled"))?;
     let (second, frame) = film.clock();
-    on_progress(Progress::Probed {
-        rate: second,
-        channels: 0,
-        bits: 0,
-        total_samples: Some(film.frames * u64::from(frame)),
-    });
+    let total = film.frames * u64::from(frame);
+    on_progress(Progress::Probed { rate: second, channels: 0, bits: 0, total_samples: Some(total) });
+    // Whoever watches for progress sees some of it while the sound is made.
+    let tenth = if survey.sound.is_some() { total / 10 } else { 0 };
     // The sound first: it takes a tenth of the time, and what is refused for it is refused soon.
     let mut index = match survey.sound {
         Some(sound) => {
             job.sniffed = sniffed_sound(&job, cancel)?;
             job.pad = Some(pad(silence, sound.rate));
-            // Sound without its picture is not playable yet, and its progress is not the film's.
-            let mut quiet = |progress| {
-                if let rung @ Progress::Rung { .. } = progress {
-                    on_progress(rung);
+            let length_s = (sound.end_ns.saturating_sub(sound.first_ns) / 1_000_000_000).max(1);
+            let mut samples_max = u64::MAX;
+            let mut first_tenth = |progress| match progress {
+                Progress::Probed { rate, .. } => samples_max = (length_s * u64::from(rate)).max(1),
+                Progress::Encoded { done_samples, .. } => {
+                    let share = u128::from(tenth) * u128::from(done_samples.min(samples_max)) / u128::from(samples_max);
+                    on_progress(Progress::Encoded { done_samples: share as u64, total_samples: Some(total) });
                 }
+                Progress::Rung { .. } => on_progress(progress),
+                Progress::Playable(_) => {} // not without its picture
             };
-            job.transcode(&ladder.audio, workspace, options, &mut quiet, cancel)?
+            job.transcode(&ladder.audio, workspace, options, &mut first_tenth, cancel)?
         }
         None => silent(&job, &film, picture.codec.clone(), cancel)?,
     };
-    let shot = shoot(&job, &film, workspace, options, on_progress, cancel)?;
+    let mut the_rest = |progress| match progress {
+        Progress::Encoded { done_samples, .. } => {
+            let share = u128::from(total - tenth) * u128::from(done_samples) / u128::from(total.max(1));
+            on_progress(Progress::Encoded { done_samples: tenth + share as u64, total_samples: Some(total) });
+        }
+        other => on_progress(other),
+    };
+    let shot = shoot(&job, &film, workspace, options, &mut the_rest, cancel)?;
     let heard = |size: &Size| {
         // The wanted one, or the best below it: a rung that adds nothing to the source is not made.
         let order = ladder.audio.rungs.iter().map(|rung| rung.name.as_str());
