@@ -113,7 +113,7 @@ impl Uploads {
         problems
     }
 
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn notes(&self) -> Vec<String> {
         let limits = [
             ("audio", &self.audio_bytes_max.wrong, AUDIO),
             ("image", &self.image_bytes_max.wrong, IMAGE),
@@ -234,12 +234,12 @@ mod tests {
     fn a_limit_that_cannot_be_used_is_the_default_and_never_none() {
         assert_eq!(read("").audio_bytes_max.bytes(), 104_857_600);
         assert_eq!(read("image_bytes_max = 7").image_bytes_max.bytes(), 7);
-        assert!(read("image_bytes_max = 7").warnings().is_empty());
+        assert!(read("image_bytes_max = 7").notes().is_empty());
         for wrong in ["0", "-1", "\"lots\"", "1.5", "true", "[]", "9223372036854775807", "\"100\""] {
             let uploads = read(&format!("audio_bytes_max = {wrong}"));
             assert_eq!(uploads.audio_bytes_max.bytes(), 104_857_600, "{wrong}");
-            let warnings = uploads.warnings();
-            assert!(warnings.len() == 1 && warnings[0].contains("uploads.audio_bytes_max is "), "{warnings:?}");
+            let notes = uploads.notes();
+            assert!(notes.len() == 1 && notes[0].contains("uploads.audio_bytes_max is "), "{notes:?}");
             assert!(uploads.problems(Profile::Dev).is_empty());
         }
     }
