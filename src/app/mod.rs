@@ -302,9 +302,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     let blocks = origin.blocks();
     let serving = Arc::clone(&origin);
-    let pages = roles.pages && cfg!(feature = "control");
     #[cfg(feature = "control")]
-    let db = if pages { Some(control.block_on(database::open(config))?) } else { None };
+    let db = if roles.pages { Some(control.block_on(database::open(config))?) } else { None };
     #[cfg(feature = "control")]
     let intake = db.as_ref().map(|db| uploads::intake(config, db, &store)).transpose()?;
     let (to_control, from_cores) = handover::channel(HANDOVER_WAITING_MAX);
@@ -344,7 +343,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         _ => None,
     };
     #[cfg(not(feature = "control"))]
-    drop(origin); // the cores have it
+    let _ = (origin, roles); // the cores have the one, and the other is about pages
     #[cfg(not(feature = "control"))]
     control.spawn(beside::answer(from_cores, admin::observed(admin::health_alone(readiness))));
     let sweeper = std::thread::Builder::new().name("sweep".into()).spawn(move || sweep(&store));
