@@ -825,7 +825,7 @@ fn settings_about_tokens_that_cannot_be_meant_are_all_named() {
     for words in [
         "origin.keys.bunny holds an empty key",
         "origin.keys.bunny_legacy knows sha256 and md5",
-        "server.public_base_url is unset",
+        "server.public_base_url and cdn.base_url are unset",
         "/nonexistent/key.pem",
         "origin.keys.cloudfront has the id \"\"",
         "origin.secret_header cannot be used: the value of x-secret is empty",

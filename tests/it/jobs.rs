@@ -152,9 +152,12 @@ impl Site {
         Server::start(&self.data(), &[], &env)
     }
 
-    /// Versions that are visible, and attempts that are not.
+    /// Versions that are there and that no other one was to replace.
     fn versions(&self, track: &str) -> usize {
-        fs::read_dir(self.data().join("store/v").join(track)).map_or(0, Iterator::count)
+        let interims = self.interims();
+        let names = fs::read_dir(self.data().join("store/v").join(track)).into_iter().flatten();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|version| !interims.contains(&format!("{track}.{version}"))).count()
     }
 
     pub(crate) fn record(&self, track: &str) -> PathBuf {
@@ -303,7 +306,8 @@ fn errors_of_the_queue_say_what_to_do() {
     check(&["jobs", "enqueue", "nothing.wav"], 1, &["no such file"]);
     assert!(!site.data().exists());
     site.ok(["migrate"]);
-    check(&["migrate", "--check"], 0, &["2 of 2"]);
+    let scripts = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/db/schema")).unwrap().count();
+    check(&["migrate", "--check"], 0, &[&format!("{scripts} of {scripts}")]);
     check(&["jobs", "show", unknown], 1, &["there is no job", "segue jobs list"]);
     check(&["jobs", "show", "nonsense"], 2, &["job_ and 26 characters"]);
     check(&["jobs", "list", "--state", "odd"], 2, &["succeeded"]);

@@ -116,11 +116,19 @@ impl Rgw {
 
     fn run(&self, program: &str, args: &[&str], configured: bool) {
         let conf = ["-c".to_owned(), self.path("ceph.conf")];
-        let mut command = Command::new("timeout");
-        command.args(["60", program]).args(conf.iter().filter(|_| configured)).args(args);
-        let done = command.stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{program} {args:?}: {said} {}", self.log("mon.a"));
+        for patience in (0..5).rev() {
+            let mut command = Command::new("timeout");
+            command.args(["60", program]).args(conf.iter().filter(|_| configured)).args(args);
+            let done = command.stdin(Stdio::null()).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr);
+            if done.status.success() {
+                return;
+            }
+            // A monitor that has just begun refuses what it will allow in a second.
+            let early = patience > 0 && said.contains("problem getting command descriptions from mon");
+            assert!(early, "{program} {args:?}: {said} {}", self.log("mon.a"));
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
 
     fn spawn(&self, program: &str, args: &[&str]) -> Child {
