@@ -216,7 +216,7 @@ pub(super) fn failed(what: &str, cause: sqlx::Error) -> Error {
     Error::new(kind, format!("the database refused: {what}")).because(cause)
 }
 
-/// SQLite's IOERR and FULL with whatever is in their upper bytes (https://www.sqlite.org/rescode.html); PostgreSQL's
+/// SQLite's IOERR and FULL with whatever is in their upper bytes (<https://www.sqlite.org/rescode.html>); PostgreSQL's
 /// disk_full.
 fn is_disk(code: &str) -> bool {
     code == "53100" || code.parse::<u32>().is_ok_and(|code| code < 1 << 16 && matches!(code & 0xff, 10 | 13))

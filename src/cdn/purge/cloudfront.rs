@@ -1,7 +1,7 @@
 //! CloudFront's API: `CreateInvalidation`, in XML, signed by AWS Signature Version 4.
 //!
 //! It is asked for paths. Of a tag, which is a track's id, these are all directories that the track's media lie in.
-//! https://docs.aws.amazon.com/cloudfront/latest/APIReference/API_CreateInvalidation.html
+//! <https://docs.aws.amazon.com/cloudfront/latest/APIReference/API_CreateInvalidation.html>
 
 use std::time::SystemTime;
 
