@@ -608,7 +608,8 @@ fn a_worker_that_is_killed_after_the_first_rung_leaves_it_to_the_next_attempt() 
     }
     assert_eq!(shown(), job["output"]["version"]);
     assert_ne!(shown(), first);
-    assert_eq!(site.versions(track), 2);
+    // Players that have the first one's playlists go on with it for a while.
+    assert_eq!((site.versions(track), site.interims().len()), (1, 1));
 }
 
 /// The transcoding child of a process.
