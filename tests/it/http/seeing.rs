@@ -310,7 +310,7 @@ fn a_storm_of_errors_leaves_a_few_lines_and_a_count() {
         let before = suppressed;
         suppressed = seen.metrics()["segue_log_access_suppressed_total"];
         still = if suppressed > 0.0 && suppressed == before { still + 1 } else { 0 };
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         still > 20
     });
     let lines = seen.log().lines().filter(|line| line.contains("GET /a/")).count();
