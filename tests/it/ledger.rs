@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
 
 use segue::base::Kind;
 use segue::base::clock::Clock;
@@ -14,16 +13,11 @@ use segue::ledger::{
     Posting, Side,
 };
 
-use crate::postgres::{PgBouncer, Postgres, ready};
+use crate::databases::{self, Case, cases};
+use crate::postgres::{Postgres, ready};
 use crate::support::{Random, run};
 
-type Case = (&'static str, fn(Db) -> Pin<Box<dyn Future<Output = ()>>>);
-
-macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), |db| Box::pin($name(db)))),*] };
-}
-
-const CASES: &[Case] = cases![
+const CASES: &[Case] = cases![around whole:
     what_is_posted_is_there_and_the_same_again_is_no_news,
     every_refusal_says_why_and_leaves_nothing,
     reservations_are_resolved_once,
@@ -37,44 +31,27 @@ const CASES: &[Case] = cases![
     random_journals_come_out_as_an_auditor_predicts,
 ];
 
-fn run_all(place: impl Fn(usize) -> Place) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    for (number, (name, case)) in CASES.iter().enumerate() {
-        eprintln!("case {name}"); // shown when it fails
-        runtime.block_on(async {
-            let db = ready(place(number)).await;
-            accounts(&db).await;
-            case(db.clone()).await;
-            let report = db.verify_ledger().await.unwrap();
-            assert_eq!((report.wrong, report.differences), (0, vec![]), "{name}");
-            db.close().await;
-        });
-    }
+/// A case between the opening of its accounts and the proof that everything still adds up.
+async fn whole(db: Db, case: impl Future<Output = ()>) {
+    accounts(&db).await;
+    case.await;
+    let report = db.verify_ledger().await.unwrap();
+    assert_eq!((report.wrong, report.differences), (0, vec![]));
 }
 
 #[test]
 fn the_ledger_keeps_its_word_on_sqlite() {
-    let directory = tempfile::tempdir().unwrap();
-    run_all(|number| Place::Sqlite(directory.path().join(format!("{number}/segue.db"))));
+    databases::on_sqlite(CASES);
 }
 
 #[test]
 fn the_ledger_keeps_its_word_on_postgresql() {
-    let server = Postgres::start();
-    run_all(|number| Place::Postgres(server.database(&format!("case{number}"))));
+    databases::on_postgresql(CASES);
 }
 
 #[test]
 fn the_ledger_keeps_its_word_behind_pgbouncer() {
-    let server = Postgres::start();
-    server.database("case0"); // it answers
-    let bouncer = PgBouncer::before(&server);
-    run_all(|number| {
-        if number > 0 {
-            server.database(&format!("case{number}"));
-        }
-        Place::Postgres(bouncer.url(&format!("case{number}")))
-    });
+    databases::behind_pgbouncer(CASES);
 }
 
 const NOW: i64 = 1_700_000_000_000_000;

@@ -3,6 +3,7 @@
 
 mod cli;
 mod clients;
+mod databases;
 mod fuzz;
 mod http;
 mod jobs;

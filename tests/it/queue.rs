@@ -2,8 +2,6 @@
 //! PostgreSQL behind PgBouncer in transaction mode.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
 
 use segue::base::Kind;
 use segue::base::id::VersionId;
@@ -17,13 +15,8 @@ use segue::jobs::{Cost, Held, Job, JobId, Lease, NewJob, Outcome, Reason, State}
 use segue::store::Backend;
 use segue::tracks::{self, Track, Visibility};
 
-use crate::postgres::{PgBouncer, Postgres, at, ready};
-
-type Case = (&'static str, fn(Db) -> Pin<Box<dyn Future<Output = ()>>>);
-
-macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), |db| Box::pin($name(db)))),*] };
-}
+use crate::databases::{self, Case, cases};
+use crate::postgres::{Postgres, at, ready};
 
 const CASES: &[Case] = cases![
     what_is_enqueued_in_a_transaction_comes_and_goes_with_it,
@@ -49,42 +42,19 @@ const CASES: &[Case] = cases![
     a_track_changes_its_store_only_with_the_version_that_was_copied,
 ];
 
-fn run_all(place: impl Fn(usize) -> Place) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    for (number, (name, case)) in CASES.iter().enumerate() {
-        eprintln!("case {name}"); // shown when it fails
-        runtime.block_on(async {
-            let db = ready(place(number)).await;
-            case(db.clone()).await;
-            db.close().await;
-        });
-    }
-}
-
 #[test]
 fn the_queue_keeps_its_word_on_sqlite() {
-    let directory = tempfile::tempdir().unwrap();
-    run_all(|number| Place::Sqlite(directory.path().join(format!("{number}/segue.db"))));
+    databases::on_sqlite(CASES);
 }
 
 #[test]
 fn the_queue_keeps_its_word_on_postgresql() {
-    let server = Postgres::start();
-    run_all(|number| Place::Postgres(server.database(&format!("case{number}"))));
+    databases::on_postgresql(CASES);
 }
 
-/// Sessions are shared by transactions: nothing may be kept in one, no lock, no prepared statement, no setting.
 #[test]
 fn the_queue_keeps_its_word_behind_pgbouncer() {
-    let server = Postgres::start();
-    server.database("case0"); // it answers
-    let bouncer = PgBouncer::before(&server);
-    run_all(|number| {
-        if number > 0 {
-            server.database(&format!("case{number}"));
-        }
-        Place::Postgres(bouncer.url(&format!("case{number}")))
-    });
+    databases::behind_pgbouncer(CASES);
 }
 
 /// A time; cases move it by hand.
