@@ -18,6 +18,9 @@ pub mod server;
 pub mod origin;
 
 // ── control plane ──
+#[cfg(feature = "control")]
+pub mod auth;
+
 pub mod tracks;
 
 #[cfg(feature = "control")]

@@ -1,9 +1,10 @@
 //! The control routes. In: requests that are not media, handed over by the public listener. Out:
 //! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
 
+pub mod caller;
 pub mod keys;
 pub mod playback;
-mod problem;
+pub mod problem;
 pub mod transcodes;
 mod tus;
 pub mod uploads;

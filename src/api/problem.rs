@@ -9,7 +9,7 @@ use crate::base::{Error, Kind};
 
 /// One answer that is an error.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     status: StatusCode,
     /// Last part of the type: `idempotency-key-missing`.
     name: &'static str,
@@ -19,22 +19,17 @@ pub(super) struct Problem {
 
 impl Problem {
     /// A problem of this type.
-    pub(super) fn new(
-        status: StatusCode,
-        name: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Problem {
+    pub fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
         Problem { status, name, title, detail: detail.into() }
     }
 
     /// A request whose content cannot be done.
-    pub(super) fn unprocessable(name: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
+    pub fn unprocessable(name: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, name, title, detail)
     }
 
     /// No such thing, or not yours: the same words for both.
-    pub(super) fn not_found() -> Problem {
+    pub fn not_found() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", "check the id and the API key")
     }
 }

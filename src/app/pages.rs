@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use tokio::runtime::Handle;
 
 #[cfg(feature = "transcode")]
 use super::demo;
 use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
+use crate::api::caller::{self, Door};
 use crate::api::keys::Keys;
 use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
@@ -68,6 +70,8 @@ pub(super) fn start(
     if let Some(uploads) = uploads {
         routes = routes.merge(uploads::routes(uploads));
     }
+    let door = Arc::new(Door { keys: keys(config) });
+    let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
         #[cfg(feature = "transcode")]
@@ -80,7 +84,7 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
     let api = &config.api;
     Arc::new(Queue {
         db: db.clone(),
-        keys: Keys::new(api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str()))),
+        keys: keys(config),
         source_dirs: api.source_dirs.clone(),
         #[cfg(feature = "transcode")]
         transcode: super::transcode_options(config),
@@ -94,6 +98,9 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
 
 /// What the routes of uploads need.
 pub(super) fn uploads(config: &Config, intake: &Arc<Intake>) -> Arc<Uploads> {
-    let keys = Keys::new(config.api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str())));
-    Arc::new(Uploads { intake: Arc::clone(intake), keys })
+    Arc::new(Uploads { intake: Arc::clone(intake), keys: keys(config) })
+}
+
+fn keys(config: &Config) -> Keys {
+    Keys::new(config.api.keys.iter().map(|key| (key.id.as_str(), key.sha256.as_str())))
 }

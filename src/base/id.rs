@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, hex};
 
+/// Crockford's base 32, lowercase: no letters that look like digits.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
 /// The longest track id, in bytes: an inline array keeps lookups free of allocation.
 pub const TRACK_ID_BYTES_MAX: usize = 31;
 
@@ -34,7 +37,6 @@ impl TrackId {
 
     /// A new random id: `trk_` and 100 random bits in Crockford's base 32, lowercase.
     pub fn random() -> TrackId {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let mut random = [0u8; 20];
         getrandom::fill(&mut random).expect("the operating system gives random bytes");
         let text: String = random.iter().map(|b| ALPHABET[usize::from(b & 31)] as char).collect();
@@ -105,6 +107,89 @@ macro_rules! text_forms {
 }
 text_forms!(TrackId, "track id (1 to 31 characters of A-Z a-z 0-9 _ -)");
 text_forms!(VersionId, "version id (40 lowercase hexadecimal digits)");
+
+/// Characters of a sortable id behind its prefix: 10 of time in milliseconds, 16 random ones.
+const SORTABLE_CHARS: usize = 26;
+
+/// A new id with this prefix: 48 bits of time, 80 random ones, as a ULID has. Such ids sort by the time they were made,
+/// so that lists and queues need no other order.
+pub fn sortable(prefix: &str, now_us: i64) -> String {
+    let mut random = [0u8; 10];
+    getrandom::fill(&mut random).expect("the operating system gives random bytes");
+    let mut bytes = [0; 16];
+    bytes[6..].copy_from_slice(&random);
+    let bits = u128::from_be_bytes(bytes) | ((now_us / 1000) as u128 & 0xffff_ffff_ffff) << 80;
+    let digits = (0..SORTABLE_CHARS).rev().map(|place| ALPHABET[(bits >> (place * 5)) as usize & 31] as char);
+    prefix.chars().chain(digits).collect()
+}
+
+/// Whether `sortable` makes such ids with this prefix.
+pub fn is_sortable(prefix: &str, text: &str) -> bool {
+    let digits = text.strip_prefix(prefix);
+    digits.is_some_and(|digits| digits.len() == SORTABLE_CHARS && digits.bytes().all(|b| ALPHABET.contains(&b)))
+}
+
+/// A type for ids of one kind of row: `sortable_id!(JobId, "job_", "job id", "; `segue jobs list` shows them")`.
+macro_rules! sortable_id {
+    ($(#[$about:meta])* $name:ident, $prefix:literal, $what:literal, $advice:literal) => {
+        $(#[$about])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// A new one.
+            pub fn new(now_us: i64) -> $name {
+                $name($crate::base::id::sortable($prefix, now_us))
+            }
+
+            /// Reads an id; `None` for anything that we would not make.
+            pub fn decode(text: &str) -> Option<$name> {
+                $crate::base::id::is_sortable($prefix, text).then(|| $name(text.to_owned()))
+            }
+
+            /// The id as text: safe in paths and keys.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::base::Error;
+            fn from_str(text: &str) -> $crate::base::Result<$name> {
+                $name::decode(text).ok_or_else(|| {
+                    let what = concat!(" is not a ", $what, " (", $prefix, " and 26 characters)", $advice);
+                    $crate::base::Error::invalid(format!("{text:?}{what}"))
+                })
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+                s.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<$name, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use sortable_id;
 
 #[cfg(test)]
 mod tests {

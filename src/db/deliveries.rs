@@ -7,8 +7,9 @@ use super::conn::{Tx, args};
 use super::jobs::job_id;
 use super::{Db, Dialect};
 use crate::base::Result;
+use crate::base::id::sortable;
+use crate::jobs::JobId;
 use crate::jobs::backoff::Backoff;
-use crate::jobs::{JobId, sortable};
 
 /// The events that callbacks tell of. The others are for those who watch.
 pub const TOLD: [&str; 7] = ["started", "rung", "playable", "published", "succeeded", "dead", "cancelled"];

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::conn::{Tx, args};
 use super::{Db, Dialect};
+use crate::base::id::sortable;
 use crate::base::{Error, Result};
 use crate::cdn::purge::What;
 use crate::jobs::backoff::Backoff;
-use crate::jobs::sortable;
 
 /// Tries of one purge until nobody tries it again by himself: a week at an hour each.
 pub const TRIES_MAX: i64 = 168;

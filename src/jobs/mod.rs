@@ -20,7 +20,7 @@ pub mod view;
 use serde::{Deserialize, Serialize};
 
 pub use budget::{Budget, Cost};
-pub use id::{JobId, sortable};
+pub use id::JobId;
 
 use crate::base::{Error, Result};
 

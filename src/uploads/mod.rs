@@ -14,13 +14,11 @@ pub mod magic;
 pub mod tus;
 pub mod view;
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::base::id::TrackId;
-use crate::jobs::sortable;
+use crate::base::id::{TrackId, sortable_id};
 
 /// Bytes of a part of an upload to a bucket; the last part is shorter. S3 wants 5 MiB at least and 10,000 parts at
 /// most, so an object has at most 78 GiB.
@@ -30,46 +28,10 @@ pub const BYTES_MAX: u64 = 10_000 * PART_BYTES;
 /// The longest name of a file, in characters.
 pub const NAME_CHARS_MAX: usize = 255;
 
-/// The id of an upload: `upl_` and 26 characters that sort by time, of which 16 are random.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UploadId(String);
-
-impl UploadId {
-    /// A new one.
-    pub fn new(now_us: i64) -> UploadId {
-        UploadId(sortable("upl_", now_us))
-    }
-
-    /// Reads an id; `None` for anything that we would not make.
-    pub fn decode(text: &str) -> Option<UploadId> {
-        let digits = text.strip_prefix("upl_")?;
-        let plain = |b: u8| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b));
-        (digits.len() == 26 && digits.bytes().all(plain)).then(|| UploadId(text.to_owned()))
-    }
-
-    /// The id as text: safe in paths and keys.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for UploadId {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.0)
-    }
-}
+sortable_id!(
+    /// The id of an upload: `upl_` and 26 characters that sort by time, of which 16 are random.
+    UploadId, "upl_", "upload id", ""
+);
 
 /// What somebody says that a file is; its bytes have to agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
