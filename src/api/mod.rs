@@ -3,6 +3,8 @@
 
 pub mod caller;
 pub mod keys;
+pub mod limiter;
+pub mod openapi;
 pub mod playback;
 pub mod problem;
 pub mod transcodes;

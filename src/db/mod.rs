@@ -6,16 +6,21 @@
 //! one writer; PostgreSQL may stand behind PgBouncer in transaction mode: no session state, no prepared
 //! statement that outlives its query, no `LISTEN`.
 
+pub mod api_keys;
 mod conn;
 pub mod deliveries;
 pub mod jobs;
 pub mod ledger;
+pub mod limits;
 pub mod metrics;
 mod migrate;
+pub mod outbox;
 pub mod purges;
+pub mod sessions;
 pub mod singletons;
 pub mod tracks;
 pub mod uploads;
+pub mod users;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
