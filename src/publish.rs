@@ -36,7 +36,12 @@ pub fn to_store(store: &Store, staging: Staging, id: TrackId, title: &str, index
 pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
     package::check(index)?;
     let version = store.publish(staging, id, index)?;
-    Ok(Track {
+    Ok(record_of(id, title, version, index))
+}
+
+/// The record of a track that shows this version.
+pub fn record_of(id: TrackId, title: &str, version: VersionId, index: &VersionIndex) -> Track {
+    Track {
         id,
         title: title.to_owned(),
         version,
@@ -45,7 +50,7 @@ pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &
         flac: index.has(Family::Flac),
         lossless: index.rungs.iter().any(|rung| index.is_lossless(rung)),
         video: index.video.is_some(),
-    })
+    }
 }
 
 /// How long a version stays that was only the first rung: whoever began with it goes on with it.

@@ -460,7 +460,7 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     });
     tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
     let track = asks.track.unwrap_or_else(|| track_for(client, key));
-    Ok((Wish { source, track, title, ladder, video, callback: asks.callback }, priority))
+    Ok((Wish { source, track, title, ladder, video, preview_start_ms: None, callback: asks.callback }, priority))
 }
 
 /// What a worker will read, if it may.

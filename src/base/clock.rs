@@ -79,7 +79,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
 
 /// The date of a day since 1970-01-01 in the Gregorian calendar. Eras of 400 years have 146,097 days each;
 /// years begin in March, so that a leap day is a year's last.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let from_era = days + 719_468;
     let (era, day) = (from_era.div_euclid(146_097), from_era.rem_euclid(146_097));
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

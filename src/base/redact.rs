@@ -72,9 +72,9 @@ fn userinfo(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 fn prefixed(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let rest = &bytes[at..];
     let (skip, bytes_min) = match rest {
-        [b's', b'g', b'k', b'_', ..] => (4, 1),                 // our API keys
-        [b'H', b'S', b'2', b'5', b'6', b'-', ..] => (6, 1),     // Bunny's tokens
-        [b'e', b'y', b'J', ..] if is_jwt(rest) => (0, 20),      // JSON Web Tokens
+        [b's', b'g', b'k' | b's', b'_', ..] => (4, 1), // our API keys and share tokens
+        [b'H', b'S', b'2', b'5', b'6', b'-', ..] => (6, 1), // Bunny's tokens
+        [b'e', b'y', b'J', ..] if is_jwt(rest) => (0, 20), // JSON Web Tokens
         _ if starts_with_word(bytes, at, b"bearer ") => (7, 8), // RFC 6750 §2.1
         _ => return None,
     };

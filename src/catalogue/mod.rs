@@ -12,7 +12,7 @@
 pub mod migrate;
 
 use crate::base::clock::Clock;
-use crate::base::id::TrackId;
+use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
 use crate::db::{Db, Tx, tracks as rows};
 use crate::hls::version::VersionIndex;
@@ -29,9 +29,55 @@ const BATCH: usize = 200;
 /// # Errors
 /// When the database, the disk or the bucket refuses; the track shows what it showed before.
 pub async fn show(tx: &mut Tx, store: &Store, track: &Track, bytes: Option<u64>, now_us: i64) -> Result<()> {
-    rows::shows(tx, track, store.primary(), bytes, now_us).await?;
-    let (store, track) = (store.clone(), track.clone());
+    let title = rows::shows(tx, track, store.primary(), bytes, now_us).await?;
+    let (store, track) = (store.clone(), Track { title, ..track.clone() });
     blocking(move || tracks::write(&store, &track)).await
+}
+
+/// Calls a track something else: row and record, together as in `show`; false when there is no such track.
+///
+/// # Errors
+/// As `show`.
+pub async fn retitle(db: &Db, store: &Store, id: TrackId, title: &str, now_us: i64) -> Result<bool> {
+    let mut tx = db.begin().await?;
+    if !rows::retitle(&mut tx, id, title, now_us).await? {
+        return Ok(false);
+    }
+    let (store, title) = (store.clone(), title.to_owned());
+    let written = blocking(move || {
+        let track = tracks::read(&store, id)?;
+        tracks::write(&store, &Track { title, ..track })
+    });
+    match written.await {
+        Err(error) if error.kind() == Kind::NotFound => {} // it shows nothing yet
+        written => written?,
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Makes a track show a version again that it showed before; `None` when that is not in the store any more.
+///
+/// # Errors
+/// As `show`.
+pub async fn restore(
+    db: &Db,
+    store: &Store,
+    (id, version): (TrackId, VersionId),
+    clock: &Clock,
+) -> Result<Option<Track>> {
+    let reader = store.clone();
+    let read = blocking(move || VersionIndex::decode_as(version, &reader.read_version(id, version)?)).await;
+    let index = match read {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        index => index?,
+    };
+    let Some(row) = db.track(id).await? else { return Ok(None) };
+    let track = crate::publish::record_of(id, &row.title, version, &index);
+    let mut tx = db.begin().await?;
+    show(&mut tx, store, &track, Some(bytes_of(&index)), clock.unix_us()).await?;
+    tx.commit().await?;
+    Ok(Some(track))
 }
 
 /// As `show`, in a transaction of its own.
@@ -102,7 +148,9 @@ fn is_newer(record: &Recorded, updated_us: i64) -> bool {
 
 async fn is_shown(db: &Db, track: &Track) -> Result<bool> {
     let row = db.track(track.id).await?;
-    Ok(row.is_some_and(|row| row.version == Some(track.version) && row.title == track.title))
+    // What a job is at work on shows its first rung, and will be written when all of it is there.
+    let is_made = |row: &rows::TrackRow| row.state.is_on_its_way();
+    Ok(row.is_some_and(|row| is_made(&row) || (row.version == Some(track.version) && row.title == track.title)))
 }
 
 async fn read(store: &Store, id: TrackId) -> Result<(Track, Option<u64>)> {

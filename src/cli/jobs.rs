@@ -287,6 +287,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         title,
         ladder,
         video,
+        preview_start_ms: None,
         callback: args.callback.clone(),
     };
     let new = wish.job("cli", args.priority, args.idempotency_key.clone(), config.worker.failures_max);

@@ -1,5 +1,6 @@
 //! One transaction, on either database: binds parameters, reads columns, names what went wrong.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -8,6 +9,26 @@ use sqlx::{Row as _, Transaction};
 
 use super::Dialect;
 use crate::base::{Error, Kind, Result};
+
+tokio::task_local! {
+    /// Statements of the work inside of `counted`.
+    static STATEMENTS: Cell<u32>;
+}
+
+/// Does `work` and says how many statements it sent to the database, without those that begin and end transactions. What
+/// it spawns is not counted.
+pub async fn counted<T>(work: impl Future<Output = T>) -> (T, u32) {
+    STATEMENTS
+        .scope(Cell::new(0), async {
+            let done = work.await;
+            (done, STATEMENTS.with(Cell::get))
+        })
+        .await
+}
+
+fn count() {
+    let _ = STATEMENTS.try_with(|sent| sent.set(sent.get() + 1)); // most work is not counted
+}
 
 /// The longest a statement may take. Ours take milliseconds; this is for a server that hangs.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
@@ -110,6 +131,7 @@ impl Tx {
 
     /// Runs one statement and says how many rows it changed.
     pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64> {
+        count();
         match &mut self.0 {
             Inner::Sqlite(tx) => {
                 within(sql, bound!(sql, args, true).execute(&mut **tx)).await.map(|done| done.rows_affected())
@@ -122,6 +144,7 @@ impl Tx {
 
     /// Runs one statement and returns every row of its answer: bound it by `limit`.
     pub(super) async fn all(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
+        count();
         match &mut self.0 {
             Inner::Sqlite(tx) => {
                 let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **tx)).await?;

@@ -482,7 +482,17 @@ pub async fn record(tx: &mut Tx, id: &JobId, now_us: i64, event: &str, body: &Va
         args![id.as_str(), now_us, event, &body.to_string()],
     )
     .await?;
+    super::tracks::follow(tx, id, event, body, now_us).await?;
     super::deliveries::note(tx, id, now_us).await
+}
+
+/// Lets a job that was just enqueued make only these rungs, in the same transaction.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn only_rungs(tx: &mut Tx, id: &JobId, rungs: &[String]) -> Result<()> {
+    let sql = "update job set rungs = $2 where id = $1 and state = 'queued'";
+    tx.execute(sql, args![id.as_str(), &json!(rungs).to_string()]).await.map(drop)
 }
 
 async fn state_of(tx: &mut Tx, id: &JobId) -> Result<Option<State>> {
@@ -518,7 +528,7 @@ fn job(row: &Row) -> Result<Job> {
     })
 }
 
-fn event(row: &Row) -> Result<Event> {
+pub(super) fn event(row: &Row) -> Result<Event> {
     let body = row.text("body")?;
     let body = serde_json::from_str(&body).unwrap_or_default();
     Ok(Event { seq: row.int("seq")?, at_us: row.int("at_us")?, event: row.text("event")?, body })

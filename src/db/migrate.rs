@@ -15,6 +15,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0005_purges", include_str!("schema/0005_purges.sql")),
     ("0006_ledger", include_str!("schema/0006_ledger.sql")),
     ("0007_users", include_str!("schema/0007_users.sql")),
+    ("0008_tracks", include_str!("schema/0008_tracks.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

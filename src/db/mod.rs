@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod conn;
 pub mod deliveries;
+pub mod dmca;
 pub mod jobs;
 pub mod ledger;
 pub mod limits;
@@ -31,8 +32,8 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
-pub use conn::Tx;
 use conn::{Row, args, failed, within};
+pub use conn::{Tx, counted};
 pub use migrate::Schema;
 
 use crate::base::error::Context as _;

@@ -156,6 +156,8 @@ async fn advance(tx: &mut Tx, id: &UploadId, (from, to): (State, State), with: W
         )
         .await?;
     }
+    // Tracks that wait for it go on, or say why they do not.
+    super::tracks::upload_moved(tx, id, to, with.error, now_us).await?;
     Ok(true)
 }
 

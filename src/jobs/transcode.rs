@@ -31,6 +31,9 @@ pub struct Wish {
     /// The plan of the picture, if one may be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<VideoWish>,
+    /// Where the preview begins, in milliseconds; at the loudest when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview_start_ms: Option<u64>,
     /// Who wants to hear of it: a URL for signed callbacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<String>,
@@ -160,6 +163,7 @@ mod tests {
             title: "Song".into(),
             ladder: Ladder::default_audio(),
             video: None,
+            preview_start_ms: None,
             callback: None,
         }
     }

@@ -526,7 +526,8 @@ fn look_at_sandbox(options: &transcode::Options) {
 
 /// Transcodes, and places the version. Blocks.
 fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live, news: &mpsc::Sender<News>) -> Result<Made> {
-    let Work { wish, input, options } = work;
+    let Work { wish, input, mut options } = work;
+    options.preview_start_ms = wish.preview_start_ms;
     let choice = match rungs {
         None => wish.choice(),
         some => Choice::Audio(wish.ladder_of(some)?),

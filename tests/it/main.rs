@@ -19,6 +19,7 @@ mod queue;
 mod store;
 mod support;
 mod tidy;
+mod tracks;
 mod transcode;
 #[cfg(feature = "s3")]
 mod uploads;

@@ -2,7 +2,19 @@
 //! atomically, so that pages and origins need no database; its reader and writer are here. The database's row
 //! (`db/tracks.rs`) is written with it and says more: whose the track is, how it stands, which store has it.
 
+#[cfg(feature = "control")]
+pub mod access;
+#[cfg(feature = "control")]
+pub mod dmca;
+#[cfg(feature = "control")]
+pub mod listener;
+mod moves;
+#[cfg(feature = "control")]
+pub mod share;
+
 use serde::{Deserialize, Serialize};
+
+pub use moves::{after_job, when_shown};
 
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
@@ -41,8 +53,8 @@ impl Track {
     }
 }
 
-/// How a track stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How a track stands; `moves.rs` has the legal moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// There is a name and nothing to hear.

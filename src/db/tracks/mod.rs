@@ -3,19 +3,43 @@
 //! What is served is decided by the record in the store, which the origin and the pages read without SQL. The row is
 //! written with it, in one transaction, and says what the record does not: whose it is, its state, its store.
 
+mod access;
+mod change;
+mod events;
+mod lists;
+mod lyrics;
+mod making;
+mod plays;
+mod shares;
+mod versions;
+
+pub use access::{Seen, grant_licence, has_licence, revoke_licence};
+pub use change::{Changes, advance};
+pub(super) use events::follow;
+pub use lists::Cursor;
+pub use lyrics::Lyrics;
+pub(super) use making::upload_moved;
+pub use making::{Made, NewTrack, Sourced, claim, create, is_made_by, make_version};
+pub use plays::{Day, Stats};
+pub use shares::{NewShare, Share};
+pub use versions::Version;
+
 use super::conn::{Row, Tx, args};
 use super::{Db, Dialect};
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
 use crate::store::Backend;
-use crate::tracks::{State, Track, Visibility};
+use crate::tracks::access::Offer;
+use crate::tracks::{self, State, Track, Visibility};
 
 macro_rules! columns {
     () => {
         "id, title, owner, state, visibility, storage_backend, storage_key, version, samples, rate, flac, lossless, \
-         bytes, error, created_us, updated_us, published_us, moved_us"
+         bytes, error, created_us, updated_us, published_us, moved_us, publish_when_ready, upload, pending, job, \
+         blocked_from, preview_enabled, preview_start_ms, price_minor, currency, artwork"
     };
 }
+use columns;
 
 /// Rows in one page of a list.
 pub const PAGE_MAX: u32 = 1_000;
@@ -59,27 +83,73 @@ pub struct TrackRow {
     pub published_us: Option<i64>,
     /// When it last changed its store.
     pub moved_us: Option<i64>,
+    /// Whether it is published as soon as it is ready.
+    pub publish_when_ready: bool,
+    /// The upload that its next version is made from, or its last was.
+    pub upload: Option<String>,
+    /// Whether it waits for that upload.
+    pub waits_for_upload: bool,
+    /// The latest job that makes a version of it.
+    pub job: Option<String>,
+    /// What it returns to when its block is lifted.
+    pub blocked_from: Option<State>,
+    /// Whether strangers hear thirty seconds of what they would have to pay for.
+    pub preview_enabled: bool,
+    /// Where its preview begins, in milliseconds; `None`: at the loudest.
+    pub preview_start_ms: Option<i64>,
+    /// What it costs.
+    pub offer: Option<Offer>,
+    /// Hash in the names of its pictures.
+    pub artwork: Option<String>,
 }
 
-/// Writes that a track shows a version that `backend` has, in the caller's transaction. A row that is there keeps its
-/// owner, its visibility, and a state that is no step on the way here.
+impl TrackRow {
+    /// Length in seconds, once there is a version.
+    pub fn duration_s(&self) -> Option<f64> {
+        Some(self.samples? as f64 / f64::from(self.rate?.max(1)))
+    }
+}
+
+/// Writes that a track shows a version that `backend` has, in the caller's transaction, and answers what it is called. A
+/// row that is there keeps its owner, its visibility, and a state that is no step on the way here; what its owner calls
+/// it counts for more than what the version was made with.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn shows(tx: &mut Tx, track: &Track, backend: Backend, bytes: Option<u64>, now_us: i64) -> Result<()> {
+pub async fn shows(tx: &mut Tx, track: &Track, backend: Backend, bytes: Option<u64>, now_us: i64) -> Result<String> {
+    let id = track.id.as_str();
+    // The row is there afterwards, and locked until the transaction ends.
+    let row = tx
+        .first(
+            "insert into track (id, title, state, visibility, storage_backend, created_us, updated_us)
+             values ($1, $2, 'draft', 'public', $3, $4, $4)
+             on conflict (id) do update set updated_us = excluded.updated_us
+             returning title, owner, state, blocked_from, publish_when_ready",
+            args![id, &track.title, backend.as_str(), now_us],
+        )
+        .await?;
+    let row = row.ok_or_else(|| Error::internal(format!("the row of track {id} vanished meanwhile")))?;
+    let title = match row.text_or_null("owner")? {
+        Some(_) => row.text("title")?,
+        None => track.title.clone(),
+    };
+    let publish = row.int("publish_when_ready")? != 0;
+    let state: State = row.text("state")?.parse()?;
+    let next = tracks::when_shown(state, publish);
+    // Of a blocked track it is what it returns to that moves on.
+    let returns_to =
+        row.text_or_null("blocked_from")?.map(|from| Ok::<_, Error>(tracks::when_shown(from.parse()?, publish)));
+    let returns_to = returns_to.transpose()?.map(State::as_str);
     tx.execute(
-        "insert into track (id, title, state, visibility, storage_backend, storage_key, version, samples, rate, flac,
-           lossless, bytes, created_us, updated_us, published_us)
-         values ($1, $2, 'published', 'public', $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $11)
-         on conflict (id) do update set title = excluded.title, storage_backend = excluded.storage_backend,
-           storage_key = excluded.storage_key, version = excluded.version, samples = excluded.samples,
-           rate = excluded.rate, flac = excluded.flac, lossless = excluded.lossless, bytes = excluded.bytes,
-           error = null, updated_us = excluded.updated_us,
-           published_us = coalesce(track.published_us, excluded.published_us),
-           state = case when track.state in ('unlisted', 'blocked', 'deleted') then track.state else 'published' end",
+        "update track set title = $2, state = $3, blocked_from = $4, storage_backend = $5, storage_key = $6, version = $7,
+           samples = $8, rate = $9, flac = $10, lossless = $11, bytes = $12, error = null, updated_us = $13,
+           published_us = coalesce(published_us, $13)
+         where id = $1",
         args![
-            track.id.as_str(),
-            &track.title,
+            id,
+            &title,
+            next.as_str(),
+            returns_to,
             backend.as_str(),
             &storage_key(track.id, track.version),
             &track.version.to_string(),
@@ -91,13 +161,26 @@ pub async fn shows(tx: &mut Tx, track: &Track, backend: Backend, bytes: Option<u
             now_us
         ],
     )
-    .await
-    .map(drop)
+    .await?;
+    versions::keep(tx, track, bytes, now_us).await?;
+    if next != state {
+        events::moved(tx, id, (state, next), None, now_us).await?;
+    }
+    Ok(title)
 }
 
 /// What the keys of a version begin with, in every store.
 pub fn storage_key(track: TrackId, version: VersionId) -> String {
     format!("v/{track}/{version}/")
+}
+
+/// Says what a track is called, in the caller's transaction; false when there is none.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn retitle(tx: &mut Tx, id: TrackId, title: &str, now_us: i64) -> Result<bool> {
+    let sql = "update track set title = $2, updated_us = $3 where id = $1 and state <> 'deleted'";
+    Ok(tx.execute(sql, args![id.as_str(), title, now_us]).await? > 0)
 }
 
 impl Db {
@@ -176,6 +259,17 @@ impl Db {
     }
 }
 
+/// Rows by a list of ids in JSON: the two dialects read it differently.
+macro_rules! by_ids {
+    ($dialect:expr, $before:expr, $after:expr) => {
+        match $dialect {
+            Dialect::Sqlite => concat!($before, " in (select value from json_each($1))", $after),
+            Dialect::Postgres => concat!($before, " in (select jsonb_array_elements_text(cast($1 as jsonb)))", $after),
+        }
+    };
+}
+use by_ids;
+
 /// Says that another store has the version that a track shows, in the caller's transaction; false when the track
 /// shows another by now, or is not where it was: then nothing was changed. Until the transaction ends nobody makes it
 /// show another.
@@ -225,5 +319,17 @@ fn track(row: &Row) -> Result<TrackRow> {
         updated_us: row.int("updated_us")?,
         published_us: row.int_or_null("published_us")?,
         moved_us: row.int_or_null("moved_us")?,
+        publish_when_ready: row.int("publish_when_ready")? != 0,
+        upload: row.text_or_null("upload")?,
+        waits_for_upload: row.text_or_null("pending")?.is_some(),
+        job: row.text_or_null("job")?,
+        blocked_from: row.text_or_null("blocked_from")?.map(|state| state.parse()).transpose()?,
+        preview_enabled: row.int("preview_enabled")? != 0,
+        preview_start_ms: row.int_or_null("preview_start_ms")?,
+        offer: match (row.int_or_null("price_minor")?, row.text_or_null("currency")?) {
+            (Some(price_minor), Some(currency)) => Some(Offer { price_minor, currency }),
+            _ => None,
+        },
+        artwork: row.text_or_null("artwork")?,
     })
 }
