@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Transaction};
 
 use super::Dialect;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, crash};
 
 /// The longest a statement may take. Ours take milliseconds; this is for a server that hangs.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
@@ -95,10 +95,13 @@ impl Tx {
     /// When it cannot be; whether it was done is then unknown, and everything we do may be done twice.
     pub async fn commit(self) -> Result<()> {
         let what = "cannot commit a transaction";
+        crash::point().await;
         match self.0 {
-            Inner::Sqlite(tx) => within(what, tx.commit()).await,
-            Inner::Postgres(tx) => within(what, tx.commit()).await,
+            Inner::Sqlite(tx) => within(what, tx.commit()).await?,
+            Inner::Postgres(tx) => within(what, tx.commit()).await?,
         }
+        crash::point().await;
+        Ok(())
     }
 
     pub(super) fn dialect(&self) -> Dialect {

@@ -14,6 +14,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0004_uploads", include_str!("schema/0004_uploads.sql")),
     ("0005_purges", include_str!("schema/0005_purges.sql")),
     ("0006_ledger", include_str!("schema/0006_ledger.sql")),
+    ("0009_money", include_str!("schema/0009_money.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -12,10 +12,17 @@ pub mod jobs;
 pub mod ledger;
 pub mod metrics;
 mod migrate;
+pub mod money;
+pub mod orders;
+pub mod products;
 pub mod purges;
+pub mod refunds;
 pub mod singletons;
+pub mod subscriptions;
 pub mod tracks;
+pub mod transfers;
 pub mod uploads;
+pub mod webhooks;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -10,6 +10,7 @@ mod jobs;
 mod kills;
 mod ledger;
 mod light;
+mod money;
 mod players;
 mod postgres;
 mod purges;
