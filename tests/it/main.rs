@@ -11,6 +11,7 @@ mod kills;
 mod ledger;
 mod light;
 mod openapi;
+mod money;
 mod players;
 mod postgres;
 mod purges;
