@@ -55,6 +55,12 @@ pub mod intake;
 #[cfg(feature = "control")]
 pub mod workers;
 
+#[cfg(feature = "control")]
+pub mod providers;
+
+#[cfg(feature = "control")]
+pub mod payments;
+
 pub mod admin;
 
 #[cfg(feature = "control")]

@@ -155,16 +155,16 @@ pub(crate) fn keep(plan: &Plan) -> Outcome<Seen> {
     };
     let request = http::request(plan.port, &plan.path, &[]);
     let hot_request = http::request(plan.port, &plan.hot_path, &[]);
-    let mut free: Vec<TcpStream> = (0..32).map(|_| connect()).collect::<Outcome<_>>()?;
+    let free: Vec<TcpStream> = (0..32).map(|_| connect()).collect::<Outcome<_>>()?;
     // Connected first: what is measured is the answer.
     let streams: Vec<TcpStream> = (0..plan.listeners).map(|_| connect()).collect::<Outcome<_>>()?;
     let start = Instant::now();
     let mut waiting: Vec<Line> =
         streams.into_iter().map(|stream| Line::ask(stream, &request, start)).collect::<Outcome<_>>()?;
-    let (mut hot, mut hot_seen, mut sent): (Vec<Line>, Vec<Duration>, u32) = (vec![], vec![], 0);
+    let mut hot = Hot { request: hot_request, free, busy: vec![], seen: vec![], sent: 0, rate: plan.hot_rate, start };
     let mut buffer = vec![0; 256 << 10];
     let mut ended = None;
-    while ended.is_none() || !hot.is_empty() {
+    while ended.is_none() || !hot.busy.is_empty() {
         let elapsed = start.elapsed();
         if elapsed > Duration::from_secs(60) {
             return Err(format!("{} of {} still wait after a minute", waiting.len(), plan.listeners));
@@ -172,30 +172,57 @@ pub(crate) fn keep(plan: &Plan) -> Outcome<Seen> {
         let over = if plan.listeners > 0 { waiting.is_empty() } else { elapsed.as_secs_f64() >= plan.seconds };
         if over && ended.is_none() {
             ended = Some(elapsed);
+            hot.rate = 0.0;
         }
-        while ended.is_none() && plan.hot_rate > 0.0 {
-            let due = start + Duration::from_secs_f64(f64::from(sent) / plan.hot_rate);
-            let Some(stream) = (due <= Instant::now()).then(|| free.pop()).flatten() else { break };
-            hot.push(Line::ask(stream, &hot_request, due)?);
-            sent += 1;
-        }
-        let mut failed = None;
-        let mut done = |line: &mut Line| {
-            line.read(&mut buffer).unwrap_or_else(|why| {
-                failed = Some(why);
-                true
-            })
-        };
-        for line in hot.extract_if(.., &mut done) {
-            hot_seen.push(line.since());
-            free.push(line.into_stream());
-        }
-        waiting.retain_mut(|line| !done(line));
-        if let Some(why) = failed {
-            return Err(why);
+        hot.step(&mut buffer)?;
+        let mut at = 0;
+        while at < waiting.len() {
+            match waiting[at].read(&mut buffer)? {
+                true => drop(waiting.swap_remove(at)),
+                false => at += 1,
+            }
+            // After each: with hundreds of listeners a round of this loop takes longer than a hot answer.
+            hot.step(&mut buffer)?;
         }
     }
-    Ok(Seen { seconds: ended.unwrap_or_default().as_secs_f64(), hot_p99_us: percentile(&mut hot_seen, 0.99) })
+    Ok(Seen { seconds: ended.unwrap_or_default().as_secs_f64(), hot_p99_us: percentile(&mut hot.seen, 0.99) })
+}
+
+/// Those who ask for what is hot.
+struct Hot {
+    request: String,
+    free: Vec<TcpStream>,
+    busy: Vec<Line>,
+    /// Latencies, from the moment each was due.
+    seen: Vec<Duration>,
+    sent: u32,
+    /// Requests per second; 0 for none.
+    rate: f64,
+    start: Instant,
+}
+
+impl Hot {
+    /// Sends what is due and reads what has come.
+    fn step(&mut self, buffer: &mut [u8]) -> Outcome<()> {
+        while self.rate > 0.0 {
+            let due = self.start + Duration::from_secs_f64(f64::from(self.sent) / self.rate);
+            let Some(stream) = (due <= Instant::now()).then(|| self.free.pop()).flatten() else { break };
+            self.busy.push(Line::ask(stream, &self.request, due)?);
+            self.sent += 1;
+        }
+        let mut at = 0;
+        while at < self.busy.len() {
+            match self.busy[at].read(buffer)? {
+                true => {
+                    let line = self.busy.swap_remove(at);
+                    self.seen.push(line.since());
+                    self.free.push(line.into_stream());
+                }
+                false => at += 1,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a segue on the bucket is told beside everything else.

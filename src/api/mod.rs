@@ -2,10 +2,13 @@
 //! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
 
 pub mod caller;
+mod desk;
 mod dmca;
 mod embed;
 mod gate;
 pub mod keys;
+pub mod limiter;
+pub mod openapi;
 pub mod playback;
 mod plays;
 pub mod problem;
@@ -107,6 +110,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&app))
         .merge(tracks::routes(Arc::clone(&app)))
+        .merge(desk::routes(Arc::clone(&app)))
         .merge(dmca::routes(app))
 }
 

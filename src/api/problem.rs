@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::limiter;
+use crate::auth::throttle::{Limit, Taken};
 use crate::base::{Error, Kind};
 
 /// One answer that is an error.
@@ -15,12 +17,28 @@ pub struct Problem {
     name: &'static str,
     title: &'static str,
     detail: String,
+    /// `Retry-After`, in seconds.
+    retry_after_s: Option<i64>,
+    /// The limit that is used up.
+    violated: Option<Box<(Limit, Taken)>>,
 }
 
 impl Problem {
     /// A problem of this type.
     pub fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, name, title, detail: detail.into() }
+        Problem { status, name, title, detail: detail.into(), retry_after_s: None, violated: None }
+    }
+
+    /// With when to come back.
+    #[must_use]
+    pub fn retry_after(self, seconds: i64) -> Problem {
+        Problem { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// With the limit that is used up.
+    #[must_use]
+    pub fn violating(self, limit: &Limit, taken: &Taken) -> Problem {
+        Problem { violated: Some(Box::new((limit.clone(), *taken))), ..self }
     }
 
     /// A request whose content cannot be done.
@@ -55,12 +73,15 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": format!("/problems/{}", self.name),
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(violated) = &self.violated {
+            body["violated-policies"] = json!([violated.0.name]);
+        }
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -69,8 +90,12 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(violated) = &self.violated {
+            limiter::tell(response.headers_mut(), &violated.0, &violated.1);
+        }
+        let busy_s = (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+        if let Some(seconds) = self.retry_after_s.or(busy_s) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -7,7 +7,6 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -20,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::keys::Keys;
 use super::problem::Problem;
@@ -74,8 +74,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const STREAM_MAX: Duration = Duration::from_secs(600);
 
 /// The routes.
-pub fn routes(queue: Arc<Queue>) -> Router {
-    Router::new()
+pub fn routes(queue: Arc<Queue>) -> OpenApiRouter {
+    OpenApiRouter::new()
         .route("/api/v1/transcodes", post(create).get(list))
         .route("/api/v1/transcodes/{id}", get(show).delete(cancel))
         .route("/api/v1/transcodes/{id}/retry", post(retry))
@@ -83,7 +83,6 @@ pub fn routes(queue: Arc<Queue>) -> Router {
         .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
         .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
         .route("/api/{*rest}", any(no_such_route))
-        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(queue)
 }
@@ -101,6 +100,7 @@ async fn no_such_route() -> Problem {
     Problem::not_found()
 }
 
+/// For every route that has no fallback of its own.
 pub(super) async fn wrong_method() -> Problem {
     let title = "There is no such method here";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")

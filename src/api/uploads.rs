@@ -4,23 +4,25 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, options, post};
 use http_body_util::{BodyDataStream, BodyExt as _, Limited};
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::keys::Keys;
 use super::problem::Problem;
-use super::transcodes::{given_key, no_store, whose, wrong_method, wrong_query};
+use super::transcodes::{given_key, no_store, whose, wrong_query};
 use super::tus;
 use crate::base::Error;
 use crate::base::clock::rfc3339;
@@ -49,19 +51,22 @@ const FIELD_BYTES_MAX: u64 = 4 << 10;
 const FORM_HEAD_BYTES_MAX: u64 = 2 << 20;
 
 /// The routes.
-pub fn routes(uploads: Arc<Uploads>) -> Router {
-    Router::new()
+pub fn routes(uploads: Arc<Uploads>) -> OpenApiRouter {
+    described().layer(map_response(for_browsers)).with_state(uploads)
+}
+
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<Uploads>> {
+    OpenApiRouter::new()
+        .routes(routes!(limits))
         .route("/api/v1/uploads", post(create).get(list).options(preflight))
         .route("/api/v1/uploads/{id}", get(show).delete(remove).options(preflight))
         .route("/api/v1/uploads/{id}/parts", post(sign_parts).get(list_parts).options(preflight))
         .route("/api/v1/uploads/{id}/complete", post(complete).options(preflight))
-        .route("/api/v1/upload/limits", get(limits).options(preflight))
+        .route("/api/v1/upload/limits", options(preflight))
         .route("/api/v1/uploads/tus", any(tus::collection))
         .route("/api/v1/uploads/tus/", any(tus::collection))
         .route("/api/v1/uploads/tus/{id}", any(tus::one))
-        .method_not_allowed_fallback(wrong_method)
-        .layer(map_response(for_browsers))
-        .with_state(uploads)
 }
 
 pub(super) type Answer = Result<Response, Problem>;
@@ -99,7 +104,14 @@ pub(super) async fn preflight() -> Response {
     (StatusCode::NO_CONTENT, fields).into_response()
 }
 
-/// `GET /api/v1/upload/limits`: for everybody, so that a page can say so before somebody waits for nothing.
+/// What may be sent: for everybody, so that a page can say so before somebody waits for nothing.
+#[utoipa::path(
+    get,
+    path = "/api/v1/upload/limits",
+    tag = "uploads",
+    summary = "What may be sent",
+    responses((status = 200, description = "The limits of each kind of file", body = Limits))
+)]
 async fn limits(State(uploads): State<Arc<Uploads>>) -> Response {
     let rules = &uploads.intake.options.rules;
     let kind =
@@ -115,6 +127,37 @@ async fn limits(State(uploads): State<Arc<Uploads>>) -> Response {
         "owner_stored_bytes_max": rules.owner_stored_bytes_max,
     });
     no_store(axum::Json(body).into_response())
+}
+
+/// What `limits` answers.
+#[derive(ToSchema)]
+#[schema(as = UploadLimits)]
+#[expect(dead_code, reason = "a description of JSON that is made elsewhere")]
+struct Limits {
+    audio: KindLimits,
+    image: KindLimits,
+    video: KindLimits,
+    /// Bytes of each part but the last, of what is sent straight to the bucket.
+    part_bytes: u64,
+    /// Seconds that an upload waits for its next byte.
+    expires_s: u64,
+    /// Uploads of one owner on their way at once.
+    owner_uploads_max: u64,
+    /// Bytes of one owner on their way.
+    owner_in_flight_bytes_max: u64,
+    /// Bytes of one owner stored or on their way.
+    owner_stored_bytes_max: u64,
+}
+
+/// The limits of one kind of file.
+#[derive(ToSchema)]
+#[schema(as = UploadKindLimits)]
+#[expect(dead_code, reason = "a description of JSON that is made elsewhere")]
+struct KindLimits {
+    /// Bytes of one file at most.
+    bytes_max: u64,
+    /// What is taken.
+    mime: Vec<String>,
 }
 
 /// `POST /api/v1/uploads`: a form with the file, or JSON that announces one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::middleware::from_fn_with_state;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
 
 #[cfg(feature = "transcode")]
 use super::demo;
@@ -14,6 +15,7 @@ use super::{Roles, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::caller::{self, Door};
 use crate::api::keys::Keys;
+use crate::api::openapi;
 use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
 use crate::api::uploads::{self, Uploads};
@@ -52,7 +54,7 @@ pub(super) fn start(
     let (demo_page, _) = (None, (roles, addr));
 
     metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
-    let mut routes = match roles.pages {
+    let routes = match roles.pages {
         true => {
             let s3 = &config.store.s3;
             let valid = Valid {
@@ -82,12 +84,15 @@ pub(super) fn start(
         }
         false => admin::health_alone(readiness),
     };
+    // Each module of the API has its line here, and another in `api::openapi::document`.
+    let mut described = OpenApiRouter::new();
     if let Some(queue) = queue {
-        routes = routes.merge(transcodes::routes(queue));
+        described = described.merge(transcodes::routes(queue));
     }
     if let Some(uploads) = uploads {
-        routes = routes.merge(uploads::routes(uploads));
+        described = described.merge(uploads::routes(uploads));
     }
+    let routes = routes.merge(openapi::serve(described));
     let door = Arc::new(Door { keys: keys(config) });
     let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));

@@ -1,12 +1,24 @@
-//! Who asks, and what they may do. Pure: no storage, no clock, no HTTP.
+//! Who asks, and what proves it. Pure: no storage and no HTTP; times are given.
 
+pub mod access_token;
+pub mod api_key;
+pub mod email;
+pub mod opaque;
+pub mod password;
 pub mod principal;
+pub mod ring;
+pub mod second_factor;
+pub mod throttle;
 
 use crate::base::id::sortable_id;
 
 sortable_id!(
     /// The id of a person: `usr_` and 26 characters. Rows that outlive the person keep it and nothing else of them.
     UserId, "usr_", "user id", ""
+);
+sortable_id!(
+    /// The id of a session: one login, and all refresh tokens that came of it.
+    SessionId, "ses_", "session id", ""
 );
 
 #[cfg(test)]

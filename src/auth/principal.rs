@@ -14,6 +14,22 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// The role as text: in rows, in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Listener => "listener",
+            Role::Creator => "creator",
+            Role::Admin => "admin",
+        }
+    }
+
+    /// Reads that text.
+    pub fn decode(text: &str) -> Option<Role> {
+        [Role::Listener, Role::Creator, Role::Admin].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
 /// What a credential opens, beside what its person may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scopes {

@@ -1,6 +1,8 @@
 //! The ground everything stands on: ids, errors, time, secrets, shutdown, telemetry. No I/O policy.
 
 pub mod clock;
+#[cfg(feature = "control")]
+pub mod crash;
 pub mod error;
 pub mod held;
 pub mod hex;

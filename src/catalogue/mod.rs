@@ -166,6 +166,29 @@ async fn unblock(store: &Store, track: TrackId) -> Result<()> {
     }
 }
 
+/// Removes every byte of tracks that were deleted before a time, a hundred at most; says of how many. What is taken off
+/// the origins at once stays on the disk until nobody can be listening any more.
+///
+/// # Errors
+/// When the database, the disk or the bucket refuses; what is left is looked for again.
+pub async fn remove_deleted(db: &Db, store: &Store, before_us: i64) -> Result<usize> {
+    const VERSIONS_MAX: usize = 1_000;
+    let tracks = db.tracks_to_remove(before_us).await?;
+    for (id, pictures) in &tracks {
+        let (store, id, pictures) = (store.clone(), *id, pictures.clone());
+        blocking(move || {
+            store.remove_record_if(id, &|_| true)?;
+            for version in store.versions(id, VERSIONS_MAX)? {
+                store.remove_version(id, version)?;
+            }
+            pictures.map_or(Ok(()), |hash| crate::store::artwork::remove(&store, id, &hash))
+        })
+        .await?;
+        db.track_removed(id).await?;
+    }
+    Ok(tracks.len())
+}
+
 /// Bytes of all objects of a version.
 pub fn bytes_of(index: &VersionIndex) -> u64 {
     index.objects().map(|object| object.bytes).sum()

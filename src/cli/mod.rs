@@ -82,6 +82,9 @@ enum Command {
     #[cfg(feature = "control")]
     #[command(subcommand)]
     Key(jobs::KeyCommand),
+    /// Print the description of the control API (OpenAPI 3.1), which servers have at /api/v1/openapi.json.
+    #[cfg(feature = "control")]
+    Openapi,
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -198,6 +201,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
+        #[cfg(feature = "control")]
+        Command::Openapi => {
+            use crate::api::openapi;
+            say(openapi::text(&openapi::document()).trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Config(command) => config_cmd::run(&command),
         #[cfg(feature = "transcode")]
         Command::Pipelines(command) => encode::pipelines(&command),

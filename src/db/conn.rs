@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Transaction};
 
 use super::Dialect;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, crash};
 
 tokio::task_local! {
     /// Statements of the work inside of `counted`.
@@ -116,10 +116,13 @@ impl Tx {
     /// When it cannot be; whether it was done is then unknown, and everything we do may be done twice.
     pub async fn commit(self) -> Result<()> {
         let what = "cannot commit a transaction";
+        crash::point().await;
         match self.0 {
-            Inner::Sqlite(tx) => within(what, tx.commit()).await,
-            Inner::Postgres(tx) => within(what, tx.commit()).await,
+            Inner::Sqlite(tx) => within(what, tx.commit()).await?,
+            Inner::Postgres(tx) => within(what, tx.commit()).await?,
         }
+        crash::point().await;
+        Ok(())
     }
 
     pub(super) fn dialect(&self) -> Dialect {

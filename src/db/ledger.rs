@@ -152,6 +152,14 @@ pub async fn balance(tx: &mut Tx, code: &AccountCode) -> Result<Option<Balance>>
     tx.first(sql, args![code.as_str()]).await?.map(|row| decode_balance(&row)).transpose()
 }
 
+/// Waits until nobody else posts; what balances say then stays so until the caller's transaction ends.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn wait(tx: &mut Tx) -> Result<()> {
+    lock(tx).await.map(drop)
+}
+
 impl Db {
     /// Posts journals in a transaction of their own.
     ///

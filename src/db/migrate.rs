@@ -14,7 +14,9 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0004_uploads", include_str!("schema/0004_uploads.sql")),
     ("0005_purges", include_str!("schema/0005_purges.sql")),
     ("0006_ledger", include_str!("schema/0006_ledger.sql")),
+    ("0007_users", include_str!("schema/0007_users.sql")),
     ("0008_tracks", include_str!("schema/0008_tracks.sql")),
+    ("0009_money", include_str!("schema/0009_money.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -6,17 +6,29 @@
 //! one writer; PostgreSQL may stand behind PgBouncer in transaction mode: no session state, no prepared
 //! statement that outlives its query, no `LISTEN`.
 
+pub mod api_keys;
 mod conn;
 pub mod deliveries;
 pub mod dmca;
 pub mod jobs;
 pub mod ledger;
+pub mod limits;
 pub mod metrics;
 mod migrate;
+pub mod money;
+pub mod orders;
+pub mod outbox;
+pub mod products;
 pub mod purges;
+pub mod refunds;
+pub mod sessions;
 pub mod singletons;
+pub mod subscriptions;
 pub mod tracks;
+pub mod transfers;
 pub mod uploads;
+pub mod users;
+pub mod webhooks;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -12,8 +12,13 @@
 
 mod account;
 mod amount;
+pub mod chart;
 mod journal;
+pub mod order;
 mod posted;
+pub mod refund;
+pub mod subscription;
+pub mod transfer;
 mod view;
 
 pub use account::{Account, AccountCode, AccountKind, Balance, Guard, Side};

@@ -27,7 +27,7 @@ use super::plain::Scratch;
 use super::socket::{self, Socket, Tally};
 use super::tls::{self, Failed};
 use super::watch::{self, Phase, TICK, Watch, Watched};
-use super::{Limits, Service, conn, leaving, reply};
+use super::{Limits, Service, conn, leaving, reply, turns};
 use crate::base::shutdown::{self, Shutdown};
 use crate::base::{memory, telemetry};
 
@@ -248,6 +248,7 @@ impl<S: Service> Core<S> {
         leaving::begin(&self.limits);
         let looking = tokio::task::spawn_local(self.clone().look());
         let waking = tokio::task::spawn_local(self.clone().wake_idle());
+        let giving = tokio::task::spawn_local(turns::give());
         let mut until_now = shutdown.clone();
         tokio::select! {
             () = self.accept(&plain, Core::welcome) => {}
@@ -271,6 +272,7 @@ impl<S: Service> Core<S> {
         }
         looking.abort();
         waking.abort();
+        giving.abort();
         leaving::end();
         self.publish_tally();
     }

@@ -26,6 +26,7 @@ mod runtime;
 mod socket;
 mod streams;
 pub mod tls;
+mod turns;
 mod upload;
 mod watch;
 mod wire;

@@ -31,6 +31,7 @@ use super::core::{Core, Place as ConnectionPlace};
 use super::frames::Frames;
 use super::heads::Heads;
 use super::plain::Next;
+use super::turns::{self, Turn};
 use super::watch::{Phase, Watched};
 use super::wire::Wire;
 use super::{Service, idle, leaving, plain, reply};
@@ -146,6 +147,8 @@ pub(super) struct Socket {
     corked: bool,
     /// The last write was taken in part, or not at all.
     cut: bool,
+    /// Where it stands among those with long answers.
+    turn: Turn,
 }
 
 /// Reports when `descriptor` can be read.
@@ -180,6 +183,7 @@ impl Socket {
             frames,
             corked,
             cut,
+            turn: Turn::default(),
         }
     }
 
@@ -480,7 +484,19 @@ impl Write for Socket {
             socket.refusal = Some(status);
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        socket.poll_written(cx, |fd, tally| send(fd, slices, tally))
+        let long = slices.iter().map(|slice| slice.len()).sum::<usize>() > turns::LONG_BYTES;
+        if long {
+            if socket.stream.poll_write_ready(cx)?.is_pending() {
+                socket.watched.on_blocked();
+                return Poll::Pending;
+            }
+            ready!(socket.turn.poll(cx));
+        }
+        let written = socket.poll_written(cx, |fd, tally| send(fd, slices, tally));
+        if long && let Poll::Ready(Ok(bytes)) = written {
+            turns::spend(bytes);
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

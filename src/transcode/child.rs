@@ -2,6 +2,7 @@
 //! argument. Out: events on descriptor 1. Plugins are loaded first; from then on it can open nothing (`sandbox`).
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -31,15 +32,36 @@ pub fn child_main() -> ExitCode {
     sandbox::close_inherited();
     let Ok(out) = std::io::stdout().as_fd().try_clone_to_owned() else { return ExitCode::from(3) };
     let pipe = Pipe(Arc::new(Mutex::new(File::from(out))));
+    let status = File::open("/proc/self/status"); // later nothing can be opened
     let last = match attempt(&pipe) {
         Ok(outcome) => Event::Done(outcome),
         Err(error) => {
-            let fault = if error.kind() == Kind::Invalid { Fault::Input } else { Fault::Internal };
+            let fault = match error.kind() {
+                Kind::Invalid => Fault::Input,
+                _ if status.is_ok_and(is_starved) => Fault::Memory,
+                _ => Fault::Internal,
+            };
             Event::Failed { fault, message: error.chain() }
         }
     };
     pipe.send(&last, &[]);
     ExitCode::SUCCESS
+}
+
+/// Whether this process has had most of the address space that it may have: what fails then mostly fails for want of
+/// it, whatever it says. Threads without a stack are pipelines that do not start, libraries that are not loaded.
+fn is_starved(mut status: File) -> bool {
+    let mut text = String::new();
+    let read = status.read_to_string(&mut text).is_ok();
+    let peak =
+        text.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let most = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    read && peak.zip(most).is_some_and(|(peak, most)| is_most(peak.saturating_mul(1024), most))
+}
+
+/// Whether `bytes` are most of what there may be.
+pub(super) fn is_most(bytes: u64, most: u64) -> bool {
+    bytes >= most / 4 * 3
 }
 
 fn attempt(pipe: &Pipe) -> Result<super::protocol::Outcome> {

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) trim: Option<Trim>,
     /// Bytes of the source to read differently.
     pub(super) patches: Vec<Patch>,
+    /// Where the samples lie that need no decoder; `None`: find out.
+    pub(super) linear: Option<Linear>,
     /// Depth the container states, where decoders say more than there is.
     pub(super) bits: Option<u32>,
     /// Bit rate of a source whose codec is lossy, where that is known.
@@ -77,6 +79,19 @@ pub(super) struct Trim {
     pub(super) length: Option<u64>,
     /// The rate both count in.
     pub(super) rate: u32,
+}
+
+/// Samples as they are heard, interleaved, one after the other to the end of the input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Linear {
+    /// Offset of the first.
+    pub(super) at: u64,
+    /// GStreamer's name of their layout: `s24le`.
+    pub(super) layout: String,
+    /// Samples per second.
+    pub(super) rate: u32,
+    /// 1 or 2.
+    pub(super) channels: u32,
 }
 
 /// Four bytes that the decoder shall see instead of what is in the file.

@@ -91,6 +91,8 @@ pub(super) struct Outcome {
 pub(super) enum Fault {
     /// The input's: refuse it.
     Input,
+    /// It needs more memory than it may have.
+    Memory,
     /// Ours or the machine's.
     Internal,
 }

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::child::is_most;
 use super::plan::Plan;
 use super::protocol::{Event, Fault, Outcome, read_event};
 use super::sandbox::Report;
@@ -41,13 +42,17 @@ pub(super) fn attempt(
         if let Some(error) = source.failure() {
             return Err(error);
         }
-        check_time(plan, &options.limits, started, wall, last_event, source.arriving_since())?;
+        check_time(plan, &options.limits, started, wall, last_event, source.arriving_since())
+            .map_err(|late| running.starved(plan).filter(|_| started.elapsed() <= wall).unwrap_or(late))?;
         running.check_memory(plan, options.limits.resident_bytes_max)?;
         // 50 ms: how soon a cancelled attempt ends.
         match running.events.recv_timeout(Duration::from_millis(50)) {
             Err(RecvTimeoutError::Timeout) => continue,
             Ok(Ok(Some((Event::Done(outcome), _)))) => return Ok(outcome),
             Ok(Ok(Some((Event::Failed { fault: Fault::Input, message }, _)))) => return Err(Error::invalid(message)),
+            Ok(Ok(Some((Event::Failed { fault: Fault::Memory, message }, _)))) => {
+                return Err(out_of_memory(plan, plan.memory_bytes_max).because(message));
+            }
             Ok(Ok(Some((Event::Failed { fault: Fault::Internal, message }, _)))) => {
                 return Err(Error::internal(message));
             }
@@ -193,13 +198,26 @@ impl Running {
             return Ok(());
         }
         self.weighed = Some(Instant::now());
-        // statm(5): the second field, in pages. A child that is gone has none.
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
-        let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-        match pages.saturating_mul(rustix::param::page_size() as u64) > most {
+        match self.memory().1 > most {
             true => Err(out_of_memory(plan, most)),
             false => Ok(()),
         }
+    }
+
+    /// Why a child stands still that has most of the address space it may have: a thread that cannot be started for
+    /// want of a stack is no error in GLib's pools, only work that nobody does.
+    fn starved(&self, plan: &Plan) -> Option<Error> {
+        let most = plan.memory_bytes_max;
+        is_most(self.memory().0, most).then(|| out_of_memory(plan, most))
+    }
+
+    /// The child's address space, and how much of it is in memory; in bytes, 0 for a child that is gone.
+    fn memory(&self) -> (u64, u64) {
+        // statm(5): the first two fields, in pages.
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
+        let mut fields = statm.split(' ').map(|field| field.parse().unwrap_or(0));
+        let mut bytes = || fields.next().unwrap_or(0u64).saturating_mul(rustix::param::page_size() as u64);
+        (bytes(), bytes())
     }
 
     /// Why a child ended that did not say so itself.

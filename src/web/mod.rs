@@ -128,6 +128,16 @@ pub fn not_found_page() -> String {
     format!(include_str!("not_found.html"), css = FILES[CSS].path)
 }
 
+/// The page where owners upload and change their tracks. It holds nothing: its script asks the API.
+pub fn studio_page() -> String {
+    format!(include_str!("studio.html"), css = FILES[STUDIO_CSS].path, js = FILES[STUDIO_JS].path)
+}
+
+/// The page of admins: notices, jobs, workers.
+pub fn admin_page() -> String {
+    format!(include_str!("admin.html"), css = FILES[STUDIO_CSS].path, js = FILES[ADMIN_JS].path)
+}
+
 /// The page of a track that a legal demand has closed, and who demands it (RFC 7725 §3).
 pub fn blocked_page(reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!("<p class=\"hint\">{}</p>", escape(reason))).unwrap_or_default();
@@ -167,8 +177,11 @@ const CSS: usize = 1;
 const FILM: usize = 2;
 const EMBED_JS: usize = 3;
 const EMBED_CSS: usize = 4;
+const STUDIO_JS: usize = 5;
+const STUDIO_CSS: usize = 6;
+const ADMIN_JS: usize = 7;
 
-static FILES: LazyLock<[File; 5]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 8]> = LazyLock::new(|| {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
     const STYLE: &str = "text/css; charset=utf-8";
     [
@@ -177,6 +190,9 @@ static FILES: LazyLock<[File; 5]> = LazyLock::new(|| {
         named("film", "js", SCRIPT, include_bytes!("../../web/dist/film.js")),
         named("embed", "js", SCRIPT, include_bytes!("../../web/dist/embed.js")),
         named("embed", "css", STYLE, include_bytes!("../../web/dist/embed.css")),
+        named("studio", "js", SCRIPT, include_bytes!("../../web/dist/studio.js")),
+        named("studio", "css", STYLE, include_bytes!("../../web/dist/studio.css")),
+        named("admin", "js", SCRIPT, include_bytes!("../../web/dist/admin.js")),
     ]
 });
 

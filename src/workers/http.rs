@@ -17,29 +17,29 @@ use tokio_rustls::TlsConnector;
 use crate::base::{Error, Kind, Result};
 
 /// Sends requests. Cheap to keep.
-pub(super) struct Client {
+pub(crate) struct Client {
     tls: TlsConnector,
 }
 
 /// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     /// Nothing when nobody wanted it.
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// Whom a URL names.
-pub(super) struct Peer {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Peer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
     tls: bool,
 }
 
 impl Peer {
     /// # Errors
     /// `Invalid` for a URL without a host.
-    pub(super) fn of(uri: &Uri) -> Result<Peer> {
+    pub(crate) fn of(uri: &Uri) -> Result<Peer> {
         let authority = uri.authority().ok_or_else(|| Error::invalid("the URL cannot be used"))?;
         let tls = uri.scheme_str() == Some("https");
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -50,14 +50,14 @@ impl Peer {
     ///
     /// # Errors
     /// `Unavailable` when the name is not known.
-    pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>> {
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         Ok(found.map_err(|cause| unavailable("its host is not known").because(cause))?.collect())
     }
 }
 
 impl Client {
-    pub(super) fn new() -> Client {
+    pub(crate) fn new() -> Client {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -74,7 +74,7 @@ impl Client {
     ///
     /// # Errors
     /// `Unavailable` when it cannot be had.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         peer: &Peer,
         addresses: &[SocketAddr],
@@ -117,6 +117,6 @@ where
     answered
 }
 
-pub(super) fn unavailable(what: &str) -> Error {
+pub(crate) fn unavailable(what: &str) -> Error {
     Error::new(Kind::Unavailable, what)
 }

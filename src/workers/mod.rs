@@ -1,7 +1,7 @@
 //! What runs beside requests: the transcoding pool, who looks at uploads, the janitor, the sampler of the queue.
 
 pub mod callbacks;
-mod http;
+pub(crate) mod http;
 pub mod janitor;
 pub mod metrics;
 pub mod purges;

@@ -10,6 +10,8 @@ mod jobs;
 mod kills;
 mod ledger;
 mod light;
+mod money;
+mod openapi;
 mod players;
 mod postgres;
 mod purges;

@@ -213,6 +213,7 @@ pub(crate) fn published_server_with(env: &[(&str, &str)]) -> Served {
 }
 
 /// The same numbers in every run of a seed (SplitMix64): small, and good enough to damage bytes.
+#[derive(Debug)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

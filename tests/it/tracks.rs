@@ -5,4 +5,4 @@ mod dmca;
 mod embed;
 mod making;
 mod rows;
-mod site;
+pub(crate) mod site;

@@ -1,7 +1,8 @@
 //! Input bytes → interleaved PCM at the source's own rate, depth and channels.
 //!
-//! `FileSource ! decodebin ! audioconvert ! caps ! identity ! appsink`. The reader pulls, so a slow
-//! encoder slows the decoder; nothing here grows with the length of the input.
+//! `FileSource ! decodebin ! audioconvert ! caps ! identity ! appsink`, with `rawaudioparse` for `decodebin` where the
+//! samples lie in the input as they are. The reader pulls, so a slow encoder slows the decoder; nothing here grows with
+//! the length of the input.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use gst::prelude::*;
 use super::registry::make;
 use super::source::{FileSource, Input};
 use crate::base::{Error, Result};
-use crate::transcode::plan::Format;
+use crate::transcode::plan::{Format, Linear};
 
 /// A running decoder. Dropping it stops the pipeline.
 pub(super) struct Decoder {
@@ -39,14 +40,15 @@ pub(super) enum Pull {
 }
 
 impl Decoder {
-    /// Starts to decode `input`.
-    pub(super) fn start(input: Input) -> Result<Decoder> {
+    /// Starts to decode `input`; `linear`: what it is, when it needs no decoder.
+    pub(super) fn start(input: Input, linear: Option<&Linear>) -> Result<Decoder> {
         let pipeline = gst::Pipeline::new();
         let found = Arc::new(Mutex::new(Found::default()));
         let source = FileSource::new(input);
-        let decodebin = make("decodebin")?;
-        decodebin.set_property("caps", gst::Caps::new_empty_simple("audio/x-raw"));
-        decodebin.set_property("expose-all-streams", false);
+        let decode = match linear {
+            Some(linear) => parser(linear)?,
+            None => decodebin()?,
+        };
         let convert = make("audioconvert")?;
         // wider integers and doubles have a place in these four without loss
         let layouts = gst::Caps::builder("audio/x-raw")
@@ -65,25 +67,28 @@ impl Decoder {
 
         let chain = [&convert, &caps, &identity, sink.upcast_ref()];
         let wired = (|| {
-            pipeline.add_many([source.upcast_ref(), &decodebin])?;
+            pipeline.add_many([source.upcast_ref(), &decode])?;
             pipeline.add_many(chain)?;
             gst::Element::link_many(chain)?;
-            source.link(&decodebin)
+            if linear.is_some() {
+                decode.link(&convert)?;
+            }
+            source.link(&decode)
         })();
         wired.map_err(|cause| Error::internal("the decoder cannot be wired").because(cause))?;
 
-        if let Some(bin) = decodebin.downcast_ref::<gst::Bin>() {
-            bin.connect_element_added(|_, element| hold_back(element));
-        }
         let entry = convert.static_pad("sink").expect("audioconvert has a sink pad");
         watch(&entry, Arc::clone(&found));
-        let weak = pipeline.downgrade();
-        decodebin.connect_pad_added(move |_, pad| {
-            let Some(pipeline) = weak.upgrade() else { return };
-            if pad.link(&entry).is_err() {
-                swallow(&pipeline, pad); // a second elementary stream
-            }
-        });
+        if let Some(bin) = decode.downcast_ref::<gst::Bin>() {
+            bin.connect_element_added(|_, element| hold_back(element));
+            let weak = pipeline.downgrade();
+            bin.connect_pad_added(move |_, pad| {
+                let Some(pipeline) = weak.upgrade() else { return };
+                if pad.link(&entry).is_err() {
+                    swallow(&pipeline, pad); // a second elementary stream
+                }
+            });
+        }
         let decoder = Decoder { pipeline, sink, found };
         if decoder.pipeline.set_state(gst::State::Playing).is_err() {
             decoder.fault()?;
@@ -130,6 +135,23 @@ impl Drop for Decoder {
     fn drop(&mut self) {
         let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
     }
+}
+
+/// Finds out what the input is, and decodes it.
+fn decodebin() -> Result<gst::Element> {
+    let decodebin = make("decodebin")?;
+    decodebin.set_property("caps", gst::Caps::new_empty_simple("audio/x-raw"));
+    decodebin.set_property("expose-all-streams", false);
+    Ok(decodebin)
+}
+
+/// Calls bytes samples.
+fn parser(linear: &Linear) -> Result<gst::Element> {
+    let parser = make("rawaudioparse")?;
+    parser.set_property_from_str("pcm-format", &linear.layout);
+    parser.set_property("sample-rate", linear.rate as i32);
+    parser.set_property("num-channels", linear.channels as i32);
+    Ok(parser)
 }
 
 /// Lets a parser push only when decodebin has taken its pad.

@@ -187,11 +187,12 @@ impl<'a> Pass<'a> {
         let plan = self.plan;
         let input = source::Input {
             file,
+            first: plan.linear.as_ref().map_or(0, |linear| linear.at),
             bytes: plan.input_bytes,
             patches: plan.patches.clone(),
             arrivals: plan.arrivals.map(|arrivals| (arrivals, self.pipe.clone())),
         };
-        let decoder = Decoder::start(input)?;
+        let decoder = Decoder::start(input, plan.linear.as_ref())?;
         let mut hop = None;
         loop {
             if self.halt.load(Ordering::Relaxed) {

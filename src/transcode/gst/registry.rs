@@ -4,7 +4,7 @@
 use gst::prelude::*;
 
 /// Plugins a legitimate upload needs. None of them opens a file, a URL or a device by itself.
-const PLUGINS: [&str; 24] = [
+const PLUGINS: [&str; 25] = [
     "staticelements",
     "coreelements",
     "typefindfunctions",
@@ -14,6 +14,7 @@ const PLUGINS: [&str; 24] = [
     "audioresample",
     "audioparsers",
     "wavparse",
+    "rawparse",
     "aiff",
     "flac",
     "ogg",

@@ -51,6 +51,30 @@ pub(super) fn elements(
 
 /// Bit rate of a channel from which on its phase is worth keeping.
 const PHASE_BPS: u32 = 64_000;
+/// Bit rate of a channel up to which libavcodec's search finds better uses for bits than noise and intensities.
+const SCARCE_BPS: u32 = 32_000;
+
+/// Leaves out tools of AAC (ISO 14496-3 §4.6) that cost more than they give, by what they do to noise and to the
+/// noise-to-mask ratio of music and of noise (docs/decisions/0039).
+fn choose_tools(encoder: &gst::Element, plan: &RungPlan) {
+    let bps = plan.rung.bitrate_bps / plan.channels;
+    let scarce = bps <= SCARCE_BPS;
+    // Temporal noise shaping: nothing changes without.
+    encoder.set_property("aac-tns", false);
+    // Perceptual noise substitution: noise to mask is 1 to 2 dB better without.
+    if scarce || plan.preview {
+        encoder.set_property("aac-pns", false);
+    }
+    // Intensity stereo gives up the phase between the channels. Where there are bits for it, noise is up to 2 dB lower
+    // without, and the search for it is a tenth of the time.
+    if scarce || plan.preview || bps >= PHASE_BPS {
+        encoder.set_property("aac-is", false);
+    }
+    // A search of half the time whose noise is masked as well at this rate, for what is no rung.
+    if plan.preview {
+        encoder.set_property_from_str("aac-coder", "fast");
+    }
+}
 
 /// The elements that encode PCM into frames for `sink`, to be linked in this order.
 pub(super) fn encoder(plan: &RungPlan, sink: gst_app::AppSink) -> Result<Vec<gst::Element>> {
@@ -58,11 +82,7 @@ pub(super) fn encoder(plan: &RungPlan, sink: gst_app::AppSink) -> Result<Vec<gst
     match plan.rung.encoder {
         Encoder::AvencAac => {
             let_aac_choose_stereo(&encoder);
-            // Intensity stereo gives up the phase between the channels. From here on there are bits for it: without,
-            // noise is up to 2 dB lower, and the search for it is a tenth of the time.
-            if plan.rung.bitrate_bps / plan.channels >= PHASE_BPS {
-                encoder.set_property("aac-is", false);
-            }
+            choose_tools(&encoder, plan);
             encoder.set_property("bitrate", plan.rung.bitrate_bps as i32);
         }
         Encoder::Flacenc => {

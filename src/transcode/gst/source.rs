@@ -27,7 +27,9 @@ glib::wrapper! {
 pub(super) struct Input {
     /// Opened by the parent, read-only. Read with `pread`, so the shared offset does not matter.
     pub(super) file: File,
-    /// Length; bytes that appear later are not read.
+    /// Where it begins for whoever reads: what they call 0.
+    pub(super) first: u64,
+    /// Where it ends in the file; bytes that appear later are not read.
     pub(super) bytes: u64,
     /// Bytes to see differently.
     pub(super) patches: Vec<Patch>,
@@ -136,7 +138,7 @@ mod imp {
         }
 
         fn size(&self) -> Option<u64> {
-            self.input.get().map(|input| input.bytes)
+            self.input.get().map(|input| input.bytes.saturating_sub(input.first))
         }
 
         fn unlock(&self) -> Result<(), gst::ErrorMessage> {
@@ -156,6 +158,7 @@ mod imp {
             buffer: &mut gst::BufferRef,
         ) -> Result<gst::FlowSuccess, gst::FlowError> {
             let input = self.input.get().ok_or(gst::FlowError::Error)?;
+            let offset = offset.saturating_add(input.first);
             let length = u64::from(length).min(input.bytes.saturating_sub(offset));
             if length == 0 {
                 return Err(gst::FlowError::Eos);

@@ -14,7 +14,7 @@ mod wavpack;
 
 pub(super) use refuse::by_first_bytes as refuse_by_first_bytes;
 
-use super::plan::{Patch, Trim};
+use super::plan::{Linear, Patch, Trim};
 use super::source::ReadAt;
 use crate::base::error::Context as _;
 use crate::base::{Error, Result, hex};
@@ -33,6 +33,8 @@ pub(super) struct Sniffed {
     pub(super) patches: Vec<Patch>,
     /// Where the file ends for the demuxer; unset: where it ends.
     pub(super) end: Option<u64>,
+    /// Where samples lie that need no decoder.
+    pub(super) linear: Option<Linear>,
     /// Bits per sample.
     pub(super) bits: Option<u32>,
     /// Bit rate of a lossy stream; covers and tags may count.

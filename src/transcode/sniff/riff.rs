@@ -2,7 +2,7 @@
 
 use super::{Declared, Look, Sniffed, cut, truncated};
 use crate::base::{Error, Result};
-use crate::transcode::plan::Format;
+use crate::transcode::plan::{Format, Linear};
 
 /// Chunks before the samples; real files have a handful.
 const CHUNKS_MAX: usize = 256;
@@ -14,6 +14,10 @@ struct Wave {
     rate: u32,
     frame: u64,
     bits: u32,
+    /// Where its channels are, when it says more than that there is one, or left and right.
+    placed: bool,
+    /// Bits of each sample that count, where it says so.
+    valid: Option<u32>,
 }
 
 pub(super) fn wav(look: &Look<'_>) -> Result<Sniffed> {
@@ -45,12 +49,19 @@ fn wave_format(fmt: &[u8]) -> Result<Wave> {
         return Err(Error::invalid("truncated: it ends within its header; upload the file again"));
     }
     let word = |at: usize| u16::from_le_bytes([fmt[at], fmt[at + 1]]);
-    let tag = match word(0) {
-        0xfffe if fmt.len() >= 26 => word(24), // extensible: the first bytes of the sub-format's GUID
-        tag => tag,
-    };
-    let rate = u32::from_le_bytes([fmt[4], fmt[5], fmt[6], fmt[7]]);
-    Ok(Wave { tag, channels: word(2).into(), rate, frame: word(12).into(), bits: word(14).into() })
+    let double = |at: usize| u32::from_le_bytes([fmt[at], fmt[at + 1], fmt[at + 2], fmt[at + 3]]);
+    let extensible = word(0) == 0xfffe && fmt.len() >= 26;
+    // The first bytes of the sub-format's GUID.
+    let tag = if extensible { word(24) } else { word(0) };
+    Ok(Wave {
+        tag,
+        channels: word(2).into(),
+        rate: double(4),
+        frame: word(12).into(),
+        bits: word(14).into(),
+        placed: extensible && ![(1, 0), (1, 4), (2, 0), (2, 3)].contains(&(word(2), double(20))),
+        valid: extensible.then(|| word(18).into()),
+    })
 }
 
 impl Wave {
@@ -73,6 +84,13 @@ impl Wave {
         if !linear {
             return Ok(Sniffed { codec, end, ..Sniffed::default() });
         }
+        let some = self.frame > 0 && there.min(if unknown { there } else { size }) >= self.frame;
+        let linear = self.layout().filter(|_| some).map(|layout| Linear {
+            at,
+            layout: layout.to_owned(),
+            rate: self.rate,
+            channels: self.channels,
+        });
         if size > there && !unknown {
             return Err(match (size - there) / self.frame {
                 0 => cut(size - there, at + size),
@@ -81,7 +99,26 @@ impl Wave {
         }
         let samples = if size > there || size == 0 { there } else { size } / self.frame;
         let declared = (!unknown || size <= there).then_some(Declared { samples, rate: self.rate, tolerance: 0 });
-        Ok(Sniffed { codec, declared: declared.filter(|d| d.samples > 0 && size > 0), end, ..Sniffed::default() })
+        let declared = declared.filter(|d| d.samples > 0 && size > 0);
+        Ok(Sniffed { codec, declared, end, linear, ..Sniffed::default() })
+    }
+
+    /// What GStreamer calls such samples, if they are as plain as nearly all are: then no demuxer is needed, whose
+    /// lengths have 31 bits. The others are wavparse's.
+    fn layout(&self) -> Option<&'static str> {
+        let plain = !self.placed && self.valid.is_none_or(|bits| bits == self.bits) && (1..=2).contains(&self.channels);
+        if !plain || self.frame != u64::from(self.channels) * u64::from(self.bits) / 8 {
+            return None;
+        }
+        match (self.tag, self.bits) {
+            (1, 8) => Some("u8"),
+            (1, 16) => Some("s16le"),
+            (1, 24) => Some("s24le"),
+            (1, 32) => Some("s32le"),
+            (3, 32) => Some("f32le"),
+            (3, 64) => Some("f64le"),
+            _ => None,
+        }
     }
 }
 

@@ -97,6 +97,24 @@ fn containers_tell_their_length() {
     check(&[b"ID3\x04\0\0\0\0\x01\x02".to_vec(), vec![9; 130], flac].concat(), declared(77, 44_100, 0));
 }
 
+/// Samples that lie there as they are need no demuxer; what is unusual about a WAV is wavparse's.
+#[test]
+fn plain_samples_are_found_where_they_lie() {
+    let linear = |bytes: &[u8]| look(bytes).unwrap().linear.map(|l| (l.at, l.layout, l.rate, l.channels));
+    let plain = wav(100, 100);
+    assert_eq!(linear(&plain), Some((56, "s16le".into(), 44_100, 2)));
+    let with = |patches: &[(usize, u8)]| {
+        let mut bytes = plain.clone();
+        patches.iter().for_each(|(at, byte)| bytes[*at] = *byte);
+        linear(&bytes).map(|found| found.1)
+    };
+    assert_eq!(with(&[(32, 6), (34, 24)]).as_deref(), Some("s24le"));
+    assert_eq!(with(&[(20, 3), (32, 8), (34, 32)]).as_deref(), Some("f32le"));
+    assert_eq!(with(&[(20, 6), (32, 2), (34, 8)]), None, "A-law");
+    assert_eq!(with(&[(22, 3), (32, 6)]), None, "three channels need places");
+    assert_eq!(with(&[(32, 8)]), None, "16 bits in 32");
+}
+
 #[test]
 fn encoder_delay_is_found_and_edits_are_hidden_from_the_demuxer() {
     let trim = |bytes: &[u8]| look(bytes).unwrap().trim.map(|t| (t.start, t.length));

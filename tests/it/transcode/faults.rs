@@ -221,12 +221,12 @@ fn limits_are_named_when_they_refuse() {
 #[test]
 fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
     let bench = Bench::new();
-    let limits = Limits { memory_bytes_max: 200 << 20, ..Limits::default() };
+    // Or it hangs for want of a thread, until the watchdog ends it and sees why.
+    let limits = Limits { memory_bytes_max: 200 << 20, first_sample_s: 10, no_progress_s: 10, ..Limits::default() };
     let error = bench.refused(&bench.music(44_100, 2, 441_000), limits);
-    // Which word it is depends on who runs out first: the loader of libavcodec or an allocator.
     let line = error.chain();
-    // Or it hangs for want of a thread, until the watchdog ends it.
-    let known = ["avenc_aac", "more memory than", "crashed on it, ended by SIG", "no audio could be decoded within"];
+    // An allocator that is refused mostly says so; some crash on it.
+    let known = ["more memory than the 200 MiB it may use", "crashed on it, ended by SIG"];
     assert!(known.iter().any(|words| line.contains(words)), "{line}");
 }
 

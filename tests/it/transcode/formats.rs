@@ -27,6 +27,24 @@ fn samples(input: &Path, channels: usize) -> u64 {
     (decode(input, "s32le", "").len() / 4 / channels) as u64
 }
 
+/// GStreamer's own WAV demuxer stops at 2 GiB.
+#[test]
+fn a_wav_of_more_than_two_gibibytes_is_read_to_its_end() {
+    const FRAMES: u64 = 140_000_000; // of 16 bytes: 2.09 GiB, twelve minutes
+    let mut head = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x03\0\x02\0".to_vec();
+    head.extend(192_000u32.to_le_bytes());
+    head.extend((192_000u32 * 16).to_le_bytes());
+    head.extend([16, 0, 64, 0]);
+    head.extend(b"data");
+    head.extend((FRAMES as u32 * 16).to_le_bytes());
+    let bench = Bench::new();
+    let long = bench.file("long.wav", &head);
+    // The rest is a hole: silence that takes no room.
+    std::fs::File::options().write(true).open(&long).unwrap().set_len(head.len() as u64 + FRAMES * 16).unwrap();
+    let source = segue::transcode::probe(&long, &options()).unwrap().source;
+    assert_eq!((source.samples, source.rate, source.channels), (FRAMES, 192_000, 2));
+}
+
 #[test]
 fn wav_of_every_depth_is_kept_bit_by_bit() {
     check(44_100, 2, "-c:a pcm_u8", "u8.wav", "s16le");

@@ -19,6 +19,7 @@ use crate::transcode::video::plan::Task;
 pub(super) fn run(task: &Task, plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     let input = source::Input {
         file,
+        first: 0,
         bytes: plan.input_bytes,
         patches: vec![],
         arrivals: plan.arrivals.map(|arrivals| (arrivals, pipe.clone())),

@@ -1,0 +1,155 @@
+//! The API's description of itself: `/api/v1/openapi.json`, and `/api/docs` for people.
+//!
+//! A handler says what it takes and answers in `#[utoipa::path(…)]`, and `routes!(handler)` registers the route and
+//! the description in one step, so that neither is there without the other. A module of routes has
+//! `described()`, which needs no state and is what `segue openapi` prints, and `routes(state)`, which the server merges
+//! (`app/pages.rs`). Both lists are compared by `tests/it/openapi.rs`.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi, ToSchema, openapi};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::admin::plain;
+use crate::base::hex;
+
+/// What stands above all routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Segue",
+        version = "1",
+        description = "The control API. Errors are `application/problem+json` (RFC 9457); every answer below `/api/` says in \
+                       `RateLimit` what is left. Uploads can also be sent by tus 1.0 at `/api/v1/uploads/tus`, which its own \
+                       protocol describes: https://tus.io/protocols/resumable-upload.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    modifiers(&Schemes),
+    components(schemas(ProblemDocument)),
+    tags(
+        (name = "auth", description = "Logging in and out, second factors, sessions"),
+        (name = "users", description = "The caller's own account and API keys"),
+        (name = "uploads", description = "Files that people send"),
+        (name = "transcodes", description = "Work for the transcoder"),
+    )
+)]
+struct Head;
+
+/// The ways to say who asks.
+struct Schemes;
+
+impl Modify for Schemes {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An access token (15 minutes at most), or an API key: `sgk_…`"))
+            .build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let key = ApiKey::Header(ApiKeyValue::with_description("X-Api-Key", "The same API key in a header of its own"));
+        components.add_security_scheme("api_key", SecurityScheme::ApiKey(key));
+    }
+}
+
+/// What an error is (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDocument {
+    /// What kind of error: stable, for programs.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/not-found")]
+    kind: String,
+    /// The kind in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What failed and what to do, for people.
+    detail: String,
+}
+
+/// The whole document, without a server.
+pub fn document() -> openapi::OpenApi {
+    let parts = [super::uploads::described().into_openapi()];
+    let mut document = Head::openapi();
+    for part in parts {
+        document.merge(part);
+    }
+    document
+}
+
+/// The document as it is served and printed.
+pub fn text(document: &openapi::OpenApi) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("a description is plain data");
+    text.push('\n');
+    text
+}
+
+/// Turns described routes into plain ones, beside their own description.
+pub fn serve(routes: OpenApiRouter) -> Router {
+    let (routes, described) = routes.split_for_parts();
+    let mut document = Head::openapi();
+    document.merge(described);
+    let bytes = Bytes::from(text(&document));
+    let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&bytes)[..8]));
+    let etag = HeaderValue::try_from(etag).expect("hexadecimal is ASCII");
+    let own = Router::new()
+        .route("/api/v1/openapi.json", get(json))
+        .route("/api/docs", get(page))
+        .route("/api/docs/{file}", get(file))
+        .with_state(Document { bytes, etag });
+    routes.merge(own).method_not_allowed_fallback(super::transcodes::wrong_method)
+}
+
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+async fn json(State(document): State<Document>, asked: HeaderMap) -> Response {
+    let fields = [
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::ETAG, document.etag.clone()),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    ];
+    if asked.get(header::IF_NONE_MATCH) == Some(&document.etag) {
+        return (StatusCode::NOT_MODIFIED, fields).into_response();
+    }
+    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (fields, content_type, document.bytes).into_response()
+}
+
+/// Nothing but what this server has itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+
+async fn page() -> Response {
+    embedded("text/html; charset=utf-8", include_str!("docs/index.html"))
+}
+
+async fn file(axum::extract::Path(file): axum::extract::Path<String>) -> Response {
+    match file.as_str() {
+        "docs.js" => embedded("text/javascript; charset=utf-8", include_str!("docs/docs.js")),
+        "docs.css" => embedded("text/css; charset=utf-8", include_str!("docs/docs.css")),
+        _ => plain(StatusCode::NOT_FOUND, "not found\n"),
+    }
+}
+
+fn embedded(content_type: &'static str, text: &'static str) -> Response {
+    let fields = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (fields, text).into_response()
+}

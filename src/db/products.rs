@@ -1,0 +1,272 @@
+//! What is sold: rows, and the offer for a track.
+
+use super::Db;
+use super::conn::{Row, Tx, args};
+use super::money::{Claim, Request, claim, word};
+use crate::base::{Error, Result};
+use crate::ledger::Currency;
+use crate::ledger::order::{LicenceKind, ProductId};
+
+/// Images of one product at most.
+pub const IMAGES_MAX: usize = 10;
+/// Products in one page of a list.
+pub const PAGE_MAX: u32 = 200;
+
+/// Something that can be bought.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product {
+    /// Its id.
+    pub id: ProductId,
+    /// Who sells it.
+    pub seller: String,
+    /// What its licences are for; `None`: no track of ours.
+    pub track: Option<String>,
+    /// For people.
+    pub title: String,
+    /// Of its prices.
+    pub currency: Currency,
+    /// Its track may be heard for 30 s by everybody.
+    pub preview_enabled: bool,
+    /// It can be bought.
+    pub active: bool,
+    /// Licences and their prices in minor units.
+    pub licences: Vec<(LicenceKind, i64)>,
+    /// URLs of pictures, the first one first.
+    pub images: Vec<String>,
+    /// When it was made, in microseconds since 1970.
+    pub created_us: i64,
+}
+
+/// What a new product is.
+#[derive(Clone, Debug)]
+pub struct NewProduct {
+    /// Who sells it.
+    pub seller: String,
+    /// What its licences are for.
+    pub track: Option<String>,
+    /// For people.
+    pub title: String,
+    /// Of its prices.
+    pub currency: Currency,
+    /// Its track may be heard for 30 s by everybody.
+    pub preview_enabled: bool,
+    /// Licences and their prices, each kind once, at least one.
+    pub licences: Vec<(LicenceKind, i64)>,
+    /// URLs of pictures.
+    pub images: Vec<String>,
+}
+
+/// What changes of a product; what is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// For people.
+    pub title: Option<String>,
+    /// Its track may be heard for 30 s by everybody.
+    pub preview_enabled: Option<bool>,
+    /// It can be bought.
+    pub active: Option<bool>,
+    /// All licences and their prices, at least one; orders keep theirs.
+    pub licences: Option<Vec<(LicenceKind, i64)>>,
+    /// URLs of all pictures.
+    pub images: Option<Vec<String>>,
+}
+
+/// What to offer somebody who may not hear a track.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// The cheapest product for it.
+    pub product: ProductId,
+    /// Its lowest price, in minor units.
+    pub price_minor: i64,
+    /// … of this currency.
+    pub currency: Currency,
+    /// Some product for the track allows a preview.
+    pub preview_enabled: bool,
+}
+
+impl Db {
+    /// Makes a product, once for a key.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn create_product(&self, new: &NewProduct, request: Request<'_>, now_us: i64) -> Result<Claim<Product>> {
+        let mut tx = self.begin().await?;
+        let id = ProductId::new(now_us);
+        let claimed = claim(&mut tx, request, id.as_str(), now_us).await?;
+        match claimed {
+            Claim::Conflict(id) => return Ok(Claim::Conflict(id)),
+            Claim::Known(id) => return read(&mut tx, &id).await?.ok_or_else(vanished).map(Claim::Known),
+            Claim::New(_) => {}
+        }
+        tx.execute(
+            "insert into product (id, seller, track, title, currency, preview_enabled, created_us, updated_us)
+             values ($1, $2, $3, $4, $5, $6, $7, $7)",
+            args![
+                id.as_str(),
+                &new.seller,
+                new.track.as_deref(),
+                &new.title,
+                new.currency.code(),
+                i64::from(new.preview_enabled),
+                now_us
+            ],
+        )
+        .await?;
+        put_licences(&mut tx, &id, &new.licences).await?;
+        put_images(&mut tx, &id, &new.images).await?;
+        let product = read(&mut tx, id.as_str()).await?.ok_or_else(vanished)?;
+        tx.commit().await?;
+        Ok(Claim::New(product))
+    }
+
+    /// A product.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn product(&self, id: &ProductId) -> Result<Option<Product>> {
+        read(&mut self.begin_read().await?, id.as_str()).await
+    }
+
+    /// Products, the latest first: of a seller, who sees all of theirs; or everybody's that can be bought.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn products(
+        &self,
+        seller: Option<&str>,
+        track: Option<&str>,
+        before: Option<&ProductId>,
+        limit: u32,
+    ) -> Result<Vec<Product>> {
+        let mut tx = self.begin_read().await?;
+        let before = before.map_or("prd_~", ProductId::as_str);
+        let rows = tx
+            .all(
+                "select id from product
+                 where id < $1 and ((cast($2 as text) is null and active = 1) or seller = $2)
+                   and (cast($3 as text) is null or track = $3)
+                 order by id desc limit $4",
+                args![before, seller, track, i64::from(limit.min(PAGE_MAX))],
+            )
+            .await?;
+        let mut products = Vec::with_capacity(rows.len());
+        for row in rows {
+            products.extend(read(&mut tx, &row.text("id")?).await?);
+        }
+        Ok(products)
+    }
+
+    /// Changes a product of `seller`; `None`: there is none of theirs.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn change_product(
+        &self,
+        id: &ProductId,
+        seller: &str,
+        change: &Change,
+        now_us: i64,
+    ) -> Result<Option<Product>> {
+        let mut tx = self.begin().await?;
+        let flag = |value: Option<bool>| value.map(i64::from);
+        let changed = tx
+            .execute(
+                "update product set title = coalesce($3, title), preview_enabled = coalesce($4, preview_enabled),
+                   active = coalesce($5, active), updated_us = $6
+                 where id = $1 and seller = $2",
+                args![
+                    id.as_str(),
+                    seller,
+                    change.title.as_deref(),
+                    flag(change.preview_enabled),
+                    flag(change.active),
+                    now_us
+                ],
+            )
+            .await?;
+        if changed == 0 {
+            return Ok(None);
+        }
+        if let Some(licences) = &change.licences {
+            tx.execute("delete from product_licence where product_id = $1", args![id.as_str()]).await?;
+            put_licences(&mut tx, id, licences).await?;
+        }
+        if let Some(images) = &change.images {
+            tx.execute("delete from product_image where product_id = $1", args![id.as_str()]).await?;
+            put_images(&mut tx, id, images).await?;
+        }
+        let product = read(&mut tx, id.as_str()).await?;
+        tx.commit().await?;
+        Ok(product)
+    }
+
+    /// What to offer for a track; `None`: it is not for sale.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn offer(&self, track: &str) -> Result<Option<Offer>> {
+        let mut tx = self.begin_read().await?;
+        let row = tx
+            .first(
+                "select p.id, p.currency, l.price_minor,
+                   (select max(o.preview_enabled) from product o where o.track = $1 and o.active = 1) as preview
+                 from product p join product_licence l on l.product_id = p.id
+                 where p.track = $1 and p.active = 1 order by l.price_minor, p.id limit 1",
+                args![track],
+            )
+            .await?;
+        let one = |row: Row| {
+            Ok(Offer {
+                product: row.text("id")?.parse()?,
+                price_minor: row.int("price_minor")?,
+                currency: word(Currency::decode, "currency", &row.text("currency")?)?,
+                preview_enabled: row.int("preview")? == 1,
+            })
+        };
+        row.map(one).transpose()
+    }
+}
+
+async fn put_licences(tx: &mut Tx, id: &ProductId, licences: &[(LicenceKind, i64)]) -> Result<()> {
+    for (kind, price_minor) in licences {
+        let sql = "insert into product_licence (product_id, kind, price_minor) values ($1, $2, $3)";
+        tx.execute(sql, args![id.as_str(), kind.as_str(), *price_minor]).await?;
+    }
+    Ok(())
+}
+
+async fn put_images(tx: &mut Tx, id: &ProductId, images: &[String]) -> Result<()> {
+    for (position, url) in images.iter().enumerate() {
+        let sql = "insert into product_image (product_id, position, url) values ($1, $2, $3)";
+        tx.execute(sql, args![id.as_str(), position as i64, url]).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Product>> {
+    let sql =
+        "select id, seller, track, title, currency, preview_enabled, active, created_us from product where id = $1";
+    let Some(row) = tx.first(sql, args![id]).await? else { return Ok(None) };
+    let sql = "select kind, price_minor from product_licence where product_id = $1 order by price_minor, kind limit 10";
+    let licence =
+        |row: &Row| Ok((word(LicenceKind::decode, "kind of licence", &row.text("kind")?)?, row.int("price_minor")?));
+    let licences = tx.all(sql, args![id]).await?.iter().map(licence).collect::<Result<_>>()?;
+    let sql = "select url from product_image where product_id = $1 order by position limit 100";
+    let images = tx.all(sql, args![id]).await?.iter().map(|row| row.text("url")).collect::<Result<_>>()?;
+    Ok(Some(Product {
+        id: row.text("id")?.parse()?,
+        seller: row.text("seller")?,
+        track: row.text_or_null("track")?,
+        title: row.text("title")?,
+        currency: word(Currency::decode, "currency", &row.text("currency")?)?,
+        preview_enabled: row.int("preview_enabled")? == 1,
+        active: row.int("active")? == 1,
+        licences,
+        images,
+        created_us: row.int("created_us")?,
+    }))
+}
+
+fn vanished() -> Error {
+    Error::internal("a product vanished")
+}

@@ -1,0 +1,386 @@
+//! Refunds in three phases: requested here, asked for at the provider by whoever requested it or by the sweep, and ended
+//! by nothing but what the provider has under the refund's id.
+
+use super::Db;
+use super::conn::{Row, Tx, args};
+use super::money::{
+    After, Claim, End, Request, available, book, claim, lock_ledger, lock_order, move_order, move_refund,
+    move_transfer, resolve, word,
+};
+use super::orders::{self, Applied, Order};
+use crate::base::{Error, Result};
+use crate::ledger::order::{OrderId, Status as OrderStatus};
+use crate::ledger::refund::{self, RefundId, Status};
+use crate::ledger::{Amount, Currency, transfer};
+
+/// A refund.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refund {
+    /// Its id, ours and the provider's.
+    pub id: RefundId,
+    /// Of which order.
+    pub order: OrderId,
+    /// … and payment.
+    pub payment: String,
+    /// How much.
+    pub amount: Amount,
+    /// Where it stands.
+    pub status: Status,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// In their words.
+    pub reason: Option<String>,
+    /// When the provider was first known to have it; `None`: nobody knows whether it has.
+    pub known_us: Option<i64>,
+    /// Why it failed, or why it is not known.
+    pub error: Option<String>,
+    /// Why a person has to look at it.
+    pub alarm: Option<String>,
+    /// When it was requested, in microseconds since 1970.
+    pub created_us: i64,
+    /// When it ended.
+    pub settled_us: Option<i64>,
+}
+
+/// Who asks for a refund.
+#[derive(Clone, Copy, Debug)]
+pub struct By<'a> {
+    /// Their name.
+    pub subject: &'a str,
+    /// They may do it for others.
+    pub admin: bool,
+}
+
+/// What came of asking for a refund.
+#[allow(clippy::large_enum_variant)] // one a request
+#[derive(Clone, Debug, PartialEq)]
+pub enum Requested {
+    /// It is there, or was before under this key.
+    Claimed(Claim<Refund>),
+    /// There is no such order, or it is none of theirs.
+    NoOrder,
+    /// Somebody asked before.
+    Already,
+    /// It is not paid: this is how it stands.
+    Not(OrderStatus),
+    /// Too late: it could be refunded until then, in microseconds since 1970.
+    Closed(i64),
+}
+
+/// What the provider has under a refund's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What it means for us.
+    pub standing: Standing,
+    /// The provider's word for it.
+    pub state: String,
+    /// In minor units.
+    pub amount_minor: i64,
+    /// In capitals.
+    pub currency: String,
+    /// Of which payment.
+    pub payment: String,
+    /// Why it failed, in the provider's words.
+    pub error: Option<String>,
+}
+
+/// What a provider's refund means for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The buyer has the money.
+    Succeeded,
+    /// They have not.
+    Failed,
+    /// Nobody knows yet.
+    Open,
+}
+
+impl Db {
+    /// Phase 1: one short transaction decides whether there may be a refund, stores it, and reserves its money.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn request_refund(
+        &self,
+        order: &OrderId,
+        by: By<'_>,
+        reason: Option<&str>,
+        window_days: i64,
+        request: Request<'_>,
+        now_us: i64,
+    ) -> Result<Requested> {
+        let mut tx = self.begin().await?;
+        lock_order(&mut tx, order.as_str()).await?;
+        let Some(order) = orders::read(&mut tx, order.as_str()).await? else { return Ok(Requested::NoOrder) };
+        let sells = order.items.iter().any(|item| item.seller == by.subject);
+        if !(by.admin || order.buyer == by.subject || sells) {
+            return Ok(Requested::NoOrder);
+        }
+        let id = RefundId::new(now_us);
+        match claim(&mut tx, request, id.as_str(), now_us).await? {
+            Claim::Conflict(id) => return Ok(Requested::Claimed(Claim::Conflict(id))),
+            Claim::Known(id) => {
+                let refund = read(&mut tx, &id).await?;
+                let refund = refund.ok_or_else(|| Error::internal(format!("the refund {id} vanished")))?;
+                return Ok(Requested::Claimed(Claim::Known(refund)));
+            }
+            Claim::New(_) => {}
+        }
+        match order.status {
+            OrderStatus::Paid => {}
+            OrderStatus::RefundPending | OrderStatus::Refunded => return Ok(Requested::Already),
+            other => return Ok(Requested::Not(other)),
+        }
+        let until_us = refund::until_us(order.refund_until_us, order.paid_us.unwrap_or(order.created_us), window_days);
+        if now_us > until_us {
+            return Ok(Requested::Closed(until_us));
+        }
+        tx.execute(
+            "insert into refund (id, order_id, payment_id, amount_minor, status, requested_by, reason, created_us, updated_us)
+             values ($1, $2, $3, $4, 'pending', $5, $6, $7, $7)",
+            args![
+                id.as_str(),
+                order.id.as_str(),
+                &order.payment.id,
+                order.total.minor(),
+                by.subject,
+                reason,
+                now_us
+            ],
+        )
+        .await?;
+        if !move_order(&mut tx, order.id.as_str(), (OrderStatus::Paid, OrderStatus::RefundPending), now_us).await? {
+            return Ok(Requested::Already);
+        }
+        let (shares, taken) = take(&mut tx, &order).await?;
+        book(&mut tx, &refund::reserve(&id, &shares, &taken, order.total.currency(), now_us)?, now_us).await?;
+        let refund = read(&mut tx, id.as_str()).await?;
+        let refund = refund.ok_or_else(|| Error::internal(format!("the refund {id} vanished")))?;
+        tx.commit().await?;
+        Ok(Requested::Claimed(Claim::New(refund)))
+    }
+
+    /// A refund.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn refund(&self, id: &RefundId) -> Result<Option<Refund>> {
+        read(&mut self.begin_read().await?, id.as_str()).await
+    }
+
+    /// The refunds of an order, the latest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn refunds(&self, order: &OrderId) -> Result<Vec<Refund>> {
+        let mut tx = self.begin_read().await?;
+        let sql = "select id from refund where order_id = $1 order by id desc limit 100";
+        let mut refunds = Vec::new();
+        for row in tx.all(sql, args![order.as_str()]).await? {
+            refunds.extend(read(&mut tx, &row.text("id")?).await?);
+        }
+        Ok(refunds)
+    }
+
+    /// Remembers why nobody knows yet whether the provider has a refund.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn note_refund(&self, id: &RefundId, error: &str, now_us: i64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let sql = "update refund set error = $2, updated_us = $3 where id = $1 and status = 'pending'";
+        tx.execute(sql, args![id.as_str(), error, now_us]).await?;
+        tx.commit().await
+    }
+
+    /// Believes what the provider has under a refund's id, as far as it may be believed. The same again changes nothing.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn apply_refund(&self, id: &RefundId, seen: &Seen, now_us: i64) -> Result<Applied> {
+        let mut tx = self.begin().await?;
+        let Some((order, refund)) = lock(&mut tx, id).await? else { return Ok(Applied::Unknown) };
+        let same = seen.amount_minor == refund.amount.minor()
+            && seen.currency == refund.amount.currency().code()
+            && seen.payment == refund.payment;
+        if !same {
+            let why = format!(
+                "the provider has {} minor units of {} for {} ({})",
+                seen.amount_minor, seen.currency, seen.payment, seen.state
+            );
+            let sql = "update refund set alarm = $2, updated_us = $3 where id = $1 and (alarm is null or alarm <> $2)";
+            tx.execute(sql, args![id.as_str(), &why, now_us]).await?;
+            tx.commit().await?;
+            return Ok(Applied::Alarm(why));
+        }
+        let sql = "update refund set known_us = $2, error = null, updated_us = $2 where id = $1 and known_us is null";
+        tx.execute(sql, args![id.as_str(), now_us]).await?;
+        let applied = match (seen.standing, refund.status) {
+            (Standing::Succeeded, Status::Pending | Status::Failed) => {
+                succeed(&mut tx, &order, &refund, now_us).await?;
+                Applied::Changed("refunded")
+            }
+            (Standing::Failed, Status::Pending) => {
+                let why = seen.error.as_deref().unwrap_or(&seen.state);
+                give_up(&mut tx, &order, &refund, why, now_us).await?;
+                Applied::Changed("refund_failed")
+            }
+            _ => Applied::Nothing,
+        };
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    /// Ends a refund that the provider refused or does not have: the money stays, and so does the order. False when it
+    /// ended otherwise meanwhile.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn fail_refund(&self, id: &RefundId, why: &str, now_us: i64) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let Some((order, refund)) = lock(&mut tx, id).await? else { return Ok(false) };
+        if refund.status != Status::Pending {
+            return Ok(false);
+        }
+        give_up(&mut tx, &order, &refund, why, now_us).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Refunds that are pending since before `before_us`: those that the provider has (`known`), or those of which
+    /// nobody knows.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn pending_refunds(&self, known: bool, before_us: i64, after: &str, limit: i64) -> Result<Vec<RefundId>> {
+        let mut tx = self.begin_read().await?;
+        let sql = match known {
+            true => {
+                "select id from refund where status = 'pending' and known_us is not null and created_us < $1 and id > $2
+                 order by id limit $3"
+            }
+            false => {
+                "select id from refund where status = 'pending' and known_us is null and created_us < $1 and id > $2
+                 order by id limit $3"
+            }
+        };
+        tx.all(sql, args![before_us, after, limit]).await?.iter().map(|row| row.text("id")?.parse()).collect()
+    }
+}
+
+/// The refund and its order, both locked: the order first, as everywhere.
+async fn lock(tx: &mut Tx, id: &RefundId) -> Result<Option<(Order, Refund)>> {
+    let sql = "select order_id from refund where id = $1";
+    let Some(row) = tx.first(sql, args![id.as_str()]).await? else { return Ok(None) };
+    let order = row.text("order_id")?;
+    lock_order(tx, &order).await?;
+    Ok(orders::read(tx, &order).await?.zip(read(tx, id.as_str()).await?))
+}
+
+/// What each seller's share is taken from, as the ledger stands: nobody else posts until the transaction ends.
+async fn take(tx: &mut Tx, order: &Order) -> Result<(Vec<crate::ledger::order::Share>, Vec<refund::Taken>)> {
+    lock_ledger(tx).await?;
+    let shares = orders::shares(&order.items);
+    let mut have: Vec<(String, i64)> = Vec::new();
+    for share in &shares {
+        have.push((share.seller.clone(), available(tx, &share.seller, order.total.currency()).await?));
+    }
+    let of = |seller: &str| have.iter().find(|(known, _)| known == seller).map_or(0, |(_, minor)| *minor);
+    let taken = refund::take(&shares, of);
+    Ok((shares, taken))
+}
+
+/// The buyer has the money: refund, order, licences, journal and transfers, at once.
+async fn succeed(tx: &mut Tx, order: &Order, refund: &Refund, now_us: i64) -> Result<()> {
+    let lost = || Error::internal(format!("the refund {} moved although it was locked", refund.id));
+    if !move_refund(tx, refund.id.as_str(), (refund.status, Status::Succeeded), None, now_us).await? {
+        return Err(lost());
+    }
+    if order.status != OrderStatus::Refunded
+        && !move_order(tx, order.id.as_str(), (order.status, OrderStatus::Refunded), now_us).await?
+    {
+        return Err(lost());
+    }
+    orders::revoke(tx, order, now_us).await?;
+    match refund.status {
+        Status::Pending => {
+            let end = End::Post(&refund::succeeded_source(&refund.id));
+            resolve(tx, &format!("refund:{}", refund.id), end, now_us).await?;
+        }
+        // It was given up, and its reservation with it.
+        Status::Failed | Status::Succeeded => {
+            let (shares, taken) = take(tx, order).await?;
+            book(tx, &refund::late(&refund.id, &shares, &taken, order.total.currency(), now_us)?, now_us).await?;
+        }
+    }
+    let sql = "select id, status, submitted_us from transfer where order_id = $1 order by id limit 100";
+    for row in tx.all(sql, args![order.id.as_str()]).await? {
+        let id = row.text("id")?;
+        let from = word(transfer::Status::decode, "status of a transfer", &row.text("status")?)?;
+        take_back(tx, (&id, from), row.int_or_null("submitted_us")?.is_some(), now_us).await?;
+    }
+    Ok(())
+}
+
+/// Has a transfer of a refunded order come back, or never leave. One whose outcome nobody knows is left to the worker,
+/// who comes here when it knows.
+pub(super) async fn take_back(
+    tx: &mut Tx,
+    (id, from): (&str, transfer::Status),
+    in_flight: bool,
+    now_us: i64,
+) -> Result<()> {
+    use transfer::Status::{Completed, Failed, Pending, PermanentlyFailed, ReversalPending};
+    let why = After { error: Some("the order was refunded"), ..After::default() };
+    match from {
+        Completed => {
+            let after = After { next_us: Some(now_us), anew: true, ..After::default() };
+            move_transfer(tx, id, (Completed, ReversalPending), after, now_us).await?;
+        }
+        Pending if !in_flight => {
+            move_transfer(tx, id, (Pending, Failed), why, now_us).await?;
+            move_transfer(tx, id, (Failed, PermanentlyFailed), why, now_us).await?;
+        }
+        Failed if !in_flight => {
+            move_transfer(tx, id, (Failed, PermanentlyFailed), why, now_us).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The money stays: refund, order and reservation, at once.
+async fn give_up(tx: &mut Tx, order: &Order, refund: &Refund, why: &str, now_us: i64) -> Result<()> {
+    if !move_refund(tx, refund.id.as_str(), (Status::Pending, Status::Failed), Some(why), now_us).await? {
+        return Err(Error::internal(format!("the refund {} moved although it was locked", refund.id)));
+    }
+    if order.status == OrderStatus::RefundPending {
+        move_order(tx, order.id.as_str(), (OrderStatus::RefundPending, OrderStatus::Paid), now_us).await?;
+    }
+    let source = format!("hs:{}:failed", refund.id);
+    resolve(tx, &format!("refund:{}", refund.id), End::Void(&source), now_us).await
+}
+
+async fn read(tx: &mut Tx, id: &str) -> Result<Option<Refund>> {
+    let sql = "select r.id, r.order_id, r.payment_id, r.amount_minor, r.status, r.requested_by, r.reason, r.known_us, r.error,
+                 r.alarm, r.created_us, r.settled_us, o.currency
+               from refund r join sale_order o on o.id = r.order_id where r.id = $1";
+    let one = |row: Row| {
+        let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+        Ok(Refund {
+            id: row.text("id")?.parse()?,
+            order: row.text("order_id")?.parse()?,
+            payment: row.text("payment_id")?,
+            amount: Amount::new(row.int("amount_minor")?, currency)?,
+            status: word(Status::decode, "status of a refund", &row.text("status")?)?,
+            requested_by: row.text("requested_by")?,
+            reason: row.text_or_null("reason")?,
+            known_us: row.int_or_null("known_us")?,
+            error: row.text_or_null("error")?,
+            alarm: row.text_or_null("alarm")?,
+            created_us: row.int("created_us")?,
+            settled_us: row.int_or_null("settled_us")?,
+        })
+    };
+    tx.first(sql, args![id]).await?.map(one).transpose()
+}

@@ -1,0 +1,138 @@
+//! Refunds. Phase 1 is `db::refunds`; here are phase 2, the request to the provider outside of any transaction, and
+//! phase 3, what a webhook or the sweep finds.
+
+use super::Payments;
+use crate::base::{Error, Kind, Result};
+use crate::db::money::{Claim, Request};
+use crate::db::orders::Applied;
+use crate::db::refunds::{By, Refund, Requested, Seen, Standing};
+use crate::ledger::order::OrderId;
+use crate::ledger::refund::{RefundId, Status};
+use crate::providers::Fault;
+use crate::providers::hyperswitch::NewRefund;
+
+/// A refund that the provider has is looked at again after this long.
+pub const OPEN_US: i64 = 30 * 60 * 1_000_000;
+/// A refund of which nobody knows whether the provider has it is looked for after this long.
+pub const ORPHAN_US: i64 = 5 * 60 * 1_000_000;
+
+impl Payments {
+    /// Refunds an order: stores the refund, then asks the provider. The refund is `pending` afterwards, or `failed` when
+    /// the provider refused at once.
+    ///
+    /// # Errors
+    /// `Unavailable` without a provider; when the database refuses.
+    pub async fn refund(
+        &self,
+        order: &OrderId,
+        by: By<'_>,
+        reason: Option<&str>,
+        request: Request<'_>,
+    ) -> Result<Requested> {
+        self.hyperswitch()?;
+        let days = self.options.refund_days;
+        let requested = self.db.request_refund(order, by, reason, days, request, self.now_us()).await?;
+        let (refund, again) = match requested {
+            Requested::Claimed(Claim::New(refund)) => (refund, false),
+            Requested::Claimed(Claim::Known(refund)) => (refund, true),
+            other => return Ok(other),
+        };
+        if refund.status == Status::Pending && refund.known_us.is_none() {
+            self.submit_refund(&refund, again).await?;
+        }
+        let refund = self.db.refund(&refund.id).await?.unwrap_or(refund);
+        Ok(Requested::Claimed(if again { Claim::Known(refund) } else { Claim::New(refund) }))
+    }
+
+    /// Phase 2. `look`: it may have been asked for before.
+    async fn submit_refund(&self, refund: &Refund, look: bool) -> Result<()> {
+        let provider = self.hyperswitch()?;
+        let id = refund.id.as_str();
+        let new = NewRefund { id, payment: &refund.payment, amount: refund.amount };
+        let mut seen = Err(Fault::Missing);
+        if look {
+            seen = provider.refund(id).await;
+        }
+        if seen == Err(Fault::Missing) {
+            seen = provider.create_refund(new).await;
+        }
+        if seen == Err(Fault::Exists) {
+            seen = provider.refund(id).await; // a call before this one landed
+        }
+        match seen {
+            // The answer to a request is never its end.
+            Ok(seen) => {
+                let known = Seen { standing: Standing::Open, ..seen };
+                let applied = self.db.apply_refund(&refund.id, &known, self.now_us()).await?;
+                self.note_refund(id, &applied);
+            }
+            Err(Fault::Refused(why) | Fault::Insufficient(why) | Fault::Locked(why)) => {
+                tracing::warn!(refund = id, why, "the provider refuses a refund");
+                self.db.fail_refund(&refund.id, &why, self.now_us()).await?;
+            }
+            Err(fault) => {
+                tracing::warn!(refund = id, why = fault.words(), "nobody knows whether a refund was begun");
+                self.db.note_refund(&refund.id, &fault.words(), self.now_us()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a refund and believes what is there, whoever said that it is worth a look.
+    ///
+    /// # Errors
+    /// `Unavailable` when the provider does not say; when the database refuses.
+    pub async fn look_at_refund(&self, id: &RefundId) -> Result<Applied> {
+        if self.db.refund(id).await?.is_none() {
+            return Ok(Applied::Unknown);
+        }
+        match self.hyperswitch()?.refund(id.as_str()).await {
+            Ok(seen) => {
+                let applied = self.db.apply_refund(id, &seen, self.now_us()).await?;
+                self.note_refund(id.as_str(), &applied);
+                Ok(applied)
+            }
+            Err(fault) => Err(unreadable(id, &fault)),
+        }
+    }
+
+    /// As `look_at_refund`, for one that was stored and never confirmed: what the provider does not know has failed, and
+    /// its order is paid again.
+    ///
+    /// # Errors
+    /// As `look_at_refund`.
+    pub async fn look_at_orphan(&self, id: &RefundId) -> Result<Applied> {
+        match self.hyperswitch()?.refund(id.as_str()).await {
+            Ok(seen) => {
+                let applied = self.db.apply_refund(id, &seen, self.now_us()).await?;
+                self.note_refund(id.as_str(), &applied);
+                Ok(applied)
+            }
+            Err(Fault::Missing) => {
+                let failed = self.db.fail_refund(id, "the provider never heard of it", self.now_us()).await?;
+                if failed {
+                    tracing::error!(
+                        refund = id.as_str(),
+                        "a refund never reached the provider; its order is paid again"
+                    );
+                }
+                Ok(if failed { Applied::Changed("refund_failed") } else { Applied::Nothing })
+            }
+            Err(fault) => Err(unreadable(id, &fault)),
+        }
+    }
+
+    fn note_refund(&self, refund: &str, applied: &Applied) {
+        match applied {
+            Applied::Alarm(why) => {
+                tracing::error!(refund, why, "a refund at the provider is not ours; nothing is changed");
+            }
+            Applied::Changed(what) => tracing::info!(refund, what, "a refund moved"),
+            Applied::Nothing | Applied::Unknown => {}
+        }
+    }
+}
+
+fn unreadable(id: &RefundId, fault: &Fault) -> Error {
+    Error::new(Kind::Unavailable, format!("cannot read the refund {id}: {}", fault.words()))
+}

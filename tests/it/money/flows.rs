@@ -1,0 +1,981 @@
+//! Every flow of money, with providers in every mood: what is bought is paid once, licensed once, passed on once, and
+//! given back once.
+
+use std::time::Duration;
+
+use segue::base::clock::Clock;
+use segue::base::secret::Secret;
+use segue::db::Db;
+use segue::db::ledger::AsOf;
+use segue::db::money::{Claim, Request};
+use segue::db::orders::{Applied, Order, Refusal};
+use segue::db::products::{NewProduct, Product};
+use segue::db::refunds::{By, Refund, Requested};
+use segue::db::subscriptions::Plan;
+use segue::db::transfers::Transfer;
+use segue::jobs::backoff::Backoff;
+use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatus, Terms};
+use segue::ledger::refund::Status as RefundStatus;
+use segue::ledger::subscription::{Gate, InvoiceStatus, Status as SubStatus};
+use segue::ledger::transfer::Status as TransferStatus;
+use segue::ledger::{Amount, Currency};
+use segue::payments::checkout::{Completed, Joined, Ordered};
+use segue::payments::webhook::{Envelope, Received, Sender};
+use segue::payments::{BACKOFF, Options, Payments};
+use serde_json::Value;
+
+use super::fakes::{HYPERSWITCH_SECRET, Mood, STRIPE_SECRET, Shared, signed_256, signed_512};
+use crate::databases::{self, Case, cases};
+
+const CASES: &[Case] = cases![around whole:
+    a_purchase_is_licensed_and_passed_on,
+    what_is_asked_twice_is_done_once,
+    orders_that_cannot_be_are_refused,
+    whatever_the_first_call_meets_there_is_one_payment,
+    what_the_provider_has_must_be_what_we_asked_for,
+    a_failed_payment_may_still_be_paid,
+    what_nobody_pays_expires,
+    a_refund_takes_everything_back,
+    refunds_have_rules,
+    a_failed_refund_leaves_everything_as_it_was,
+    whatever_a_refund_meets_it_is_made_at_most_once,
+    a_refund_that_was_given_up_may_still_happen,
+    whatever_a_transfer_meets_it_is_made_once,
+    a_transfer_that_is_refused_is_given_up_after_five_tries,
+    a_transfer_waits_for_an_account_and_for_money,
+    a_reversal_takes_what_there_is,
+    a_reversal_ends_whatever_it_finds,
+    a_transfer_in_flight_is_taken_back_when_it_lands,
+    debts_are_paid_by_later_sales,
+    subscriptions_let_in_whoever_paid,
+    webhooks_are_logged_and_believed_only_as_hints,
+    products_are_changed_by_their_sellers,
+];
+
+#[test]
+fn money_keeps_its_word_on_sqlite() {
+    databases::on_sqlite(CASES);
+}
+
+#[test]
+fn money_keeps_its_word_on_postgresql() {
+    databases::on_postgresql(CASES);
+}
+
+#[test]
+fn money_keeps_its_word_behind_pgbouncer() {
+    databases::behind_pgbouncer(&CASES[..6]);
+}
+
+/// A case, and then the proof that everything still adds up.
+async fn whole(db: Db, case: impl Future<Output = ()>) {
+    case.await;
+    let report = db.verify_ledger().await.unwrap();
+    assert_eq!((report.wrong, report.differences), (0, vec![]));
+}
+
+const START_S: u64 = 1_700_000_000;
+
+/// A shop with two sellers, and a world of providers.
+pub(super) struct Shop {
+    pub(super) payments: Payments,
+    pub(super) world: Shared,
+    pub(super) clock: Clock,
+    keys: std::cell::Cell<u32>,
+}
+
+pub(super) fn usd() -> Currency {
+    Currency::decode("USD").unwrap()
+}
+
+pub(super) fn options() -> Options {
+    let plan = |id: &str, minor: i64, period_days, trial_days| Plan {
+        id: id.into(),
+        price: (minor > 0).then(|| Amount::new(minor, usd()).unwrap()),
+        currency: usd(),
+        period_days,
+        trial_days,
+        tax_bps: 1900,
+    };
+    Options {
+        terms: Terms { fee_bps: 1000, tax_bps: 0 },
+        refund_days: 14,
+        transfer_delay: Duration::ZERO,
+        return_url: None,
+        plans: vec![plan("free", 0, 0, 0), plan("pro", 1190, 30, 0), plan("try", 500, 30, 7)],
+        hyperswitch_secret: Some(Secret::new(HYPERSWITCH_SECRET.as_bytes())),
+        stripe_secrets: vec![Secret::new(STRIPE_SECRET.as_bytes())],
+        backoff: BACKOFF,
+        sweep_every: Duration::from_secs(3600),
+    }
+}
+
+pub(super) fn new_product(seller: &str, title: &str, minor: i64) -> NewProduct {
+    NewProduct {
+        seller: seller.into(),
+        track: Some(format!("trk_{title}")),
+        title: title.into(),
+        currency: usd(),
+        preview_enabled: false,
+        licences: vec![(LicenceKind::Personal, minor), (LicenceKind::Commercial, minor * 10)],
+        images: vec![],
+    }
+}
+
+impl Shop {
+    pub(super) fn new(db: &Db) -> Shop {
+        let clock = Clock::sim(START_S);
+        let world = Shared::new(clock.clone());
+        let (hyperswitch, stripe) = world.clients();
+        let payments = Payments {
+            db: db.clone(),
+            hyperswitch: Some(hyperswitch),
+            stripe: Some(stripe),
+            options: options(),
+            clock: clock.clone(),
+        };
+        Shop { payments, world, clock, keys: std::cell::Cell::new(0) }
+    }
+
+    fn db(&self) -> &Db {
+        &self.payments.db
+    }
+
+    fn now_us(&self) -> i64 {
+        self.clock.unix_us()
+    }
+
+    fn key(&self) -> String {
+        self.keys.set(self.keys.get() + 1);
+        format!("key-{}", self.keys.get())
+    }
+
+    /// A product of a seller who can be paid.
+    pub(super) async fn product(&self, seller: &str, minor: i64) -> Product {
+        let now_us = self.now_us();
+        self.db().set_seller_account(seller, &format!("acct_{seller}"), now_us).await.unwrap();
+        let key = self.key();
+        let request = Request { subject: seller, key: &key, fingerprint: "f" };
+        let new = new_product(seller, &format!("{seller}{minor}"), minor);
+        match self.db().create_product(&new, request, now_us).await.unwrap() {
+            Claim::New(product) => product,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn order_of(&self, products: &[&Product]) -> Ordered {
+        self.clock.advance(1); // so that ids sort by their order
+        let key = self.key();
+        let wanted: Vec<_> = products.iter().map(|product| (product.id.clone(), LicenceKind::Personal)).collect();
+        let request = Request { subject: "usr_buyer", key: &key, fingerprint: "f" };
+        self.payments.order("usr_buyer", &wanted, request).await.unwrap()
+    }
+
+    /// An order whose payment the provider has.
+    async fn ordered(&self, products: &[&Product]) -> Order {
+        match self.order_of(products).await {
+            Ordered::Ready(order) => order,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, paid.
+    async fn paid(&self, products: &[&Product]) -> Order {
+        let order = self.ordered(products).await;
+        self.world.with(|world| world.pay(&order.payment.id, "succeeded"));
+        assert_eq!(self.payments.look_at_payment(&order.payment.id).await.unwrap(), Applied::Changed("paid"));
+        self.order(&order.id).await
+    }
+
+    async fn order(&self, id: &OrderId) -> Order {
+        self.db().order(id).await.unwrap().unwrap()
+    }
+
+    async fn ask_refund(&self, order: &OrderId, subject: &str, key: &str) -> Requested {
+        let (by, request) = (By { subject, admin: false }, Request { subject, key, fingerprint: order.as_str() });
+        self.payments.refund(order, by, Some("I did not like it"), request).await.unwrap()
+    }
+
+    async fn refunding(&self, order: &OrderId) -> Refund {
+        match self.ask_refund(order, "usr_buyer", &self.key()).await {
+            Requested::Claimed(Claim::New(refund)) => refund,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn transfer_of(&self, seller: &str) -> Transfer {
+        self.db().transfers(seller, None, 10).await.unwrap().into_iter().next().unwrap()
+    }
+
+    /// (payable, reserved, receivable) of a seller.
+    async fn balance(&self, seller: &str) -> (i64, i64, i64) {
+        let balances = self.db().seller_balances(seller).await.unwrap();
+        balances.first().map_or((0, 0, 0), |(_, payable, reserved, receivable)| (*payable, *reserved, *receivable))
+    }
+
+    async fn on_account(&self, code: &str) -> i64 {
+        let sums = self.db().balance_as_of(&code.parse().unwrap(), AsOf::Now).await.unwrap().unwrap_or_default();
+        sums.0 - sums.1
+    }
+
+    async fn licences(&self) -> Vec<bool> {
+        let licences = self.db().licences("usr_buyer", None, 100).await.unwrap();
+        licences.into_iter().map(|licence| licence.revoked_us.is_none()).collect()
+    }
+
+    /// The transfer of a seller's latest order, made.
+    async fn transferred(&self, seller: &str) -> Transfer {
+        assert!(self.payments.transfer_due().await.unwrap() > 0);
+        let transfer = self.transfer_of(seller).await;
+        assert_eq!(transfer.status, TransferStatus::Completed, "{transfer:?}");
+        transfer
+    }
+
+    fn deliver(&self) -> Option<Value> {
+        self.world.with(|world| world.events.pop_front())
+    }
+
+    async fn receive(&self, body: &str, signature: Option<&str>, sender: Sender) -> Received {
+        let (source_ip, user_agent) = (Some("203.0.113.7"), Some("hyperswitch"));
+        let envelope =
+            Envelope { sender, signature, body: body.as_bytes(), source_ip, user_agent, request_id: "req-1" };
+        self.payments.receive(envelope).await.unwrap()
+    }
+}
+
+async fn a_purchase_is_licensed_and_passed_on(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 333).await);
+    let order = shop.ordered(&[&a, &b]).await;
+    assert_eq!((order.status, order.total.minor()), (OrderStatus::PendingPayment, 1333));
+    assert!(order.payment.client_secret.is_some());
+    assert_eq!(order.payment.id.len(), 30);
+    assert!(shop.licences().await.is_empty(), "nothing before the money");
+    shop.world.with(|world| world.pay(&order.payment.id, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&order.payment.id).await.unwrap(), Applied::Changed("paid"));
+    let paid = shop.order(&order.id).await;
+    assert_eq!((paid.status, paid.paid_us), (OrderStatus::Paid, Some(shop.now_us())));
+    assert_eq!(shop.licences().await, [true, true]);
+    // 10 % of 333 are 33.3: the largest remainder is the seller's.
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((900, 0, 0), (300, 0, 0)));
+    assert_eq!(shop.on_account("psp:clearing:USD").await, 1333);
+    assert_eq!(shop.on_account("platform:fees:USD").await, -133);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 2);
+    for (seller, minor) in [("a", 900), ("b", 300)] {
+        let transfer = shop.transfer_of(seller).await;
+        assert_eq!((transfer.status, transfer.amount.minor()), (TransferStatus::Completed, minor));
+        assert_eq!(shop.balance(seller).await, (0, 0, 0));
+        let there = shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].clone());
+        assert_eq!(
+            (there.amount, there.operation, there.group),
+            (minor, transfer.id.to_string(), format!("order_{}", order.id))
+        );
+        assert_eq!(there.destination, format!("acct_{seller}"));
+    }
+    assert_eq!(shop.on_account("psp:clearing:USD").await, 133);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 0);
+}
+
+async fn what_is_asked_twice_is_done_once(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let wanted = [(product.id.clone(), LicenceKind::Personal)];
+    let ask = |fingerprint: &'static str| {
+        shop.payments.order("usr_buyer", &wanted, Request { subject: "usr_buyer", key: "k", fingerprint })
+    };
+    let Ordered::Ready(first) = ask("f").await.unwrap() else { panic!() };
+    let Ordered::Again(again) = ask("f").await.unwrap() else { panic!() };
+    assert_eq!(first, again);
+    assert!(matches!(ask("g").await.unwrap(), Ordered::Conflict(id) if id == first.id.as_str()));
+    // The same key of somebody else is another key.
+    let other = Request { subject: "usr_other", key: "k", fingerprint: "f" };
+    let Ordered::Ready(other) = shop.payments.order("usr_other", &wanted, other).await.unwrap() else { panic!() };
+    assert_ne!(other.id, first.id);
+    assert_eq!(shop.world.with(|world| world.payments.len()), 2);
+    shop.world.with(|world| world.pay(&first.payment.id, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&first.payment.id).await.unwrap(), Applied::Changed("paid"));
+    let before = shop.order(&first.id).await;
+    shop.clock.advance(60);
+    assert_eq!(shop.payments.look_at_payment(&first.payment.id).await.unwrap(), Applied::Nothing);
+    assert_eq!(shop.order(&first.id).await, before, "not even a time changes");
+    assert_eq!(shop.balance("a").await, (900, 0, 0));
+    assert_eq!(shop.payments.look_at_payment("pay_of_somebody_else").await.unwrap(), Applied::Unknown);
+}
+
+async fn orders_that_cannot_be_are_refused(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let refused = async |buyer: &str, wanted: &[(ProductId, LicenceKind)]| {
+        let key = shop.key();
+        let request = Request { subject: buyer, key: &key, fingerprint: "f" };
+        match shop.payments.order(buyer, wanted, request).await.unwrap() {
+            Ordered::Refused(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (personal, extended) = (LicenceKind::Personal, LicenceKind::Extended);
+    let id = || product.id.clone();
+    assert_eq!(refused("x", &[]).await, Refusal::Items);
+    assert_eq!(refused("x", &vec![(id(), personal); 21]).await, Refusal::Items);
+    assert_eq!(refused("x", &[(id(), extended)]).await, Refusal::Licence(id(), extended));
+    assert_eq!(refused("a", &[(id(), personal)]).await, Refusal::Own(id()));
+    let unknown = ProductId::new(1);
+    assert_eq!(refused("x", &[(unknown.clone(), personal)]).await, Refusal::Product(unknown));
+    let yen = NewProduct { currency: Currency::decode("JPY").unwrap(), ..new_product("b", "yen", 500) };
+    let request = Request { subject: "b", key: "yen", fingerprint: "f" };
+    let Claim::New(yen) = db.create_product(&yen, request, shop.now_us()).await.unwrap() else { panic!() };
+    assert_eq!(refused("x", &[(id(), personal), (yen.id, personal)]).await, Refusal::Currencies);
+    assert!(shop.world.with(|world| world.asked.is_empty()), "nobody was asked for anything");
+}
+
+async fn whatever_the_first_call_meets_there_is_one_payment(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let wanted = [(product.id.clone(), LicenceKind::Personal)];
+    for mood in [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked, Mood::Late] {
+        let key = shop.key();
+        let ask =
+            || shop.payments.order("usr_buyer", &wanted, Request { subject: "usr_buyer", key: &key, fingerprint: "f" });
+        shop.world.with(|world| world.script.push_back(mood));
+        let Ordered::Unknown(first, why) = ask().await.unwrap() else { panic!("{mood:?}") };
+        assert_eq!(
+            (first.status, first.payment.client_secret.clone()),
+            (OrderStatus::Created, None),
+            "{mood:?}: {why}"
+        );
+        if mood == Mood::Late {
+            shop.world.with(|world| world.land());
+        }
+        let Ordered::Again(order) = ask().await.unwrap() else { panic!("{mood:?}") };
+        assert_eq!((&order.id, order.status), (&first.id, OrderStatus::PendingPayment), "{mood:?}");
+        assert!(order.payment.client_secret.is_some());
+    }
+    assert_eq!(shop.world.with(|world| world.payments.len()), 7, "one for each order");
+    // Refused outright: by a provider that does not take what we send.
+    shop.world.with(|world| world.payments.clear());
+    let order = shop.ordered(&[&product]).await;
+    shop.world.with(|world| world.script.extend([Mood::Deaf]));
+    let Ordered::Unknown(lost, _) = shop.order_of(&[&product]).await else { panic!() };
+    // It never arrived: the sweep expires what the provider does not know, and ends what nobody began to pay.
+    shop.clock.advance(31 * 60);
+    let swept = shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&lost.id).await.status, OrderStatus::Expired);
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Expired);
+    assert_eq!(shop.world.with(|world| world.payments[&order.payment.id].status.clone()), "cancelled");
+    assert_eq!((swept.payments.looked, swept.payments.moved), (9, 9));
+    assert_eq!(shop.payments.sweep().await.unwrap().payments.looked, 0);
+}
+
+async fn what_the_provider_has_must_be_what_we_asked_for(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    for (status, amount, currency) in [
+        ("succeeded", 999, "USD"),
+        ("succeeded", 1000, "EUR"),
+        ("conflicted", 1000, "USD"),
+        ("partially_captured", 1000, "USD"),
+    ] {
+        let order = shop.ordered(&[&product]).await;
+        shop.world.with(|world| {
+            world.pay(&order.payment.id, status);
+            let payment = world.payments.get_mut(&order.payment.id).unwrap();
+            (payment.amount, payment.currency) = (amount, currency.into());
+        });
+        let applied = shop.payments.look_at_payment(&order.payment.id).await.unwrap();
+        assert!(matches!(&applied, Applied::Alarm(why) if why.contains(status)), "{applied:?}");
+        let now = shop.order(&order.id).await;
+        assert_eq!(now.status, OrderStatus::PendingPayment);
+        assert!(now.payment.alarm.is_some());
+        // What the provider corrects is believed.
+        shop.world.with(|world| {
+            let payment = world.payments.get_mut(&order.payment.id).unwrap();
+            (payment.amount, payment.currency, payment.status) = (1000, "USD".into(), "succeeded".into());
+        });
+        assert_eq!(shop.payments.look_at_payment(&order.payment.id).await.unwrap(), Applied::Changed("paid"));
+        assert_eq!(shop.order(&order.id).await.payment.alarm, None);
+    }
+    assert_eq!(shop.licences().await.len(), 4);
+}
+
+async fn a_failed_payment_may_still_be_paid(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.ordered(&[&product]).await;
+    for (status, expected) in [
+        ("processing", OrderStatus::PendingPayment),
+        ("requires_customer_action", OrderStatus::PendingPayment),
+        ("invented_in_2030", OrderStatus::PendingPayment),
+        ("failed", OrderStatus::Failed),
+        ("processing", OrderStatus::Failed),
+        ("succeeded", OrderStatus::Paid),
+    ] {
+        shop.world.with(|world| world.pay(&order.payment.id, status));
+        shop.payments.look_at_payment(&order.payment.id).await.unwrap();
+        assert_eq!(shop.order(&order.id).await.status, expected, "{status}");
+    }
+    assert_eq!(shop.licences().await, [true]);
+}
+
+async fn what_nobody_pays_expires(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let (idle, busy, quick) =
+        (shop.ordered(&[&product]).await, shop.ordered(&[&product]).await, shop.ordered(&[&product]).await);
+    shop.world.with(|world| world.pay(&busy.payment.id, "requires_customer_action"));
+    shop.world.with(|world| world.pay(&quick.payment.id, "succeeded")); // and its webhook is lost
+    shop.clock.advance(29 * 60);
+    assert_eq!(shop.payments.sweep().await.unwrap().payments.looked, 0);
+    shop.clock.advance(2 * 60);
+    // A provider that does not answer leaves the row for the next sweep.
+    shop.world.with(|world| world.script.extend([Mood::Deaf, Mood::Deaf, Mood::Deaf]));
+    assert_eq!(shop.payments.sweep().await.unwrap().payments.unread, 3);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&idle.id).await.status, OrderStatus::Expired);
+    assert_eq!(shop.order(&busy.id).await.status, OrderStatus::PendingPayment, "somebody is at it");
+    assert_eq!(shop.order(&quick.id).await.status, OrderStatus::Paid);
+    shop.world.with(|world| world.pay(&busy.payment.id, "expired"));
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&busy.id).await.status, OrderStatus::Expired);
+}
+
+async fn a_refund_takes_everything_back(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 500).await);
+    let order = shop.paid(&[&a, &b]).await;
+    shop.payments.options.backoff.delay_us(1);
+    let refund = shop.refunding(&order.id).await;
+    assert_eq!((refund.status, refund.known_us.is_some()), (RefundStatus::Pending, true));
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::RefundPending);
+    assert_eq!(shop.balance("a").await, (900, 900, 0), "reserved, not taken");
+    assert_eq!(shop.licences().await, [true, true], "until the money is back");
+    // Nobody is paid while a refund is open.
+    shop.payments.transfer_due().await.unwrap();
+    assert!(shop.world.with(|world| world.transfers.is_empty()));
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+    let after = shop.order(&order.id).await;
+    assert_eq!((after.status, after.refunded_us), (OrderStatus::Refunded, Some(shop.now_us())));
+    assert_eq!(shop.licences().await, [false, false]);
+    for seller in ["a", "b"] {
+        assert_eq!(shop.balance(seller).await, (0, 0, 0));
+        assert_eq!(shop.transfer_of(seller).await.status, TransferStatus::PermanentlyFailed);
+    }
+    for account in ["psp:clearing:USD", "platform:fees:USD"] {
+        assert_eq!(shop.on_account(account).await, 0, "{account}");
+    }
+    shop.clock.advance(7200);
+    let again = (shop.db().refund(&refund.id).await.unwrap(), shop.order(&order.id).await);
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Nothing);
+    assert_eq!((shop.db().refund(&refund.id).await.unwrap(), shop.order(&order.id).await), again);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 0);
+}
+
+async fn refunds_have_rules(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let unpaid = shop.ordered(&[&product]).await;
+    assert_eq!(shop.ask_refund(&unpaid.id, "usr_buyer", "r0").await, Requested::Not(OrderStatus::PendingPayment));
+    let order = shop.paid(&[&product]).await;
+    assert_eq!(shop.ask_refund(&order.id, "usr_stranger", "r1").await, Requested::NoOrder);
+    assert_eq!(shop.ask_refund(&OrderId::new(1), "usr_buyer", "r1").await, Requested::NoOrder);
+    shop.clock.advance(14 * 86_400 + 1);
+    let until_us = order.paid_us.unwrap() + 14 * 86_400_000_000;
+    assert_eq!(shop.ask_refund(&order.id, "usr_buyer", "r2").await, Requested::Closed(until_us));
+    // Its own deadline goes before.
+    shop.db().set_refund_deadline(&order.id, shop.now_us(), shop.now_us()).await.unwrap();
+    let Requested::Claimed(Claim::New(refund)) = shop.ask_refund(&order.id, "a", "r3").await else { panic!() };
+    assert_eq!(refund.requested_by, "a", "the seller may");
+    assert_eq!(shop.ask_refund(&order.id, "usr_buyer", "r4").await, Requested::Already);
+    let again = shop.ask_refund(&order.id, "a", "r3").await;
+    assert!(matches!(&again, Requested::Claimed(Claim::Known(known)) if known.id == refund.id), "{again:?}");
+    assert_eq!(shop.world.with(|world| world.refunds.len()), 1);
+    let admin = By { subject: "usr_admin", admin: true };
+    let request = Request { subject: "usr_admin", key: "r5", fingerprint: "f" };
+    let other = shop.paid(&[&product]).await;
+    let asked = shop.payments.refund(&other.id, admin, None, request).await.unwrap();
+    assert!(matches!(asked, Requested::Claimed(Claim::New(_))));
+}
+
+async fn a_failed_refund_leaves_everything_as_it_was(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    let refund = shop.refunding(&order.id).await;
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "review")); // no event for it
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Nothing);
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "failed"));
+    shop.clock.advance(31 * 60);
+    assert_eq!(shop.payments.sweep().await.unwrap().refunds.moved, 1);
+    let failed = shop.db().refund(&refund.id).await.unwrap().unwrap();
+    assert_eq!((failed.status, failed.error.as_deref()), (RefundStatus::Failed, Some("the bank said no")));
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    assert_eq!((shop.balance("a").await, shop.licences().await), ((900, 0, 0), vec![true]));
+    // And so it can be asked for again.
+    let second = shop.refunding(&order.id).await;
+    shop.world.with(|world| world.settle_refund(second.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&second.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!(shop.on_account("psp:clearing:USD").await, 0);
+}
+
+async fn whatever_a_refund_meets_it_is_made_at_most_once(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    for mood in [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked] {
+        let order = shop.paid(&[&product]).await;
+        shop.world.with(|world| world.script.push_back(mood));
+        let refund = shop.refunding(&order.id).await;
+        let there = shop.world.with(|world| world.refunds.contains_key(refund.id.as_str()));
+        if mood == Mood::Locked {
+            // It certainly was not done.
+            assert_eq!((refund.status, there), (RefundStatus::Failed, false));
+            assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+            continue;
+        }
+        assert_eq!((refund.status, refund.known_us), (RefundStatus::Pending, None), "{mood:?}");
+        assert!(refund.error.is_some());
+        // Nobody knew: the sweep looks for it by our own id, and only what is not there has failed.
+        shop.clock.advance(5 * 60 + 1);
+        let swept = shop.payments.sweep().await.unwrap();
+        assert_eq!(swept.orphans.looked, 1, "{mood:?}");
+        let refund = shop.db().refund(&refund.id).await.unwrap().unwrap();
+        match there {
+            true => assert_eq!((refund.status, refund.known_us.is_some()), (RefundStatus::Pending, true), "{mood:?}"),
+            false => assert_eq!(refund.status, RefundStatus::Failed, "{mood:?}"),
+        }
+        let order = shop.order(&order.id).await;
+        assert_eq!(order.status == OrderStatus::RefundPending, there, "{mood:?}");
+        if there {
+            shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+            assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+        }
+    }
+    // The same key again, before the sweep: it looks, and asks once more for what is not there.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    let _ = shop.ask_refund(&order.id, "usr_buyer", "again").await;
+    let Requested::Claimed(Claim::Known(refund)) = shop.ask_refund(&order.id, "usr_buyer", "again").await else {
+        panic!()
+    };
+    assert!(refund.known_us.is_some());
+    // What is not what we asked for is not believed.
+    shop.world.with(|world| {
+        let there = world.refunds.get_mut(refund.id.as_str()).unwrap();
+        (there.amount, there.status) = (1, "succeeded".into());
+    });
+    assert!(matches!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Alarm(_)));
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::RefundPending);
+}
+
+async fn a_refund_that_was_given_up_may_still_happen(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Late));
+    let refund = shop.refunding(&order.id).await;
+    shop.clock.advance(5 * 60 + 1);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    let transfer = shop.transferred("a").await;
+    // Now the request arrives after all, and the buyer asks for another refund, which the provider refuses.
+    shop.world.with(|world| world.land());
+    let second = shop.refunding(&order.id).await;
+    assert_eq!(second.status, RefundStatus::Failed, "more than was captured");
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
+    assert_eq!(shop.balance("a").await, (0, 0, 900), "the seller was paid, and owes it");
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::ReversalPending);
+}
+
+async fn whatever_a_transfer_meets_it_is_made_once(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let moods =
+        [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked, Mood::Nameless, Mood::Late];
+    for mood in moods {
+        shop.paid(&[&product]).await;
+        shop.world.with(|world| world.script.push_back(mood));
+        assert_eq!(shop.payments.transfer_due().await.unwrap(), 1);
+        let transfer = shop.transfer_of("a").await;
+        assert_eq!((transfer.status, transfer.submitted_us.is_some()), (TransferStatus::Pending, true), "{mood:?}");
+        assert_eq!(shop.balance("a").await, (900, 900, 0), "{mood:?}: reserved while nobody knows");
+        assert_eq!(shop.payments.transfer_due().await.unwrap(), 0, "not at once");
+        if mood == Mood::Late {
+            shop.world.with(|world| world.land());
+        }
+        shop.clock.advance(120);
+        let transfer = shop.transferred("a").await;
+        let made: Vec<_> = shop.world.with(|world| {
+            world
+                .transfers
+                .iter()
+                .filter(|(_, t)| t.operation == transfer.id.as_str())
+                .map(|(id, _)| id.clone())
+                .collect()
+        });
+        assert_eq!(made, [transfer.provider_id.clone().unwrap()], "{mood:?}");
+        assert_eq!(shop.balance("a").await, (0, 0, 0), "{mood:?}");
+    }
+    // A saved failure answers under its key for a day: another key is needed, after a look.
+    shop.paid(&[&product]).await;
+    for tries in 0..7 {
+        // From the second time on it looks before it asks.
+        let looks = usize::from(tries > 0);
+        shop.world.with(|world| world.script.extend(std::iter::repeat_n(Mood::Fine, looks).chain([Mood::Fails])));
+        shop.payments.transfer_due().await.unwrap();
+        shop.clock.advance(3600);
+    }
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::Pending, "what may have been done is not given up");
+    shop.world.with(|world| world.script.clear());
+    shop.transferred("a").await;
+    // Silence for longer than a key is good for.
+    shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    shop.payments.transfer_due().await.unwrap();
+    let before = shop.transfer_of("a").await.generation;
+    shop.clock.advance(23 * 3600 + 1);
+    assert_eq!(shop.transferred("a").await.tries, 0);
+    assert_eq!(before, 0);
+}
+
+async fn a_transfer_that_is_refused_is_given_up_after_five_tries(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    shop.paid(&[&product]).await;
+    shop.world.with(|world| world.closed.push("acct_a".into()));
+    for attempt in 1..=5 {
+        assert_eq!(shop.payments.transfer_due().await.unwrap(), 1, "{attempt}");
+        let transfer = shop.transfer_of("a").await;
+        assert_eq!((transfer.refusals, transfer.submitted_us), (attempt, None));
+        let expected = if attempt < 5 { TransferStatus::Failed } else { TransferStatus::PermanentlyFailed };
+        assert_eq!(transfer.status, expected);
+        assert!(transfer.error.unwrap().contains("transfers_not_allowed"));
+        assert_eq!(shop.balance("a").await, (900, 0, 0), "it is theirs again");
+        // 1 min × 2ⁿ: half of it at least, and all of it at most.
+        let minute = 60u64 << (attempt - 1);
+        shop.clock.advance(minute / 2 - 1);
+        assert_eq!(shop.payments.transfer_due().await.unwrap(), 0, "{attempt}");
+        shop.clock.advance(minute / 2 + 2);
+    }
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 0);
+    assert!(shop.world.with(|world| world.transfers.is_empty()));
+}
+
+async fn a_transfer_waits_for_an_account_and_for_money(db: Db) {
+    let shop = Shop::new(&db);
+    let key = shop.key();
+    let request = Request { subject: "late", key: &key, fingerprint: "f" };
+    let Claim::New(product) = db.create_product(&new_product("late", "l", 1000), request, shop.now_us()).await.unwrap()
+    else {
+        panic!()
+    };
+    shop.paid(&[&product]).await;
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 1);
+    let waiting = shop.transfer_of("late").await;
+    assert_eq!((waiting.status, waiting.tries), (TransferStatus::Pending, 0), "no try is lost to that");
+    assert!(waiting.error.unwrap().contains("no account"));
+    shop.db().set_seller_account("late", "acct_late", shop.now_us()).await.unwrap();
+    shop.world.with(|world| world.poor = true);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 1);
+    assert_eq!(shop.transfer_of("late").await.status, TransferStatus::Failed);
+    shop.world.with(|world| world.poor = false);
+    shop.clock.advance(61);
+    shop.transferred("late").await;
+}
+
+/// A refunded order whose transfer has to come back.
+async fn to_come_back(shop: &Shop, product: &Product) -> Transfer {
+    let order = shop.paid(&[product]).await;
+    shop.transferred(&product.seller).await;
+    let refund = shop.refunding(&order.id).await;
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+    let transfer = shop.transfer_of(&product.seller).await;
+    assert_eq!((transfer.status, transfer.next_us), (TransferStatus::ReversalPending, Some(shop.now_us())));
+    transfer
+}
+
+async fn a_reversal_takes_what_there_is(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let transfer = to_come_back(&shop, &product).await;
+    assert_eq!(shop.balance("a").await, (0, 0, 900));
+    let provider_id = transfer.provider_id.unwrap();
+    // Somebody took a part back by hand, and the seller has spent the rest.
+    shop.world.with(|world| {
+        world.reverse(&provider_id, 300);
+        world.accounts.insert("acct_a".into(), 100);
+    });
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    let blocked = shop.transfer_of("a").await;
+    assert_eq!((blocked.status, blocked.reversed_minor, blocked.refusals), (TransferStatus::ReversalPending, 300, 1));
+    assert!(blocked.error.unwrap().contains("not enough money"));
+    assert_eq!(shop.balance("a").await, (0, 0, 600), "what came back is booked at once");
+    shop.world.with(|world| world.accounts.insert("acct_a".into(), 5000));
+    shop.clock.advance(61);
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    let back = shop.transfer_of("a").await;
+    assert_eq!((back.status, back.reversed_minor, back.next_us), (TransferStatus::Reversed, 900, None));
+    assert_eq!(shop.balance("a").await, (0, 0, 0));
+    assert_eq!(shop.on_account("psp:clearing:USD").await, 0);
+    assert_eq!(shop.world.with(|world| world.transfers[&provider_id].reversed), 900);
+}
+
+async fn a_reversal_ends_whatever_it_finds(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // Before the request, at it, and at the look after it.
+    for at in 0..3 {
+        for mood in [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked, Mood::Late] {
+            let transfer = to_come_back(&shop, &product).await;
+            shop.world.with(|world| world.script.extend(std::iter::repeat_n(Mood::Fine, at).chain([mood])));
+            shop.payments.reverse_due().await.unwrap();
+            shop.world.with(|world| world.land());
+            shop.clock.advance(61);
+            shop.payments.reverse_due().await.unwrap();
+            let back = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+            assert_eq!((back.status, back.reversed_minor), (TransferStatus::Reversed, 900), "{at} {mood:?}");
+            assert_eq!(shop.balance("a").await, (0, 0, 0), "{at} {mood:?}");
+        }
+    }
+    // All of it came back by somebody's hand: no request of ours.
+    let transfer = to_come_back(&shop, &product).await;
+    shop.world.with(|world| {
+        world.reverse(transfer.provider_id.as_ref().unwrap(), 900);
+        world.asked.clear();
+    });
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::Reversed);
+    assert!(shop.world.with(|world| world.asked.iter().all(|asked| asked.starts_with("GET"))));
+    // The provider does not know it.
+    let lost = to_come_back(&shop, &product).await;
+    shop.world.with(|world| {
+        world.transfers.remove(lost.provider_id.as_ref().unwrap());
+        world.platform += 900;
+    });
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::PermanentlyFailed);
+    assert_eq!(shop.balance("a").await, (0, 0, 900), "they owe it");
+    // The seller never has it again.
+    let product = shop.product("b", 1000).await;
+    let poor = to_come_back(&shop, &product).await;
+    shop.world.with(|world| world.accounts.insert("acct_b".into(), 0));
+    for _ in 0..5 {
+        assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+        shop.clock.advance(3601);
+    }
+    let poor = shop.db().transfer(&poor.id).await.unwrap().unwrap();
+    assert_eq!((poor.status, poor.refusals), (TransferStatus::PermanentlyFailed, 5));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 0);
+}
+
+async fn a_transfer_in_flight_is_taken_back_when_it_lands(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Mute));
+    shop.payments.transfer_due().await.unwrap();
+    let refund = shop.refunding(&order.id).await;
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::Pending, "nobody knows yet");
+    assert_eq!(shop.balance("a").await, (900, 900, 900));
+    shop.clock.advance(61);
+    shop.payments.transfer_due().await.unwrap();
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::ReversalPending);
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::Reversed);
+    assert_eq!(shop.balance("a").await, (0, 0, 0));
+    // The other way: it turns out that it was never made. What they have pays what they owe.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    shop.payments.transfer_due().await.unwrap();
+    let refund = shop.refunding(&order.id).await;
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    shop.payments.look_at_refund(&refund.id).await.unwrap();
+    shop.world.with(|world| world.poor = true);
+    shop.clock.advance(61);
+    shop.payments.transfer_due().await.unwrap();
+    assert_eq!(shop.transfer_of("a").await.status, TransferStatus::PermanentlyFailed);
+    assert_eq!(shop.balance("a").await, (0, 0, 0));
+}
+
+async fn debts_are_paid_by_later_sales(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let transfer = to_come_back(&shop, &product).await;
+    assert_eq!(shop.balance("a").await, (0, 0, 900));
+    shop.paid(&[&product]).await;
+    assert_eq!(shop.balance("a").await, (0, 0, 0), "the next sale pays");
+    shop.payments.transfer_due().await.unwrap();
+    let uncovered = shop.transfer_of("a").await;
+    assert_eq!((uncovered.status, uncovered.tries), (TransferStatus::Pending, 0));
+    assert!(uncovered.error.unwrap().contains("does not cover"));
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::Reversed);
+    assert_eq!(shop.balance("a").await, (900, 0, 0), "what came back after all is theirs again");
+    shop.clock.advance(3601);
+    shop.transferred("a").await;
+}
+
+async fn subscriptions_let_in_whoever_paid(db: Db) {
+    let mut shop = Shop::new(&db);
+    let join = async |shop: &Shop, who: &str, plan: &str, key: &str| {
+        shop.payments.subscribe(who, plan, Request { subject: who, key, fingerprint: plan }).await.unwrap()
+    };
+    let gate = async |shop: &Shop, who: &str| shop.db().gate(who, shop.now_us()).await.unwrap();
+    assert!(matches!(join(&shop, "u", "none", "k0").await, Joined::NoPlan));
+    // No provider: nothing is given away, and nothing is left behind.
+    let provider = shop.payments.hyperswitch.take();
+    assert!(matches!(join(&shop, "u", "pro", "k1").await, Joined::NoProvider));
+    assert_eq!(gate(&shop, "u").await, Gate::Upgrade);
+    assert!(matches!(join(&shop, "f", "free", "k1").await, Joined::InForce(s) if s.status == SubStatus::Active));
+    assert_eq!(gate(&shop, "f").await, Gate::Open);
+    shop.payments.hyperswitch = provider;
+    let Joined::Pay(sub, payment) = join(&shop, "u", "pro", "k2").await else { panic!() };
+    assert_eq!((sub.status, payment.id.as_str()), (SubStatus::PendingPayment, sub.id.as_str()));
+    assert_eq!(gate(&shop, "u").await, Gate::CompletePayment);
+    assert!(matches!(join(&shop, "u", "try", "k3").await, Joined::Live(id) if id == sub.id));
+    let Completed::Pay(_, again) = shop.payments.complete("u", &sub.id).await.unwrap() else { panic!() };
+    assert_eq!(again.client_secret, payment.client_secret);
+    assert!(payment.client_secret.is_some());
+    assert!(matches!(shop.payments.complete("f", &sub.id).await.unwrap(), Completed::NoSubscription));
+    shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Nothing);
+    assert_eq!(gate(&shop, "u").await, Gate::Open);
+    assert!(matches!(shop.payments.complete("u", &sub.id).await.unwrap(), Completed::Not(SubStatus::Active)));
+    let invoices = shop.db().invoices(&sub.id).await.unwrap();
+    assert_eq!(
+        (invoices[0].status, invoices[0].tax_minor, invoices[0].paid_us),
+        (InvoiceStatus::Paid, 190, Some(shop.now_us()))
+    );
+    assert_eq!(shop.on_account("platform:subscriptions:USD").await, -1000);
+    assert_eq!(shop.on_account("platform:tax:USD").await, -190);
+    shop.clock.advance(30 * 86_400);
+    assert_eq!(gate(&shop, "u").await, Gate::Upgrade, "at once, whenever the sweep comes");
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
+    assert_eq!(shop.db().subscription(&sub.id).await.unwrap().unwrap().status, SubStatus::Expired);
+    // A trial, once in a life.
+    assert!(matches!(join(&shop, "t", "try", "k4").await, Joined::InForce(s) if s.status == SubStatus::Trialing));
+    assert_eq!(gate(&shop, "t").await, Gate::Open);
+    shop.clock.advance(7 * 86_400);
+    assert_eq!(gate(&shop, "t").await, Gate::Upgrade);
+    shop.payments.sweep().await.unwrap();
+    let Joined::Pay(second, payment) = join(&shop, "t", "try", "k5").await else { panic!() };
+    // A payment that fails, and is paid after all: the invoice follows, the subscription has ended.
+    shop.world.with(|world| world.pay(&payment.id, "failed"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("failed"));
+    assert_eq!(shop.db().subscription(&second.id).await.unwrap().unwrap().status, SubStatus::Expired);
+    shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+    assert_eq!(shop.db().invoices(&second.id).await.unwrap()[0].status, InvoiceStatus::Paid);
+    assert_eq!(gate(&shop, "t").await, Gate::Upgrade);
+    // The first call meets every mood.
+    for (n, mood) in [Mood::Deaf, Mood::Mute, Mood::FailsAfter, Mood::Busy].into_iter().enumerate() {
+        let (who, key) = (format!("m{n}"), format!("k{n}"));
+        shop.world.with(|world| world.script.push_back(mood));
+        let Joined::Unknown(sub, _) = join(&shop, &who, "pro", &key).await else { panic!("{mood:?}") };
+        let Completed::Pay(_, payment) = shop.payments.complete(&who, &sub.id).await.unwrap() else {
+            panic!("{mood:?}")
+        };
+        assert!(payment.client_secret.is_some(), "{mood:?}");
+    }
+    let Joined::Pay(left, _) = join(&shop, "leaves", "pro", "k").await else { panic!() };
+    assert!(shop.db().cancel_subscription(&left.id, shop.now_us()).await.unwrap());
+    assert!(!shop.db().cancel_subscription(&left.id, shop.now_us()).await.unwrap());
+}
+
+async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.ordered(&[&product]).await;
+    // Forged in every way: refused, logged, and nothing else.
+    let forged = format!(
+        r#"{{"event_id":"evt_f","event_type":"payment_succeeded","content":{{"type":"payment_details","object":{{"payment_id":"{}","status":"succeeded"}}}}}}"#,
+        order.payment.id
+    );
+    let good = signed_512(&forged, HYPERSWITCH_SECRET);
+    for signature in [None, Some(""), Some("00"), Some(&good[1..]), Some(signed_512(&forged, "another").as_str())] {
+        assert_eq!(shop.receive(&forged, signature, Sender::Hyperswitch).await, Received::Unsigned);
+    }
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0);
+    // Signed, but not true: the object is read again.
+    assert_eq!(shop.receive(&forged, Some(&good), Sender::Hyperswitch).await, Received::Accepted);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 1);
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::PendingPayment);
+    shop.world.with(|world| world.pay(&order.payment.id, "succeeded"));
+    let event = shop.deliver().unwrap().to_string();
+    let signature = signed_512(&event, HYPERSWITCH_SECRET);
+    for _ in 0..3 {
+        assert_eq!(shop.receive(&event, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+    }
+    // The provider does not answer at first: the delivery is tried again.
+    shop.world.with(|world| world.script.extend([Mood::Deaf; 3]));
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 3);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0, "not at once");
+    shop.clock.advance(11);
+    assert!(shop.payments.process_webhooks().await.unwrap() > 0);
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    assert_eq!(shop.receive(&event, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+    shop.clock.advance(1);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0, "a duplicate is none");
+    // Unknown kinds and bodies that say nothing.
+    for body in [
+        "{}",
+        "[]",
+        "not json",
+        r#"{"event_id":"e","event_type":"invented","content":{"object":{"payment_id":"\u0000"}}}"#,
+    ] {
+        let signature = signed_512(body, HYPERSWITCH_SECRET);
+        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+    }
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 4);
+    assert_eq!(shop.receive("\0 \u{1f4a9}", None, Sender::Hyperswitch).await, Received::Unsigned);
+    // Stripe: somebody took a transfer of a refunded order back.
+    let transfer = to_come_back(&shop, &product).await;
+    shop.world.with(|world| {
+        world.events.clear();
+        world.reverse(transfer.provider_id.as_ref().unwrap(), 200);
+    });
+    let event = shop.deliver().unwrap().to_string();
+    let signature = signed_256(&event, STRIPE_SECRET, shop.clock.unix_s());
+    assert_eq!(shop.receive(&event, Some(&signature), Sender::Stripe).await, Received::Accepted);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 1);
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().reversed_minor, 200);
+    shop.clock.advance(301);
+    assert_eq!(shop.receive(&event, Some(&signature), Sender::Stripe).await, Received::Unsigned, "too old");
+    // Kept for as long as asked.
+    assert_eq!(shop.db().forget_webhooks(shop.now_us() - 200_000_000, 3).await.unwrap(), 3, "in batches");
+    assert!(shop.db().forget_webhooks(shop.now_us() - 200_000_000, 10_000).await.unwrap() > 3);
+    let _ = Backoff::default();
+}
+
+async fn products_are_changed_by_their_sellers(db: Db) {
+    use segue::db::products::Change;
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let track = product.track.clone().unwrap();
+    let offer = db.offer(&track).await.unwrap().unwrap();
+    assert_eq!((offer.product.clone(), offer.price_minor, offer.preview_enabled), (product.id.clone(), 1000, false));
+    let change = Change {
+        preview_enabled: Some(true),
+        licences: Some(vec![(LicenceKind::Personal, 700)]),
+        images: Some(vec!["https://img.test/1.jpg".into(), "https://img.test/2.jpg".into()]),
+        ..Change::default()
+    };
+    assert_eq!(db.change_product(&product.id, "b", &change, shop.now_us()).await.unwrap(), None, "none of theirs");
+    let order = shop.ordered(&[&product]).await;
+    let changed = db.change_product(&product.id, "a", &change, shop.now_us()).await.unwrap().unwrap();
+    assert_eq!((changed.licences.len(), changed.images.len(), changed.preview_enabled), (1, 2, true));
+    assert_eq!(changed.title, product.title);
+    let offer = db.offer(&track).await.unwrap().unwrap();
+    assert_eq!((offer.price_minor, offer.preview_enabled), (700, true));
+    assert_eq!(shop.order(&order.id).await.total.minor(), 1000, "orders keep their price");
+    let gone = Change { active: Some(false), ..Change::default() };
+    db.change_product(&product.id, "a", &gone, shop.now_us()).await.unwrap();
+    assert_eq!(db.offer(&track).await.unwrap(), None);
+    assert!(matches!(shop.order_of(&[&product]).await, Ordered::Refused(Refusal::Product(_))));
+    let own = db.products(Some("a"), None, None, 10).await.unwrap();
+    assert_eq!((own.len(), db.products(None, None, None, 10).await.unwrap().len()), (1, 0));
+}
