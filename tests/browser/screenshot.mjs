@@ -2,6 +2,7 @@
 //
 //   node screenshot.mjs --url PAGE --out FILE.png [--width 1200] [--height 750] [--dark] [--at SECONDS] [--tour] [--still]
 //
+// --key enters the studio with an API key, and waits for its tracks.
 // --tour changes the rung three times on the way, which takes 20 s and shows as steps.
 
 import { parseArgs } from "node:util";
@@ -16,6 +17,7 @@ const { values } = parseArgs({
     at: { type: "string", default: "0" },
     dark: { type: "boolean", default: false },
     tour: { type: "boolean", default: false },
+    key: { type: "string" },
     still: { type: "boolean", default: false }, // as it is before anybody presses play, or while it prepares
   },
 });
@@ -27,7 +29,12 @@ if (!values.url || !values.out) {
 const { page, trouble, close } = await openBrowser({ width: Number(values.width), height: Number(values.height), dark: values.dark });
 try {
   await page.goto(values.url, { waitUntil: "load" });
-  if (!values.still) {
+  if (values.key) {
+    await page.locator('[data-part="key"] input').fill(values.key);
+    await page.locator('[data-part="key"] button').click();
+    await page.waitForFunction(() => [...document.querySelectorAll('[data-part="tracks"] > li svg path')].every((path) => path.getAttribute("d")?.length > 100)
+      && document.querySelector('[data-part="tracks"] > li'));
+  } else if (!values.still) {
     await page.locator('[data-part="play"]').click();
     await page.waitForFunction(() => segue.rung && segue.audio.currentTime > 1);
     if (Number(values.at) > 0) {

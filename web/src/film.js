@@ -4,6 +4,7 @@
 
 import Hls from "hls.js";
 import { plainWords } from "./errors.js";
+import { tellPlays } from "./plays.js";
 
 const root = document.getElementById("player");
 const at = (part) => root.querySelector(`[data-part="${part}"]`);
@@ -16,6 +17,7 @@ if (root.dataset.state === "ready") open();
 
 function open() {
   const { master } = root.dataset;
+  tellPlays(video, root.dataset.track);
   video.addEventListener("resize", () => { at("seen").textContent = `${video.videoWidth} × ${video.videoHeight}`; });
   at("retry").addEventListener("click", () => location.reload());
   if (!Hls.isSupported()) {

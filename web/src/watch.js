@@ -9,6 +9,7 @@ import { NativeEngine, nativeSupported } from "./engine-native.js";
 import { plainWords } from "./errors.js";
 import { clock, spoken, rungLabel } from "./words.js";
 import { RungMap } from "./rungmap.js";
+import { tellPlays } from "./plays.js";
 
 const root = document.getElementById("player");
 const at = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -84,6 +85,7 @@ function start() {
   open(0);
   wireControls();
   wireMedia();
+  tellPlays(audio, root.dataset.track);
   requestAnimationFrame(tick);
 
   function open(position) {
