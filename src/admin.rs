@@ -144,7 +144,7 @@ async fn observe(request: Request, next: Next) -> Response {
     #[cfg(feature = "control")]
     let (mut response, statements) = crate::db::counted(answered).await;
     #[cfg(not(feature = "control"))]
-    let (mut response, statements) = (answered.await, 0);
+    let (mut response, statements) = (answered.await, 0_u32);
 
     let (status, took) = (response.status(), started.elapsed());
     trace::end_request(&span, status);

@@ -130,6 +130,7 @@ pub fn is_sortable(prefix: &str, text: &str) -> bool {
 }
 
 /// A type for ids of one kind of row: `sortable_id!(JobId, "job_", "job id", "; `segue jobs list` shows them")`.
+#[cfg(feature = "control")]
 macro_rules! sortable_id {
     ($(#[$about:meta])* $name:ident, $prefix:literal, $what:literal, $advice:literal) => {
         $(#[$about])*
@@ -189,6 +190,7 @@ macro_rules! sortable_id {
         }
     };
 }
+#[cfg(feature = "control")]
 pub(crate) use sortable_id;
 
 #[cfg(test)]

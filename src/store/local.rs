@@ -87,6 +87,7 @@ impl LocalStore {
     }
 
     /// Where `artwork` keeps pictures, whether or not it exists.
+    #[cfg(feature = "control")]
     pub(super) fn artwork_dir(&self) -> PathBuf {
         self.root.join("artwork")
     }
