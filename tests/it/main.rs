@@ -10,6 +10,7 @@ mod jobs;
 mod kills;
 mod ledger;
 mod light;
+mod ops;
 mod players;
 mod postgres;
 mod purges;
