@@ -17,6 +17,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::problem::Problem;
 use crate::admin::plain;
 use crate::base::hex;
 
@@ -76,12 +77,24 @@ pub struct ProblemDocument {
 
 /// The whole document, without a server.
 pub fn document() -> openapi::OpenApi {
-    let parts = [super::uploads::described().into_openapi()];
+    let parts = [
+        super::auth::described().into_openapi(),
+        super::users::described().into_openapi(),
+        super::api_keys::described().into_openapi(),
+        super::transcodes::described().into_openapi(),
+        super::uploads::described().into_openapi(),
+    ];
     let mut document = Head::openapi();
     for part in parts {
         document.merge(part);
     }
     document
+}
+
+/// A list was asked to go on behind something that is not in it.
+pub(super) fn wrong_cursor() -> Problem {
+    let detail = "give what `next` of the list before says";
+    Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail)
 }
 
 /// The document as it is served and printed.

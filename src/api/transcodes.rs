@@ -21,8 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::keys::Keys;
+use super::caller::Creator;
 use super::problem::Problem;
+use crate::auth::UserId;
+use crate::auth::principal::Principal;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
 use crate::base::shutdown::{Phase, Shutdown};
@@ -40,8 +42,6 @@ use crate::{db, tracks};
 pub struct Queue {
     /// Where jobs are.
     pub db: Db,
-    /// Who may ask.
-    pub keys: Keys,
     /// Directories whose files may be named.
     pub source_dirs: Vec<PathBuf>,
     /// Which URLs may be named.
@@ -72,6 +72,11 @@ const STREAM_MAX: Duration = Duration::from_secs(600);
 
 /// The routes.
 pub fn routes(queue: Arc<Queue>) -> OpenApiRouter {
+    described().layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(queue)
+}
+
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
     OpenApiRouter::new()
         .route("/api/v1/transcodes", post(create).get(list))
         .route("/api/v1/transcodes/{id}", get(show).delete(cancel))
@@ -80,8 +85,6 @@ pub fn routes(queue: Arc<Queue>) -> OpenApiRouter {
         .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
         .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
         .route("/api/{*rest}", any(no_such_route))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(queue)
 }
 
 type Answer = std::result::Result<Response, Problem>;
@@ -142,11 +145,11 @@ struct Asks {
 }
 
 /// `POST /api/v1/transcodes`.
-async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent) -> Answer {
-    let client = client(&queue, &headers)?.to_owned();
+async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, headers: HeaderMap, body: Sent) -> Answer {
+    let client = caller.subject.clone();
     let key = idempotency_key(&headers)?;
     let asks: Asks = read(body)?;
-    let wish = wish(&queue, &client, &key, asks).await?;
+    let wish = wish(&queue, &caller, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
     let enqueued = match wish.0.upload() {
@@ -200,10 +203,10 @@ fn unknown_upload() -> Problem {
 /// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
 async fn list(
     State(queue): State<Arc<Queue>>,
-    headers: HeaderMap,
+    Creator(caller): Creator,
     page: std::result::Result<Query<Page>, QueryRejection>,
 ) -> Answer {
-    let client = client(&queue, &headers)?.to_owned();
+    let client = caller.subject;
     let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
     let before = page.before.as_deref().map(|id| JobId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
@@ -222,25 +225,30 @@ struct Page {
 }
 
 /// `GET /api/v1/transcodes/{id}`.
-async fn show(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+async fn show(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     Ok(no_store(axum::Json(view::job(&job, queue.clock.unix_us())).into_response()))
 }
 
 /// `DELETE /api/v1/transcodes/{id}`: cancels.
-async fn cancel(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     asked(&queue, &job, queue.db.cancel(&job.id, queue.clock.unix_us()).await?).await
 }
 
 /// `POST /api/v1/transcodes/{id}/retry` with `{}` or `{"rungs":["aac/96"]}`.
-async fn retry(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>, body: Sent) -> Answer {
+async fn retry(
+    State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
+    Path(id): Path<String>,
+    body: Sent,
+) -> Answer {
     #[derive(Deserialize, Default)]
     #[serde(deny_unknown_fields)]
     struct Retry {
         rungs: Option<Vec<String>>,
     }
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let job = find(&queue, &caller.subject, &id).await?;
     let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
     let Retry { rungs } = if nothing { Retry::default() } else { read(body)? };
     Wish::decode(&job.input)?
@@ -270,15 +278,15 @@ async fn asked(queue: &Queue, job: &Job, asked: Asked) -> Answer {
 }
 
 /// `GET /api/v1/transcodes/{id}/callbacks`: what was sent, and what came of it.
-async fn callbacks(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+async fn callbacks(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     let items = queue.db.deliveries(&job.id).await?;
     Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
 }
 
 /// `POST /api/v1/transcodes/{id}/callbacks/redeliver`: those that were not delivered, again.
-async fn redeliver(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+async fn redeliver(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     let again = queue.db.redeliver(&job.id, false, queue.clock.unix_us()).await?;
     Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
 }
@@ -288,11 +296,12 @@ async fn redeliver(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id)
 /// is only worth knowing while it is true.
 async fn events(
     State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
     headers: HeaderMap,
     Path(id): Path<String>,
     from: std::result::Result<Query<Since>, QueryRejection>,
 ) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let job = find(&queue, &caller.subject, &id).await?;
     let Query(from) = from.map_err(|cause| wrong_query(&cause))?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let after: i64 = last.or(from.after).unwrap_or(0);
@@ -368,30 +377,6 @@ async fn stream(
     }
 }
 
-fn client<'a>(queue: &'a Queue, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
-    whose(&queue.keys, headers)
-}
-
-/// Whose request it is.
-pub(super) fn whose<'a>(keys: &'a Keys, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
-    if keys.is_empty() {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no-api-keys",
-            "Nobody may use this API yet",
-            "the operator has to add a key to api.keys: `segue key create` makes one",
-        ));
-    }
-    keys.whose(headers).ok_or_else(|| {
-        Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "An API key is needed",
-            "send Authorization: Bearer sgk_… with a key that is in api.keys",
-        )
-    })
-}
-
 /// A job of this client; anybody else's does not exist.
 async fn find(queue: &Queue, client: &str, id: &str) -> std::result::Result<Job, Problem> {
     let id = JobId::decode(id).ok_or_else(Problem::not_found)?;
@@ -428,7 +413,8 @@ pub(super) fn given_key(value: &HeaderValue) -> std::result::Result<String, Prob
     Ok(text.to_owned())
 }
 
-async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result::Result<(Wish, u8), Problem> {
+async fn wish(queue: &Queue, caller: &Principal, key: &str, asks: Asks) -> std::result::Result<(Wish, u8), Problem> {
+    let client = caller.subject.as_str();
     let wrong = |name, title| move |wrong: Error| Problem::unprocessable(name, title, wrong.chain());
     let priority = asks.priority.unwrap_or(jobs::PRIORITY);
     if priority > jobs::PRIORITY_MAX {
@@ -443,6 +429,11 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     }
     let (source, name) = match asks.source {
         Sourced::Named(source) => {
+            // Files of this machine are the operator's: their programs name them, and nobody who has registered.
+            if caller.user.is_some() && !source.contains("://") {
+                let detail = "send the file, and name the upload; or give its https:// URL";
+                return Err(Problem::unprocessable("source", "The source cannot be used", detail));
+            }
             let source = self::source(queue, source).await?.map_err(wrong("source", "The source cannot be used"))?;
             (source.clone(), source)
         }
@@ -459,8 +450,20 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
         stem.replace(char::is_control, " ").chars().take(tracks::TITLE_CHARS_MAX).collect()
     });
     tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
+    if let (Some(user), Some(track)) = (&caller.user, asks.track) {
+        own_track(queue, user, track).await?;
+    }
     let track = asks.track.unwrap_or_else(|| track_for(client, key));
     Ok((Wish { source, track, title, ladder, video, preview_start_ms: None, callback: asks.callback }, priority))
+}
+
+/// A person publishes into their own tracks; anybody else's do not exist. Programs of the operator may name any.
+async fn own_track(queue: &Queue, user: &UserId, track: TrackId) -> std::result::Result<(), Problem> {
+    let owner = queue.db.track(track).await?.and_then(|track| track.owner);
+    match owner.as_deref() == Some(user.as_str()) {
+        true => Ok(()),
+        false => Err(Problem::unprocessable("track", "The track cannot be used", "there is no such track of yours")),
+    }
 }
 
 /// What a worker will read, if it may.

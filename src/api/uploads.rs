@@ -20,9 +20,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::keys::Keys;
+use super::caller::{self, Creator};
 use super::problem::Problem;
-use super::transcodes::{given_key, no_store, whose, wrong_query};
+use super::transcodes::{given_key, no_store, wrong_query};
 use super::tus;
 use crate::base::Error;
 use crate::base::clock::rfc3339;
@@ -37,8 +37,6 @@ use crate::uploads::{clean_name, magic, parts_of, view};
 pub struct Uploads {
     /// Takes uploads in.
     pub intake: Arc<Intake>,
-    /// Who may ask.
-    pub keys: Keys,
 }
 
 /// The largest JSON, in bytes: the list of 10,000 parts.
@@ -162,7 +160,7 @@ struct KindLimits {
 
 /// `POST /api/v1/uploads`: a form with the file, or JSON that announces one.
 async fn create(State(uploads): State<Arc<Uploads>>, request: Request) -> Answer {
-    let owner = whose(&uploads.keys, request.headers())?.to_owned();
+    let owner = caller::creator(request.extensions())?.subject;
     let key = optional_key(request.headers())?;
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
@@ -436,10 +434,10 @@ fn broken_form(cause: &multer::Error) -> Problem {
 /// `GET /api/v1/uploads?limit=&before=`: the caller's, the latest first.
 async fn list(
     State(uploads): State<Arc<Uploads>>,
-    headers: HeaderMap,
+    Creator(caller): Creator,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Answer {
-    let owner = whose(&uploads.keys, &headers)?;
+    let owner = caller.subject.as_str();
     let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
     let before = page.before.as_deref().map(|id| UploadId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
@@ -456,14 +454,14 @@ struct Page {
 }
 
 /// `GET /api/v1/uploads/{id}`.
-async fn show(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = find(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+async fn show(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = find(&uploads, &caller.subject, &id).await?;
     Ok(no_store(axum::Json(view::upload(&upload)).into_response()))
 }
 
 /// `DELETE /api/v1/uploads/{id}`: gives it up, or removes what is ready.
-async fn remove(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = find(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+async fn remove(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = find(&uploads, &caller.subject, &id).await?;
     match uploads.intake.remove(&upload.id).await? {
         true => Ok(no_store(StatusCode::NO_CONTENT.into_response())),
         false => Err(gone(&upload)),
@@ -471,8 +469,8 @@ async fn remove(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id
 }
 
 /// `GET /api/v1/uploads/{id}/parts`: what the bucket has, to go on after an interruption.
-async fn list_parts(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = open(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+async fn list_parts(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = open(&uploads, &caller.subject, &id).await?;
     let parts = have(&uploads, &upload).await?;
     let body = json!({ "parts": parts, "part_bytes": PART_BYTES, "parts_of_it": parts_of(upload.bytes) });
     Ok(no_store(axum::Json(body).into_response()))
@@ -485,7 +483,7 @@ async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>,
     struct Wants {
         parts: Vec<u32>,
     }
-    let upload = open(&uploads, whose(&uploads.keys, request.headers())?, &id).await?;
+    let upload = open(&uploads, &caller::creator(request.extensions())?.subject, &id).await?;
     let Wants { parts } = read(request.into_body()).await?;
     if parts.is_empty() || parts.len() > URLS_MAX {
         return Err(wrong_parts(&format!("{} parts were asked for; ask for 1 to {URLS_MAX} at a time", parts.len())));
@@ -510,7 +508,7 @@ async fn complete(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, r
         number: u32,
         etag: String,
     }
-    let owner = whose(&uploads.keys, request.headers())?.to_owned();
+    let owner = caller::creator(request.extensions())?.subject;
     let upload = find(&uploads, &owner, &id).await?;
     if matches!(upload.state, Standing::Verifying | Standing::Ready) {
         return Ok(created(StatusCode::OK, &upload)); // an answer that was lost is given again

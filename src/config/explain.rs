@@ -151,9 +151,10 @@ fn why(path: &[String], message: &str) -> String {
         };
     }
     // Whoever forgot the brackets around a key shall not find it in a log.
-    let secret = path
-        .iter()
-        .any(|part| ["keys", "secret_header", "access_key", "secret_key", "session_token"].contains(&part.as_str()));
+    let secret = path.iter().any(|part| {
+        ["keys", "secret_header", "access_key", "secret_key", "session_token", "secrets", "client_secret", "smtp"]
+            .contains(&part.as_str())
+    });
     let wanted = match message.rsplit_once(", expected ") {
         Some((_, wanted)) if secret => format!("must be {}", in_words(wanted)),
         None if secret && !message.starts_with("missing field") => "cannot be read".to_owned(),

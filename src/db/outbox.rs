@@ -7,7 +7,7 @@ use crate::base::id::sortable;
 use crate::jobs::backoff::Backoff;
 
 /// Tries of one mail: about a day, as long as what most of them open is valid.
-pub const TRIES_MAX: i64 = 12;
+pub const TRIES_MAX: i64 = 32;
 /// Rows that one look of the janitor removes.
 const BATCH: i64 = 500;
 

@@ -1,6 +1,7 @@
 //! Integration tests, one binary: what a user outside the process can see, over real sockets, with
 //! real files, real players and real peers.
 
+mod auth;
 mod cli;
 mod clients;
 mod databases;
@@ -10,8 +11,8 @@ mod jobs;
 mod kills;
 mod ledger;
 mod light;
-mod openapi;
 mod money;
+mod openapi;
 mod players;
 mod postgres;
 mod purges;
