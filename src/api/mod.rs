@@ -7,6 +7,7 @@ pub mod api_keys;
 pub mod auth;
 pub mod caller;
 mod cookies;
+mod described;
 pub mod keys;
 pub mod limiter;
 pub mod openapi;

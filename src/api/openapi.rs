@@ -5,6 +5,8 @@
 //! `described()`, which needs no state and is what `segue openapi` prints, and `routes(state)`, which the server merges
 //! (`app/pages.rs`). Both lists are compared by `tests/it/openapi.rs`.
 
+use std::collections::BTreeMap;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -14,7 +16,8 @@ use axum::routing::get;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{Modify, OpenApi, ToSchema, openapi};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::Problem;
@@ -73,6 +76,23 @@ pub struct ProblemDocument {
     status: u16,
     /// What failed and what to do, for people.
     detail: String,
+}
+
+/// What any route may answer that is an error: a problem, whatever its status.
+pub struct Refused;
+
+impl IntoResponses for Refused {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let of = |about: &str| {
+            let response = ResponseBuilder::new().description(about);
+            RefOr::T(response.content("application/problem+json", content.clone()).build())
+        };
+        [("4XX", of("It cannot be done: the problem says why")), ("5XX", of("Not now: the problem says why"))]
+            .into_iter()
+            .map(|(status, response)| (status.to_owned(), response))
+            .collect()
+    }
 }
 
 /// The whole document, without a server.

@@ -12,16 +12,20 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use http_body_util::channel::{Channel, Sender};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::caller::Creator;
+use super::described::{CallbackList, JobList, JobView, Redelivered, RetryView};
+use super::openapi::Refused;
 use super::problem::Problem;
 use crate::auth::UserId;
 use crate::auth::principal::Principal;
@@ -78,12 +82,12 @@ pub fn routes(queue: Arc<Queue>) -> OpenApiRouter {
 /// The routes and what they say of themselves, without what they need.
 pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
     OpenApiRouter::new()
-        .route("/api/v1/transcodes", post(create).get(list))
-        .route("/api/v1/transcodes/{id}", get(show).delete(cancel))
-        .route("/api/v1/transcodes/{id}/retry", post(retry))
-        .route("/api/v1/transcodes/{id}/events", get(events))
-        .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
-        .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
+        .routes(routes!(create, list))
+        .routes(routes!(show, cancel))
+        .routes(routes!(retry))
+        .routes(routes!(events))
+        .routes(routes!(callbacks))
+        .routes(routes!(redeliver))
         .route("/api/{*rest}", any(no_such_route))
 }
 
@@ -116,7 +120,8 @@ fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
 }
 
 /// What to transcode.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Source)]
 #[serde(untagged)]
 enum Sourced {
     /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
@@ -125,26 +130,43 @@ enum Sourced {
     Uploaded(Uploaded),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = UploadedSource)]
 #[serde(deny_unknown_fields)]
 struct Uploaded {
     upload: String,
 }
 
 /// What somebody asks for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Wish)]
 #[serde(deny_unknown_fields)]
 struct Asks {
     source: Sourced,
     title: Option<String>,
+    /// The caller's own; a new one when it is absent.
+    #[schema(value_type = Option<String>)]
     track: Option<TrackId>,
     /// `audio` or `video`, the built-in plans; by what the source holds when it is absent.
     ladder: Option<String>,
+    /// 9 goes first.
+    #[schema(minimum = 0, maximum = 9)]
     priority: Option<u8>,
     callback: Option<String>,
 }
 
-/// `POST /api/v1/transcodes`.
+/// Puts work into the queue. The same idempotency key again is the same job.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes", tag = "transcodes", summary = "Transcode",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("Idempotency-Key" = String, Header, description = "A UUID, for example")),
+    request_body = Asks,
+    responses(
+        (status = 200, description = "It was enqueued before, under the same key", body = JobView),
+        (status = 202, description = "It is in the queue", body = JobView),
+        Refused
+    )
+)]
 async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, headers: HeaderMap, body: Sent) -> Answer {
     let client = caller.subject.clone();
     let key = idempotency_key(&headers)?;
@@ -200,7 +222,16 @@ fn unknown_upload() -> Problem {
     Problem::unprocessable("source", "The source cannot be used", "there is no such upload of this API key")
 }
 
-/// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
+/// Lists the caller's jobs, the latest first.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes", tag = "transcodes", summary = "List jobs",
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("limit" = inline(Option<u32>), Query, description = "How many", nullable = false, minimum = 1, maximum = 500),
+        ("before" = inline(Option<String>), Query, description = "`next` of the list before", nullable = false)
+    ),
+    responses((status = 200, description = "The caller's jobs", body = JobList), Refused)
+)]
 async fn list(
     State(queue): State<Arc<Queue>>,
     Creator(caller): Creator,
@@ -224,19 +255,35 @@ struct Page {
     before: Option<String>,
 }
 
-/// `GET /api/v1/transcodes/{id}`.
+/// Shows one job.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}", tag = "transcodes", summary = "Show a job",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "As it stands", body = JobView), Refused)
+)]
 async fn show(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
     let job = find(&queue, &caller.subject, &id).await?;
     Ok(no_store(axum::Json(view::job(&job, queue.clock.unix_us())).into_response()))
 }
 
-/// `DELETE /api/v1/transcodes/{id}`: cancels.
+/// Cancels a job.
+#[utoipa::path(
+    delete, path = "/api/v1/transcodes/{id}", tag = "transcodes", summary = "Cancel a job",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 202, description = "It is cancelled, or will be", body = JobView), Refused)
+)]
 async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
     let job = find(&queue, &caller.subject, &id).await?;
     asked(&queue, &job, queue.db.cancel(&job.id, queue.clock.unix_us()).await?).await
 }
 
-/// `POST /api/v1/transcodes/{id}/retry` with `{}` or `{"rungs":["aac/96"]}`.
+/// Puts a job that ended back into the queue, all of it or single rungs.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes/{id}/retry", tag = "transcodes", summary = "Do a job again",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    request_body(content = Option<RetryView>, description = "Nothing: all of it"),
+    responses((status = 202, description = "It is in the queue again", body = JobView), Refused)
+)]
 async fn retry(
     State(queue): State<Arc<Queue>>,
     Creator(caller): Creator,
@@ -277,23 +324,47 @@ async fn asked(queue: &Queue, job: &Job, asked: Asked) -> Answer {
     }
 }
 
-/// `GET /api/v1/transcodes/{id}/callbacks`: what was sent, and what came of it.
+/// Lists the callbacks of a job: what was sent, and what came of it.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}/callbacks", tag = "transcodes", summary = "List callbacks",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "What was sent", body = CallbackList), Refused)
+)]
 async fn callbacks(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
     let job = find(&queue, &caller.subject, &id).await?;
     let items = queue.db.deliveries(&job.id).await?;
     Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
 }
 
-/// `POST /api/v1/transcodes/{id}/callbacks/redeliver`: those that were not delivered, again.
+/// Sends the callbacks again that were not delivered.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes/{id}/callbacks/redeliver", tag = "transcodes", summary = "Send callbacks again",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 202, description = "How many will be sent", body = Redelivered), Refused)
+)]
 async fn redeliver(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
     let job = find(&queue, &caller.subject, &id).await?;
     let again = queue.db.redeliver(&job.id, false, queue.clock.unix_us()).await?;
     Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
 }
 
-/// `GET /api/v1/transcodes/{id}/events`: server-sent events. Each has the number of the job's event as its
+/// Streams what happens to a job as server-sent events. Each has the number of the job's event as its
 /// id, so that a reader who lost the connection goes on behind it (`Last-Event-ID`). Progress has no id: it
 /// is only worth knowing while it is true.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}/events", tag = "transcodes", summary = "Watch a job",
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("id" = String, Path, description = "Its id"),
+        ("after" = inline(Option<i64>), Query, description = "Only events behind this one", nullable = false),
+        ("Last-Event-ID" = Option<i64>, Header, description = "The same, as browsers send it")
+    ),
+    responses(
+        (status = 200, description = "Events, until the job has ended", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "It has ended, and there is no more to tell"),
+        Refused
+    )
+)]
 async fn events(
     State(queue): State<Arc<Queue>>,
     Creator(caller): Creator,

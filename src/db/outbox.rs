@@ -102,7 +102,7 @@ impl Db {
             });
         }
         tx.commit().await?;
-        taken.sort_by(|a, b| a.id.cmp(&b.id));
+        taken.sort_by(|a, b| (a.created_us, &a.id).cmp(&(b.created_us, &b.id)));
         Ok(taken)
     }
 

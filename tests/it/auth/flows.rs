@@ -104,7 +104,7 @@ fn sessions_are_listed_and_ended() {
     on_both(|site| {
         let api = site.serve();
         let here = api.member("a@example.org");
-        let there = api.login("a@example.org", super::PASSWORD);
+        let there = api.login("a@example.org", PASSWORD);
         let stranger = api.member("b@example.org");
         let list = json_of(&api.by(&here.access, "GET", "auth/sessions", None));
         let items = list["items"].as_array().unwrap();
@@ -120,7 +120,7 @@ fn sessions_are_listed_and_ended() {
         assert_eq!(api.me(&there.access), 200);
         assert_eq!(api.by(&here.access, "DELETE", &format!("auth/sessions/{}", there.session), None).status, 204);
         assert_eq!((api.me(&there.access), api.me(&here.access)), (401, 200));
-        let third = api.login("a@example.org", super::PASSWORD);
+        let third = api.login("a@example.org", PASSWORD);
         assert_eq!(api.by(&third.access, "DELETE", "auth/sessions", None).status, 204);
         assert_eq!((api.me(&here.access), api.me(&third.access), api.me(&stranger.access)), (401, 200, 200));
     });
