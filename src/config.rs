@@ -1172,7 +1172,7 @@ fn generated_key_path(data: &Path, name: &str) -> PathBuf {
 fn generated_key(data: &Path, name: &str) -> Result<Secret> {
     let path = generated_key_path(data, name);
     let dir = path.parent().expect("the key is in a directory");
-    let what = || format!("cannot keep the generated key {}", path.display());
+    let what = || format!("cannot keep the generated signing key {}", path.display());
     let data_is_new = !data.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(what)?;
     sweep_keys(dir, name);
@@ -1187,9 +1187,9 @@ fn generated_key(data: &Path, name: &str) -> Result<Secret> {
         return Err(cause).context(what);
     }
     let key =
-        text::read(&path, FILE_BYTES_MAX).context(|| format!("cannot read the generated key {}", path.display()))?;
+        text::read(&path, FILE_BYTES_MAX).context(|| format!("cannot read the signing key {}", path.display()))?;
     match key.trim() {
-        "" => Err(Error::usage(format!("the generated key {} is empty; delete it to make a new one", path.display()))),
+        "" => Err(Error::usage(format!("the signing key {} is empty; delete it to make a new one", path.display()))),
         key => Ok(Secret::new(key.as_bytes())),
     }
 }
@@ -1380,6 +1380,7 @@ mod tests {
         let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
             let mut config = Config { profile, ..Config::default() };
             config.uploads.unscanned = true;
+            config.auth.accounts = false;
             config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
             config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
             (config.key_weaknesses(), config.problems())

@@ -108,13 +108,27 @@ pub fn document() -> openapi::OpenApi {
     for part in parts {
         document.merge(part);
     }
-    document
+    finished(document)
 }
 
 /// A list was asked to go on behind something that is not in it.
 pub(super) fn wrong_cursor() -> Problem {
     let detail = "give what `next` of the list before says";
     Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail)
+}
+
+/// Adds what holds for every operation: the door may refuse it (limits, credentials), and a database may be away.
+fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
+    let refused = Refused::responses();
+    for item in document.paths.paths.values_mut() {
+        let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in all.into_iter().flatten() {
+            for (status, response) in &refused {
+                operation.responses.responses.entry(status.clone()).or_insert_with(|| response.clone());
+            }
+        }
+    }
+    document
 }
 
 /// The document as it is served and printed.
@@ -129,7 +143,7 @@ pub fn serve(routes: OpenApiRouter) -> Router {
     let (routes, described) = routes.split_for_parts();
     let mut document = Head::openapi();
     document.merge(described);
-    let bytes = Bytes::from(text(&document));
+    let bytes = Bytes::from(text(&finished(document)));
     let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&bytes)[..8]));
     let etag = HeaderValue::try_from(etag).expect("hexadecimal is ASCII");
     let own = Router::new()

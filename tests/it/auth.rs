@@ -191,6 +191,23 @@ impl Tokens {
     }
 }
 
+/// Makes a creator from a terminal and logs them in: an access token.
+pub(crate) fn creator_bearer(addr: SocketAddr, data: &std::path::Path) -> String {
+    let made = run(["user", "create", "creator@example.org", "--role", "creator", "--data", data.to_str().unwrap()]);
+    let made = said(&made);
+    let password = made.lines().find_map(|line| line.strip_prefix("password, shown once: "));
+    let password = password.unwrap_or_else(|| panic!("{made}"));
+    let body = json!({ "email": "creator@example.org", "password": password }).to_string();
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let head = format!(
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    Tokens::of(&answer(stream)).access
+}
+
 /// A browser: keeps cookies, says where its requests come from.
 struct Browser<'a> {
     api: &'a Api,
