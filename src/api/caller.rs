@@ -13,7 +13,6 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use metrics::counter;
 use subtle::ConstantTimeEq as _;
 
 use super::accounts::Accounts;
@@ -25,7 +24,7 @@ use crate::auth::access_token::Refused;
 use crate::auth::principal::{Principal, Role, Scopes, Via};
 use crate::auth::throttle::{self, Limit, Taken};
 use crate::auth::{SessionId, UserId, api_key};
-use crate::base::{Result, hex, telemetry};
+use crate::base::{Result, hex};
 use crate::origin::Origin;
 
 /// What credentials are checked against.
@@ -233,7 +232,6 @@ impl Door {
         };
         let taken = limiter.take(&limit).await?;
         if taken.granted == 0 {
-            counter!(telemetry::RATE_LIMITED, "limit" => limit.name).increment(1);
             return Err(limiter::refused(&limit, &taken));
         }
         Ok(Some((limit, taken)))
