@@ -96,7 +96,7 @@ web: setup-build web-bundle ## Build the pages' bundle alone
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python tests/ops/python \
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python tests/ops/python tests/mail/python tests/openapi/python \
 	  .ci/node/node_modules
 
 .PHONY: help

@@ -35,6 +35,8 @@ use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::{Backend, LocalStore, Store};
 
+#[cfg(feature = "control")]
+mod accounts;
 mod beside;
 #[cfg(feature = "control")]
 pub mod database;
@@ -335,8 +337,17 @@ pub fn serve(config: &Config, roles: Roles, reload: Reload) -> Result<()> {
     let pages = {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
-        let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
-        pages::start(config, (&store, origin), (queue, uploads), readiness, roles, beside, server.local_addr())?
+        let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(intake));
+        pages::start(
+            config,
+            (&store, origin),
+            (queue, uploads),
+            db.as_ref(),
+            readiness,
+            roles,
+            beside,
+            server.local_addr(),
+        )?
     };
     #[cfg(feature = "control")]
     let links = pages.links.clone();
@@ -347,7 +358,8 @@ pub fn serve(config: &Config, roles: Roles, reload: Reload) -> Result<()> {
     #[cfg(feature = "control")]
     let working = match db.as_ref().zip(intake.as_ref()) {
         Some((db, intake)) if roles.work => {
-            Some(work::start(config, (db, &store, intake), false, &shutdown, control.handle()).0)
+            let base_url = pages::base_url(config, server.local_addr());
+            Some(work::start(config, (db, &store, intake), (false, &base_url), &shutdown, control.handle())?.0)
         }
         _ => None,
     };
@@ -400,7 +412,10 @@ pub fn work(config: &Config) -> Result<()> {
     let store = open_store(config, false).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
     let intake = uploads::intake(config, &db, &store)?;
-    let (working, reachable) = work::start(config, (&db, &store, &intake), true, &shutdown, control.handle());
+    // Nobody listens here: links are to the public address, or to where a server listens by default.
+    let base_url = pages::base_url(config, config.server.listen);
+    let alone = (true, base_url.as_str());
+    let (working, reachable) = work::start(config, (&db, &store, &intake), alone, &shutdown, control.handle())?;
     say(format_args!(
         "working on the queue in {}",
         if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" }

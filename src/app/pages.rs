@@ -10,10 +10,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 #[cfg(feature = "transcode")]
 use super::demo;
-use super::{Roles, beside, links};
+use super::{Roles, accounts, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::caller::{self, Door};
 use crate::api::keys::Keys;
+use crate::api::limiter::Limiter;
 use crate::api::openapi;
 use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
@@ -43,6 +44,7 @@ pub(super) fn start(
     config: &Config,
     (store, origin): (&Store, Arc<Origin>),
     (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
+    db: Option<&Db>,
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -53,8 +55,14 @@ pub(super) fn start(
     #[cfg(feature = "transcode")]
     let demo_page = demo.as_ref().map(|demo| Arc::clone(&demo.page));
     #[cfg(not(feature = "transcode"))]
-    let (demo_page, _) = (None, (roles, addr));
+    let (demo_page, _) = (None, roles);
 
+    let limiter = db.map(|db| Arc::new(Limiter::new(db.clone(), Clock::System)));
+    let accounts = match (db, &limiter) {
+        (Some(db), Some(limiter)) => accounts::open(config, db, limiter, base_url(config, addr))?,
+        _ => None,
+    };
+    let served_by = Arc::clone(&origin);
     metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
     let links = if roles.pages { Some(links(config)?) } else { None };
     let routes = match &links {
@@ -78,8 +86,16 @@ pub(super) fn start(
     if let Some(uploads) = uploads {
         described = described.merge(uploads::routes(uploads));
     }
-    let routes = routes.merge(openapi::serve(described));
-    let door = Arc::new(Door { keys: keys(config) });
+    if let Some(accounts) = &accounts {
+        described = described
+            .merge(api::auth::routes(Arc::clone(accounts)))
+            .merge(api::users::routes(Arc::clone(accounts)))
+            .merge(api::api_keys::routes(Arc::clone(accounts)));
+    }
+    let pages = if accounts.is_some() { api::account::routes() } else { axum::Router::new() };
+    let routes = routes.merge(pages).merge(openapi::serve(described));
+    let secure = config.server.public_base_url.as_deref().is_some_and(|url| url.starts_with("https://"));
+    let door = Arc::new(Door { keys: keys(config), accounts, limiter, origin: served_by, secure });
     let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
@@ -89,12 +105,17 @@ pub(super) fn start(
     })
 }
 
+/// What links to this server begin with. Without a public address, which production demands, they work on this machine.
+pub(super) fn base_url(config: &Config, addr: SocketAddr) -> String {
+    let known = config.server.public_base_url.as_deref();
+    known.map_or_else(|| format!("http://{addr}"), |url| url.trim_end_matches('/').to_owned())
+}
+
 /// What the routes of the queue need.
 pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue> {
     let api = &config.api;
     Arc::new(Queue {
         db: db.clone(),
-        keys: keys(config),
         source_dirs: api.source_dirs.clone(),
         #[cfg(feature = "transcode")]
         transcode: super::transcode_options(config),
@@ -107,8 +128,8 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
 }
 
 /// What the routes of uploads need.
-pub(super) fn uploads(config: &Config, intake: &Arc<Intake>) -> Arc<Uploads> {
-    Arc::new(Uploads { intake: Arc::clone(intake), keys: keys(config) })
+pub(super) fn uploads(intake: &Arc<Intake>) -> Arc<Uploads> {
+    Arc::new(Uploads { intake: Arc::clone(intake) })
 }
 
 fn keys(config: &Config) -> Keys {

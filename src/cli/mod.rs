@@ -18,6 +18,8 @@ mod serve;
 mod sign;
 #[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
 mod signals;
+#[cfg(feature = "control")]
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,6 +87,10 @@ enum Command {
     #[cfg(feature = "control")]
     #[command(subcommand)]
     Key(jobs::KeyCommand),
+    /// Make accounts, say what people may do, remove a lost second factor.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    User(users::UserCommand),
     /// Print the description of the control API (OpenAPI 3.1), which servers have at /api/v1/openapi.json.
     #[cfg(feature = "control")]
     Openapi,
@@ -205,6 +211,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
+        #[cfg(feature = "control")]
+        Command::User(command) => users::run(&command),
         #[cfg(feature = "control")]
         Command::Openapi => {
             use crate::api::openapi;

@@ -169,6 +169,7 @@ fn why(path: &[String], message: &str) -> String {
             || part.contains("secret")
             || part.ends_with("_key")
             || (part.ends_with("_token") && part != "require_token")
+            || part == "smtp"
     });
     let wanted = match message.rsplit_once(", expected ") {
         Some((_, wanted)) if secret => format!("must be {}", in_words(wanted)),

@@ -152,6 +152,12 @@ impl Origin {
         self.verifier.store(Arc::new(verifier));
     }
 
+    /// Who sent a request that is not media: the connection's peer, or whom our own proxy says it asks for.
+    pub fn client(&self, headers: &HeaderMap, peer: SocketAddr) -> std::net::IpAddr {
+        let trusted = self.options.trust_proxy && authorize::has_secret(&self.options.secret_headers, headers);
+        authorize::client_by(headers, peer, trusted)
+    }
+
     /// A whole object of a version under another name than its own, for whoever decided that it may be had: as `/d/`
     /// answers, ranges and conditions and all. Bytes and answers on their way count as everybody's.
     pub async fn file(

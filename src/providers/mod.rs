@@ -1,7 +1,10 @@
-//! Those who move real money: one door each. In: what was stored before. Out: what they have under an id, or which kind
-//! of not knowing it is. Nothing here decides; nothing here is tried twice.
+//! Those outside that we ask: one door each. Who moves real money: what was stored before goes in; out comes what they
+//! have under an id, or which kind of not knowing it is. Nothing here decides; nothing there is tried twice. Who names
+//! people, and who carries mail, stand beside them.
 
 pub mod hyperswitch;
+pub mod mail;
+pub mod oidc;
 pub mod stripe;
 
 use std::fmt;

@@ -2,6 +2,7 @@
 //! real files, real players and real peers.
 
 mod api_fuzz;
+mod auth;
 mod cli;
 mod clients;
 mod databases;

@@ -176,6 +176,22 @@ pub(crate) fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&s
     Reply { status, head, body: bytes.split_off(end) }
 }
 
+/// Reads an answer to its end; a reset after it is no matter, because it may be sent while we still write.
+pub(crate) fn answer(mut stream: TcpStream) -> Reply {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+        }
+    }
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole response head") + 4;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    Reply { status, head, body: bytes.split_off(end) }
+}
+
 /// A demo track behind a server, with everything a player test needs to know.
 pub(crate) struct Served {
     pub(crate) aac_master: String,

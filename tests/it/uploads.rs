@@ -10,7 +10,7 @@ mod rows;
 mod traces;
 mod tus;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::postgres::Postgres;
 use crate::store::rgw::{ACCESS_KEY, Rgw, SECRET_KEY};
-use crate::support::{Random, Reply, Server};
+use crate::support::{Random, Reply, Server, answer};
 
 /// A data directory and what a server needs to start in it.
 struct Site {
@@ -214,21 +214,6 @@ fn begin(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], l
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     stream
-}
-
-fn answer(mut stream: TcpStream) -> Reply {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => break, // a reset after the answer: it was sent while we still wrote
-            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
-        }
-    }
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole response head") + 4;
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    Reply { status, head, body: bytes.split_off(end) }
 }
 
 /// A WAV of noise: so many bytes in all.

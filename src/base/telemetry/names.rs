@@ -101,6 +101,15 @@ pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
 pub const CALLBACKS_WAITING: &str = "segue_callbacks_waiting";
 
+/// Mails, by `outcome`: `sent`, `failed`.
+pub const MAILS: &str = "segue_mail_tries_total";
+/// Mails that wait to be sent.
+pub const MAILS_WAITING: &str = "segue_mails_waiting";
+/// Logins and what else proves who somebody is, by `outcome`: `ok`, `refused`, `throttled`.
+pub const LOGINS: &str = "segue_login_tries_total";
+/// Requests refused because a limit was used up, by `limit`.
+pub const RATE_LIMITED: &str = "segue_rate_limited_total";
+
 /// Bytes of uploads that were taken from senders.
 pub const UPLOAD_BYTES: &str = "segue_upload_bytes_total";
 /// Uploads that became ready or ended, by `outcome`: `ready`, `refused`, `expired`, `aborted`.
@@ -199,6 +208,10 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, TRANSCODE_PLAYABLE, "Seconds until the first rung of a new track could be played."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
+    (Kind::Counter, MAILS, "Tries to send a mail, by outcome: sent or failed."),
+    (Kind::Gauge, MAILS_WAITING, "Mails that wait to be sent."),
+    (Kind::Counter, LOGINS, "Tries to log in, by outcome: ok, refused or throttled."),
+    (Kind::Counter, RATE_LIMITED, "Requests refused because a limit was used up, by limit."),
     (Kind::Counter, UPLOAD_BYTES, "Bytes of uploads taken from senders."),
     (Kind::Counter, UPLOADS, "Uploads that became ready or ended, by outcome."),
     (Kind::Counter, UPLOADS_REFUSED, "Uploads refused, by reason."),
