@@ -11,7 +11,16 @@ use std::time::SystemTime;
 /// What the bundle is made from, below `web/`.
 const SOURCES: [&str; 4] = ["src", "build.mjs", "package.json", "package-lock.json"];
 /// What it is made into.
-const BUNDLE: [&str; 3] = ["dist/watch.js", "dist/film.js", "dist/watch.css"];
+const BUNDLE: [&str; 8] = [
+    "dist/watch.js",
+    "dist/film.js",
+    "dist/watch.css",
+    "dist/embed.js",
+    "dist/embed.css",
+    "dist/studio.js",
+    "dist/studio.css",
+    "dist/admin.js",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

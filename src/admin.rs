@@ -140,13 +140,18 @@ async fn observe(request: Request, next: Next) -> Response {
     let id = request_id::given_or_made(request.headers()).into_owned();
     let target = access::path(request.uri().path_and_query().map_or("", |target| target.as_str())).into_owned();
     let span = trace::request(method, route, request.uri().path(), Some(&id), request.headers());
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let answered = next.run(request).instrument(span.clone());
+    #[cfg(feature = "control")]
+    let (mut response, statements) = crate::db::counted(answered).await;
+    #[cfg(not(feature = "control"))]
+    let (mut response, statements) = (answered.await, 0);
 
     let (status, took) = (response.status(), started.elapsed());
     trace::end_request(&span, status);
     let class = telemetry::class(status.as_u16());
     let seconds = histogram(telemetry::CONTROL_SECONDS, &[("route", route), ("class", class)], &histogram::SECONDS);
     seconds.record_duration(took);
+    metrics::counter!(telemetry::CONTROL_STATEMENTS, "route" => route.to_owned()).increment(u64::from(statements));
     if status.as_u16() >= 400 {
         response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
     }

@@ -24,6 +24,9 @@ pub mod auth;
 pub mod tracks;
 
 #[cfg(feature = "control")]
+pub mod pictures;
+
+#[cfg(feature = "control")]
 pub mod ledger;
 
 #[cfg(feature = "control")]

@@ -8,7 +8,7 @@ const hls = JSON.parse(readFileSync(`${here}node_modules/hls.js/package.json`, "
 
 await build({
   absWorkingDir: here,
-  entryPoints: ["src/watch.js", "src/film.js", "src/watch.css"],
+  entryPoints: ["src/watch.js", "src/film.js", "src/watch.css", "src/embed.js", "src/embed.css", "src/studio.js", "src/studio.css", "src/admin.js"],
   outdir: "dist",
   bundle: true,
   minify: true,
@@ -21,6 +21,6 @@ await build({
   logLimit: 5,
 });
 
-for (const name of ["watch.js", "film.js", "watch.css"]) {
+for (const name of ["watch.js", "film.js", "watch.css", "embed.js", "embed.css", "studio.js", "studio.css", "admin.js"]) {
   process.stdout.write(`web/dist/${name} ${statSync(`${here}dist/${name}`).size} bytes\n`);
 }

@@ -8,12 +8,18 @@ pub mod auth;
 pub mod caller;
 mod cookies;
 mod described;
+mod desk;
+mod dmca;
+mod embed;
+mod gate;
 pub mod keys;
 pub mod limiter;
 pub mod openapi;
 pub mod playback;
+mod plays;
 pub mod problem;
 mod sent;
+mod tracks;
 pub mod transcodes;
 mod tus;
 pub mod uploads;
@@ -24,23 +30,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
+use self::caller::Anyone;
+use self::gate::{Refused, Shared};
 use crate::admin::plain;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
-use crate::base::{Error, Kind, Result};
+use crate::base::shutdown::Shutdown;
+use crate::base::{Error, Kind};
 use crate::cdn::playback::Links;
+use crate::db::Db;
 use crate::hls::playlist::Scope;
 use crate::origin::blocks::{Blocks, Standing};
 use crate::origin::conditional::{self, Validators, Verdict};
 use crate::origin::{ALLOWED_HEADERS, Origin};
 use crate::store::Store;
-use crate::tracks::{self, Track};
+use crate::tracks::Track;
+use crate::tracks::access::Want;
 use crate::web::{self, WatchPage, WatchState};
+
+pub use self::plays::Salt;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -55,6 +69,22 @@ pub struct App {
     pub valid: playback::Valid,
     /// What is not served: the same snapshot as the origin's.
     pub blocks: Arc<Blocks>,
+    /// Whose tracks are whose, and who bought what.
+    pub db: Db,
+    /// Where this server is found, without a slash at its end; `None`: where the request says.
+    pub base: Option<String>,
+    /// Whether there is a CDN to be asked to forget.
+    pub purges: bool,
+    /// Failed attempts that make a job dead.
+    pub failures_max: u32,
+    /// Pictures that are decoded at once.
+    pub pictures: Arc<Semaphore>,
+    /// Streams of events that may be open.
+    pub streams: Arc<Semaphore>,
+    /// Streams of events end when the process drains.
+    pub shutdown: Shutdown,
+    /// What names of listeners are made with today.
+    pub salt: Salt,
     /// Expiry of what we sign.
     pub clock: Clock,
     /// The demo track, while it is being made and after.
@@ -80,16 +110,28 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/tracks/{id}/master.m3u8", get(playback::alias).options(preflight))
         .route("/tracks/{id}/stream", get(playback::stream).options(preflight))
         .route("/tracks/{id}/download", get(playback::download).options(preflight))
+        .route("/tracks/{id}/waveform", get(playback::waveform).options(preflight))
+        .route("/embed/track/{id}", get(embed::track))
+        .route("/oembed", get(embed::oembed).options(preflight))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app)
+        .with_state(Arc::clone(&app))
+        .merge(tracks::routes(Arc::clone(&app)))
+        .merge(desk::routes(Arc::clone(&app)))
+        .merge(dmca::routes(app))
 }
+
+/// Pictures that may be decoded at once: each takes some hundred MB at worst.
+pub const PICTURES_MAX: usize = 2;
+/// How long after a block every origin is dark, in microseconds: only then is a CDN asked to forget, or it would fetch
+/// again. Twice what the origins need to look.
+const DARK_US: i64 = 2_000_000;
 
 async fn home(State(app): State<Arc<App>>) -> Response {
     match &app.demo {
         Some(demo) => redirect(&format!("/watch/{}", demo.track), HeaderValue::from_static("no-store")),
-        None => page(&app, StatusCode::NOT_FOUND, web::not_found_page()),
+        None => web_page(&app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
 }
 
@@ -106,18 +148,37 @@ async fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    if let Some(track) = blocked(&app, &id) {
-        let html = web::blocked_page(app.blocks.reason(track).as_deref());
-        let mut response = page(&app, StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, html);
-        response.headers_mut().insert(header::LINK, app.blocks.link().clone());
-        return response;
-    }
-    let track = match find(&app, &id).await {
-        Ok(track) => track,
-        Err(error) if error.kind() == Kind::NotFound => return demo_or_not_found(&app, &id),
-        Err(error) => return refuse(&error),
+async fn watch(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(Shared { share }): Query<Shared>,
+    Anyone(caller): Anyone,
+    headers: HeaderMap,
+) -> Response {
+    let answer = async {
+        let known = gate::look(&app, &id, caller.as_ref(), share.as_deref()).await?;
+        known.may(Want::See)?;
+        let track = known.shown(&app).await?;
+        match known.may(Want::Play) {
+            Ok(_) => Ok(embed::with_card(&app, &known, &track, &headers, |card| player(&app, &track, card)).await),
+            Err(Refused::Payment(offer) | Refused::Login(offer)) => {
+                Ok(embed::with_card(&app, &known, &track, &headers, |card| {
+                    web_page(&app, StatusCode::OK, web::offer_page(card, &offer))
+                })
+                .await)
+            }
+            Err(refused) => Err(refused),
+        }
     };
+    match answer.await {
+        Ok(response) => response,
+        Err(Refused::NotFound) => demo_or_not_found(&app, &id),
+        Err(refused) => refused.page(&app),
+    }
+}
+
+/// The page of a track that may be heard, with URLs that are signed for whoever asked.
+fn player(app: &App, track: &Track, card: &web::Card<'_>) -> Response {
     let now_s = app.clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
     // The alias knows what to do when nothing can be signed.
@@ -125,14 +186,15 @@ async fn watch(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response 
     if track.video {
         let (film, poster) =
             (master(Scope::Video).unwrap_or_else(|_| alias()), app.links.poster(track.id, track.version));
-        let html = web::film_page(track.id.as_str(), &track.title, &film, &poster, track.duration_s());
-        return page(&app, StatusCode::OK, html);
+        return web_page(app, StatusCode::OK, web::film_page(card, &film, &poster));
     }
     let aac = master(Scope::Aac).unwrap_or_else(|_| alias());
     let flac = (track.flac || track.lossless).then(|| master(Scope::Flac).ok()).flatten();
     let (flac_master, lossless, duration_s) = (flac.as_deref(), track.lossless, track.duration_s());
     let state = WatchState::Ready { aac_master: &aac, flac_master, lossless, duration_s };
-    page(&app, StatusCode::OK, web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, state }))
+    let tags = web::tags(card);
+    let html = web::watch_page(&WatchPage { track: track.id.as_str(), title: &track.title, tags: &tags, state });
+    web_page(app, StatusCode::OK, html)
 }
 
 /// The demo's page exists before the demo does, so that the printed URL works at once.
@@ -143,10 +205,10 @@ fn demo_or_not_found(app: &App, id: &str) -> Response {
                 && !demo.failed.load(Ordering::Relaxed)
                 && app.blocks.standing(demo.track) == Standing::Open =>
         {
-            let preparing = WatchPage { track: id, title: &demo.title, state: WatchState::Preparing };
-            page(app, StatusCode::OK, web::watch_page(&preparing))
+            let preparing = WatchPage { track: id, title: &demo.title, tags: "", state: WatchState::Preparing };
+            web_page(app, StatusCode::OK, web::watch_page(&preparing))
         }
-        _ => page(app, StatusCode::NOT_FOUND, web::not_found_page()),
+        _ => web_page(app, StatusCode::NOT_FOUND, web::not_found_page()),
     }
 }
 
@@ -190,29 +252,12 @@ async fn method_not_allowed() -> Response {
     plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
 }
 
-/// The track, if it is blocked; whether it exists does not matter.
-fn blocked(app: &App, id: &str) -> Option<TrackId> {
-    TrackId::decode(id).filter(|track| app.blocks.standing(*track) == Standing::Blocked)
-}
-
 /// 451 as the origin says it (RFC 7725).
 fn refuse_blocked(app: &App, track: TrackId) -> Response {
     let mut response = plain(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "");
     *response.body_mut() = Body::from(app.blocks.explanation(track));
     response.headers_mut().insert(header::LINK, app.blocks.link().clone());
     response
-}
-
-async fn find(app: &Arc<App>, id: &str) -> Result<Track> {
-    let id = TrackId::decode(id).ok_or_else(|| Error::not_found("no such track"))?;
-    match app.blocks.standing(id) {
-        Standing::Hidden => return Err(Error::not_found("no such track")),
-        Standing::Unknown => return Err(Error::new(Kind::Unavailable, "nobody knows yet what is blocked")),
-        Standing::Open | Standing::Blocked => {}
-    }
-    let app = Arc::clone(app);
-    let read = tokio::task::spawn_blocking(move || tracks::read(&app.store, id));
-    read.await.map_err(|cause| Error::internal(format!("reading track {id} was stopped")).because(cause))?
 }
 
 fn refuse(error: &Error) -> Response {
@@ -241,7 +286,12 @@ fn redirect(url: &str, cache_control: HeaderValue) -> Response {
     (StatusCode::FOUND, headers).into_response()
 }
 
-fn page(app: &App, status: StatusCode, html: String) -> Response {
+/// What a CDN purges a track by.
+fn tag(track: TrackId) -> HeaderValue {
+    HeaderValue::from_str(track.as_str()).expect("a track id is ASCII")
+}
+
+fn web_page(app: &App, status: StatusCode, html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"), // it holds signed URLs

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -20,13 +20,17 @@ use metrics::counter;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{App, blocked, find, plain, redirect, refuse, refuse_blocked};
+use super::caller::Anyone;
+use super::gate::{self, Known, Refused, Shared};
+use super::{App, plain, plays, redirect, refuse, tag};
+use crate::auth::principal::Principal;
 use crate::base::{Error, Kind, Result, hex, telemetry};
 use crate::hls::playlist::{self, Scope};
 use crate::hls::version::{Family, Object, Rung, VersionIndex};
 use crate::server::Beside;
 use crate::store::Backend;
 use crate::tracks::Track;
+use crate::tracks::access::{Ground, Want};
 
 /// How long URLs are valid that the bucket signs.
 #[derive(Clone, Copy, Debug)]
@@ -47,23 +51,43 @@ impl Default for Valid {
 pub(super) struct Asked {
     /// `aac` or `flac`. Default: AAC, which everything plays.
     format: Option<String>,
+    /// `30`: thirty seconds, an encode of its own.
+    preview: Option<String>,
+    share: Option<String>,
 }
 
 /// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
-pub(super) async fn alias(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    if let Some(track) = blocked(&app, &id) {
-        return refuse_blocked(&app, track);
+pub(super) async fn alias(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(Shared { share }): Query<Shared>,
+    Anyone(caller): Anyone,
+) -> Response {
+    match try_alias(&app, &id, caller.as_ref(), share.as_deref()).await {
+        Ok(response) => response,
+        Err(refused) => refused.answer(&app),
     }
-    let track = match find(&app, &id).await {
-        Ok(track) => track,
-        Err(error) => return refuse(&error),
-    };
+}
+
+async fn try_alias(
+    app: &Arc<App>,
+    id: &str,
+    caller: Option<&Principal>,
+    share: Option<&str>,
+) -> Result<Response, Refused> {
+    let known = gate::look(app, id, caller, share).await?;
+    let ground = known.may(Want::Play)?;
+    let track = known.shown(app).await?;
     let scope = if track.video { Scope::Video } else { Scope::Aac };
     match app.links.master(track.id, track.version, scope, app.clock.unix_s()) {
-        Ok(url) => redirect(&url, alias_caching(app.links.ttl_s())),
+        Ok(url) => {
+            let mut response = redirect(&url, gate::caching(ground, alias_caching(app.links.ttl_s())));
+            response.headers_mut().insert("cdn-tag", tag(track.id)); // a takedown or a new owner's wish removes it too
+            Ok(response)
+        }
         Err(error) => {
             tracing::error!(error = error.chain(), "a playback URL cannot be signed; correct origin.keys and restart");
-            from_bucket(&app, &track).await.unwrap_or_else(|error| refuse(&error))
+            Ok(from_bucket(app, &track).await?)
         }
     }
 }
@@ -104,15 +128,33 @@ async fn from_bucket(app: &Arc<App>, track: &Track) -> Result<Response> {
 /// S3 signs for no longer.
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
-/// `GET /tracks/{id}/stream`: one file from its start, for players that know no HLS.
+/// `GET /tracks/{id}/stream`: one file from its start, for players that know no HLS; with `?preview=30` the preview.
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     asked: Query<Asked>,
-    method: Method,
-    headers: HeaderMap,
+    Anyone(caller): Anyone,
+    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
+    (method, headers): (Method, HeaderMap),
 ) -> Response {
-    answer(&app, &id, &asked, (method, headers), None).await
+    let preview = match asked.preview.as_deref() {
+        None => false,
+        Some("30") => true,
+        Some(_) => return plain(StatusCode::BAD_REQUEST, "preview is 30\n"),
+    };
+    let known = match gate::look(&app, &id, caller.as_ref(), asked.share.as_deref()).await {
+        Ok(known) => known,
+        Err(refused) => return refused.answer(&app),
+    };
+    let request = (method.clone(), headers.clone());
+    if preview {
+        return self::preview(&app, &known, request).await.unwrap_or_else(|refused| refused.answer(&app));
+    }
+    let (response, track) = answer(&app, &known, &asked, request, None).await;
+    if let Some(track) = track.filter(|_| method == Method::GET && response.status().as_u16() < 400) {
+        plays::count(&app, (track.id, track.duration_s()), caller.as_ref(), (&headers, peer)).await;
+    }
+    response
 }
 
 /// `GET /tracks/{id}/download`: the same file, to be kept.
@@ -120,42 +162,87 @@ pub(super) async fn download(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     asked: Query<Asked>,
-    method: Method,
-    headers: HeaderMap,
+    Anyone(caller): Anyone,
+    (method, headers): (Method, HeaderMap),
 ) -> Response {
-    answer(&app, &id, &asked, (method, headers), Some(app.valid.download)).await
+    match gate::look(&app, &id, caller.as_ref(), asked.share.as_deref()).await {
+        Ok(known) => answer(&app, &known, &asked, (method, headers), Some(app.valid.download)).await.0,
+        Err(refused) => refused.answer(&app),
+    }
+}
+
+/// Thirty seconds: of a directory the file, of a bucket a redirect to where it is public. No byte of another encode can
+/// be asked for here, whatever the range.
+async fn preview(app: &Arc<App>, known: &Known, request: (Method, HeaderMap)) -> Result<Response, Refused> {
+    let ground = known.may(Want::Preview)?;
+    let track = known.shown(app).await?;
+    if !index(app, &track).await?.has_preview() {
+        return Err(Refused::NotFound);
+    }
+    let (store, id, version) = (app.store.clone(), track.id, track.version);
+    let caching = gate::caching(ground, HeaderValue::from_static("public, max-age=60"));
+    let mut response = match blocking(move || Ok(store.backend_of(id, version))).await? {
+        Backend::S3 => redirect(&app.links.preview(track.id, track.version), caching),
+        Backend::Local => beside(app, (&request.0, &request.1), &track, ("preview.m4a", caching)).await,
+    };
+    let headers = response.headers_mut();
+    headers.insert("x-preview-cap-seconds", HeaderValue::from_static("30"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("X-Preview-Cap-Seconds"));
+    Ok(response)
+}
+
+/// `GET /tracks/{id}/waveform`: the small JSON of the version that is shown.
+pub(super) async fn waveform(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(Shared { share }): Query<Shared>,
+    Anyone(caller): Anyone,
+    (method, headers): (Method, HeaderMap),
+) -> Response {
+    let answer = async {
+        let known = gate::look(&app, &id, caller.as_ref(), share.as_deref()).await?;
+        let ground = known.may(Want::See)?;
+        let track = known.shown(&app).await?;
+        let caching = gate::caching(ground, HeaderValue::from_static("public, max-age=60"));
+        Ok::<_, Refused>(beside(&app, (&method, &headers), &track, ("peaks.json", caching)).await)
+    };
+    answer.await.unwrap_or_else(|refused| refused.answer(&app))
 }
 
 async fn answer(
     app: &Arc<App>,
-    id: &str,
+    known: &Known,
     asked: &Asked,
     request: (Method, HeaderMap),
     download: Option<Duration>,
-) -> Response {
-    if let Some(track) = blocked(app, id) {
-        return refuse_blocked(app, track);
-    }
+) -> (Response, Option<Track>) {
     let family = match asked.format.as_deref() {
         None | Some("aac") => Family::Aac,
         Some("flac") => Family::Flac,
-        Some(_) => return plain(StatusCode::BAD_REQUEST, "format is aac or flac\n"),
+        Some(_) => return (plain(StatusCode::BAD_REQUEST, "format is aac or flac\n"), None),
     };
-    match file(app, id, family, request, download).await {
-        Ok(response) => response,
-        Err(error) => refuse(&error),
+    let ground = match known.may(Want::Play) {
+        Ok(ground) => ground,
+        Err(refused) => return (refused.answer(app), None),
+    };
+    let track = match known.shown(app).await {
+        Ok(track) => track,
+        Err(refused) => return (refused.answer(app), None),
+    };
+    match file(app, (&track, ground), family, request, download).await {
+        Ok(response) => (response, Some(track)),
+        Err(error) => (refuse(&error), None),
     }
 }
 
 async fn file(
     app: &Arc<App>,
-    id: &str,
+    (track, ground): (&Track, Ground),
     family: Family,
     (method, headers): (Method, HeaderMap),
     download: Option<Duration>,
 ) -> Result<Response> {
-    let track = find(app, id).await?;
-    let index = index(app, &track).await?;
+    let index = index(app, track).await?;
     let rung = match (chosen(&index, family), family) {
         // A version without AAC is played by whoever plays what it has.
         (None, Family::Aac) => index.rungs.first(),
@@ -169,30 +256,43 @@ async fn file(
         content_type: Some("audio/mp4".into()), // by its meaning, whatever the object says
     };
     let valid = download.unwrap_or(app.valid.stream);
-    if let Some(url) = presigned(app, &track, &rung.object, valid, shown).await? {
+    // The name is the track's, and what it shows may change.
+    let caching = gate::caching(ground, HeaderValue::from_static("public, max-age=60"));
+    if let Some(url) = presigned(app, track, &rung.object, valid, shown).await? {
         // Kept for a minute only, and not at all when it would not live much longer.
-        let caching = if valid.as_secs() >= 300 { "public, max-age=60" } else { "no-store" };
-        return Ok(redirect(&url, HeaderValue::from_static(caching)));
+        let caching = if valid.as_secs() >= 300 { caching } else { HeaderValue::from_static("no-store") };
+        return Ok(redirect(&url, caching));
     }
-    let key = (track.id, track.version);
-    let (mut parts, body) = app.origin.file((&method, &headers), key, &rung.object.name).await.into_parts();
-    if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
-        // The name is the track's, and what it shows may change.
-        parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    let mut response = beside(app, (&method, &headers), track, (&rung.object.name, caching)).await;
+    if response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED {
         let ascii = |text: String| HeaderValue::try_from(text).expect("made of ASCII");
         if let Some(disposition) = disposition {
-            parts.headers.insert(header::CONTENT_DISPOSITION, ascii(disposition));
+            response.headers_mut().insert(header::CONTENT_DISPOSITION, ascii(disposition));
         }
         if let Some(digest) = repr_digest(&rung.object) {
-            parts.headers.insert("repr-digest", ascii(digest));
+            response.headers_mut().insert("repr-digest", ascii(digest));
         }
+    }
+    Ok(response)
+}
+
+/// An object of the version that a track shows, with its body beside the answer: no byte of it is copied.
+async fn beside(
+    app: &App,
+    (method, headers): (&Method, &HeaderMap),
+    track: &Track,
+    (name, caching): (&str, HeaderValue),
+) -> Response {
+    let (mut parts, body) = app.origin.file((method, headers), (track.id, track.version), name).await.into_parts();
+    if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
+        parts.headers.insert(header::CACHE_CONTROL, caching);
     }
     // axum would say that the body beside it is empty.
     if let Some(length) = body.size_hint().exact().filter(|_| parts.status.is_success()) {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     parts.extensions.insert(Beside::new(body));
-    Ok(Response::from_parts(parts, Body::empty()))
+    Response::from_parts(parts, Body::empty())
 }
 
 /// RFC 9530 §3: of the whole file, also when only a part of it is sent.

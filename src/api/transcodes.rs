@@ -38,6 +38,7 @@ use crate::db::jobs::{Asked, Enqueued, Filter, PAGE_MAX};
 use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, Job, JobId, NewJob, view};
+use crate::store::Backend;
 use crate::uploads::{self, UploadId};
 use crate::{db, tracks};
 
@@ -53,6 +54,8 @@ pub struct Queue {
     pub transcode: crate::transcode::Options,
     /// Secrets that sign callbacks: without one there are no callbacks.
     pub callback_secrets: Vec<String>,
+    /// Which store new tracks will be in.
+    pub backend: Backend,
     /// Failed attempts that make a job dead.
     pub failures_max: u32,
     /// Times of jobs.
@@ -174,10 +177,7 @@ async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, heade
     let wish = wish(&queue, &caller, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
-    let enqueued = match wish.0.upload() {
-        None => queue.db.enqueue(&new, queue.clock.unix_us()).await?,
-        Some(upload) => enqueue_upload(&queue, &client, upload, &new).await?,
-    };
+    let enqueued = enqueue(&queue, &client, &wish.0, &new).await?;
     let (status, id) = match enqueued {
         Enqueued::New(id) => (StatusCode::ACCEPTED, id),
         Enqueued::Known(id) => (StatusCode::OK, id),
@@ -196,23 +196,33 @@ async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, heade
     Ok(no_store(response))
 }
 
-/// Enqueues in one transaction with the look at the upload: nobody removes it in between.
-async fn enqueue_upload(
-    queue: &Queue,
-    client: &str,
-    upload: &str,
-    new: &NewJob,
-) -> std::result::Result<Enqueued, Problem> {
+/// Enqueues in one transaction with the look at the upload, which nobody removes in between, and at the track, which is
+/// the caller's from now on if it was nobody's.
+async fn enqueue(queue: &Queue, client: &str, wish: &Wish, new: &NewJob) -> std::result::Result<Enqueued, Problem> {
     let mut tx = queue.db.begin().await?;
     let now_us = queue.clock.unix_us();
-    let id = UploadId::decode(upload).ok_or_else(unknown_upload)?;
-    let upload = db::uploads::hold(&mut tx, &id, now_us).await?;
-    let upload = upload.filter(|upload| upload.owner == client).ok_or_else(unknown_upload)?;
+    let upload = match wish.upload() {
+        Some(upload) => {
+            let id = UploadId::decode(upload).ok_or_else(unknown_upload)?;
+            let upload = db::uploads::hold(&mut tx, &id, now_us).await?;
+            Some(upload.filter(|upload| upload.owner == client).ok_or_else(unknown_upload)?)
+        }
+        None => None,
+    };
+    // A program of the operator may make a version of what the operator published; another owner's track is not there.
+    let whose = (client, true);
+    if !db::tracks::claim(&mut tx, (wish.track, &wish.title), whose, queue.backend, now_us).await? {
+        return Err(Problem::not_found());
+    }
     let enqueued = db::jobs::enqueue(&mut tx, new, now_us).await?;
-    // The same request again is the same job, whatever became of the upload.
-    if matches!(enqueued, Enqueued::New(_)) && upload.state != uploads::State::Ready {
-        let detail = format!("{id} is {}, and only what is ready can be transcoded", upload.state.as_str());
-        return Err(Problem::new(StatusCode::CONFLICT, "upload-state", "The upload is not ready", detail));
+    if let Enqueued::New(job) = &enqueued {
+        // The same request again is the same job, whatever became of the upload.
+        if let Some(upload) = upload.filter(|upload| upload.state != uploads::State::Ready) {
+            let detail =
+                format!("{} is {}, and only what is ready can be transcoded", upload.id, upload.state.as_str());
+            return Err(Problem::new(StatusCode::CONFLICT, "upload-state", "The upload is not ready", detail));
+        }
+        db::tracks::is_made_by(&mut tx, wish.track, job, now_us).await?;
     }
     tx.commit().await?;
     Ok(enqueued)

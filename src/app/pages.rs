@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 
 #[cfg(feature = "transcode")]
@@ -19,10 +20,10 @@ use crate::api::openapi;
 use crate::api::playback::Valid;
 use crate::api::transcodes::{self, Queue};
 use crate::api::uploads::{self, Uploads};
-use crate::api::{self, App};
+use crate::api::{self, App, Salt};
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
-use crate::base::{Result, telemetry};
+use crate::base::{Error, Result, telemetry};
 use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::db::Db;
@@ -73,7 +74,24 @@ pub(super) fn start(
                 download: Duration::from_secs(s3.download_url_s),
             };
             let (links, blocks) = (links.clone(), origin.blocks());
-            let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
+            let queue = queue.as_ref().ok_or_else(|| Error::internal("pages need a database"))?;
+            let app = App {
+                store: store.clone(),
+                links,
+                origin,
+                valid,
+                blocks,
+                db: queue.db.clone(),
+                base: config.server.public_base_url.as_deref().map(|base| base.trim_end_matches('/').to_owned()),
+                purges: config.cdn.provider.is_some(),
+                failures_max: config.worker.failures_max,
+                pictures: Arc::new(Semaphore::new(api::PICTURES_MAX)),
+                streams: Arc::clone(&queue.streams),
+                shutdown: queue.shutdown.clone(),
+                salt: Salt::default(),
+                clock: Clock::System,
+                demo: demo_page,
+            };
             api::routes(Arc::new(app)).merge(admin::health(readiness))
         }
         None => admin::health_alone(readiness),
@@ -120,10 +138,11 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         #[cfg(feature = "transcode")]
         transcode: super::transcode_options(config),
         callback_secrets: config.callbacks.secrets.clone(),
+        backend: config.store.kind,
         failures_max: config.worker.failures_max,
         clock: Clock::System,
         shutdown: shutdown.clone(),
-        streams: Arc::new(tokio::sync::Semaphore::new(transcodes::STREAMS_MAX)),
+        streams: Arc::new(Semaphore::new(transcodes::STREAMS_MAX)),
     })
 }
 

@@ -14,10 +14,13 @@ pub mod migrate;
 use crate::base::clock::Clock;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
+use crate::db::dmca::{self, By, Ruled};
 use crate::db::{Db, Tx, tracks as rows};
 use crate::hls::version::VersionIndex;
+use crate::origin::blocks::{self, Entry};
 use crate::store::{Recorded, Store};
-use crate::tracks::{self, Track};
+use crate::tracks::dmca::{NoticeId, Standing};
+use crate::tracks::{self, State, Track};
 
 /// Tracks that are looked at together.
 const BATCH: usize = 200;
@@ -88,6 +91,102 @@ pub async fn show_now(db: &Db, store: &Store, track: &Track, bytes: Option<u64>,
     let mut tx = db.begin().await?;
     show(&mut tx, store, track, bytes, clock.unix_us()).await?;
     tx.commit().await
+}
+
+/// Takes the track of a notice down: rows, log, the wish that the CDN forgets it, and the origins, which are dark within
+/// two seconds, whichever of them are. As in `show` the row stays locked while the origins' document is written; if the
+/// commit then fails it is dark all the same, and doing it again writes the same.
+///
+/// # Errors
+/// When the database, the disk or the bucket refuses.
+pub async fn take_down(
+    (db, store): (&Db, &Store),
+    id: &NoticeId,
+    track: Option<TrackId>,
+    purge_due_us: Option<i64>,
+    by: By<'_>,
+) -> Result<Ruled> {
+    let mut tx = db.begin().await?;
+    let ruled = dmca::take_down(&mut tx, id, track, purge_due_us, by).await?;
+    if let Ruled::Done(filed) = &ruled
+        && let Some(track) = filed.track
+    {
+        let since_s = u64::try_from(by.now_us / 1_000_000).unwrap_or(0);
+        let entry = Entry { state: blocks::State::Blocked, reason: Some(filed.notice.reason()), since_s };
+        let store = store.clone();
+        blocking(move || blocks::block(&store, track, entry)).await?;
+        tx.commit().await?;
+    }
+    Ok(ruled)
+}
+
+/// Puts the track of a notice back. The origins are told after the rows: what fails in between leaves it dark, and doing
+/// it again tells them.
+///
+/// # Errors
+/// As `take_down`.
+pub async fn put_back(
+    (db, store): (&Db, &Store),
+    id: &NoticeId,
+    ends_early: Option<&str>,
+    by: By<'_>,
+) -> Result<Ruled> {
+    let mut tx = db.begin().await?;
+    let (ruled, serve) = dmca::restore(&mut tx, id, ends_early, by).await?;
+    if let Ruled::Done(filed) = &ruled {
+        tx.commit().await?;
+        if let Some(track) = filed.track.filter(|_| serve) {
+            unblock(store, track).await?;
+        }
+        return Ok(ruled);
+    }
+    drop(tx);
+    // Told before, but the origins were not.
+    if ruled == Ruled::Not(Standing::Restored)
+        && let Some(filed) = db.notice(id).await?
+        && let Some(track) = filed.track
+        && db.track(track).await?.is_some_and(|row| !matches!(row.state, State::Blocked | State::Deleted))
+    {
+        let (reader, reason) = (store.clone(), Some(filed.notice.reason()));
+        let left =
+            blocking(move || Ok(blocks::read(&reader)?.tracks.get(&track).is_some_and(|entry| entry.reason == reason)));
+        if left.await? {
+            unblock(store, track).await?;
+            return Ok(Ruled::Done(Box::new(filed)));
+        }
+    }
+    Ok(ruled)
+}
+
+async fn unblock(store: &Store, track: TrackId) -> Result<()> {
+    let store = store.clone();
+    match blocking(move || blocks::unblock(&store, track)).await {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        lifted => lifted.map(drop),
+    }
+}
+
+/// Removes every byte of tracks that were deleted before a time, a hundred at most; says of how many. What is taken off
+/// the origins at once stays on the disk until nobody can be listening any more.
+///
+/// # Errors
+/// When the database, the disk or the bucket refuses; what is left is looked for again.
+pub async fn remove_deleted(db: &Db, store: &Store, before_us: i64) -> Result<usize> {
+    const VERSIONS_MAX: usize = 1_000;
+    let tracks = db.tracks_to_remove(before_us).await?;
+    for (id, pictures) in &tracks {
+        let (store, id, pictures) = (store.clone(), *id, pictures.clone());
+        blocking(move || {
+            store.remove_record_if(id, &|_| true)?;
+            for version in store.versions(id, VERSIONS_MAX)? {
+                store.remove_version(id, version)?;
+            }
+            pictures.map_or(Ok(()), |hash| crate::store::artwork::remove(&store, id, &hash))
+        })
+        .await?;
+        db.track_removed(id).await?;
+    }
+    Ok(tracks.len())
 }
 
 /// Bytes of all objects of a version.

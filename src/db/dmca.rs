@@ -52,7 +52,7 @@ pub struct Filed {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ruled {
     /// Done when the transaction commits.
-    Done(Filed),
+    Done(Box<Filed>),
     /// It stands so that this cannot be done.
     Not(Standing),
     /// The clock says when it can be.
@@ -136,12 +136,7 @@ pub async fn take_down(
     if let Some(due_us) = purge_due_us {
         purges::wish(tx, &What::Tag(track.to_string()), due_us, by.now_us).await?;
     }
-    Ok(Ruled::Done(Filed {
-        standing: Standing::TakenDown,
-        track: Some(track),
-        taken_down_us: Some(by.now_us),
-        ..filed
-    }))
+    Ok(done(Filed { standing: Standing::TakenDown, track: Some(track), taken_down_us: Some(by.now_us), ..filed }))
 }
 
 /// Finds that a notice is none, in the caller's transaction.
@@ -173,7 +168,7 @@ pub async fn dispute(tx: &mut Tx, id: &NoticeId, counter: &Counter, by: By<'_>) 
     .await?;
     let body = json!({ "track": filed.track, "restore_from_us": from_us, "restore_by_us": by_us });
     audit(tx, by, "dmca.counter_notice", id.as_str(), &body).await?;
-    Ok(Ruled::Done(Filed {
+    Ok(done(Filed {
         standing: Standing::Waiting,
         counter: Some(counter.clone()),
         counter_us: Some(by.now_us),
@@ -211,7 +206,11 @@ pub async fn restore(tx: &mut Tx, id: &NoticeId, ends_early: Option<&str>, by: B
     }
     let body = json!({ "track": filed.track, "early": ends_early });
     let ruled = close(tx, filed, Standing::Restored, ("dmca.restore", body), by).await?;
-    let Ruled::Done(Filed { track: Some(track), .. }) = &ruled else { return Ok((ruled, false)) };
+    let track = match &ruled {
+        Ruled::Done(filed) => filed.track,
+        _ => None,
+    };
+    let Some(track) = track else { return Ok((ruled, false)) };
     let sql = "update track set updated_us = updated_us where id = $1 returning state, blocked_from";
     let Some(row) = tx.first(sql, args![track.as_str()]).await? else { return Ok((ruled, false)) };
     let sql = "select 1 as one from dmca_notice
@@ -339,7 +338,11 @@ async fn close(tx: &mut Tx, was: Filed, to: Standing, log: (&str, Value), by: By
     let sql = "update dmca_notice set standing = $2, closed_us = $3 where id = $1";
     tx.execute(sql, args![was.id.as_str(), to.as_str(), by.now_us]).await?;
     audit(tx, by, log.0, was.id.as_str(), &log.1).await?;
-    Ok(Ruled::Done(Filed { standing: to, closed_us: Some(by.now_us), ..was }))
+    Ok(done(Filed { standing: to, closed_us: Some(by.now_us), ..was }))
+}
+
+fn done(filed: Filed) -> Ruled {
+    Ruled::Done(Box::new(filed))
 }
 
 fn filed(row: &Row) -> Result<Filed> {

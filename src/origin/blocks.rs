@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
+use crate::base::telemetry::{Histogram, histogram};
 use crate::base::{Error, Kind, Result, telemetry};
 use crate::store::Store;
 use crate::store::local::Stamp;
@@ -273,6 +274,7 @@ pub struct Blocks {
     tracks: Gauge,
     age_s: Gauge,
     failures: Counter,
+    dark: &'static Histogram,
 }
 
 const NONE: u8 = 0;
@@ -307,6 +309,7 @@ impl Blocks {
             tracks: gauge!(telemetry::BLOCKS),
             age_s: gauge!(telemetry::BLOCKS_AGE),
             failures: counter!(telemetry::BLOCKS_FAILURES),
+            dark: histogram(telemetry::BLOCKS_DARK, &[], &histogram::SECONDS),
         });
         let failing = first.is_none();
         if let Some(first) = first {
@@ -368,7 +371,23 @@ impl Blocks {
         self.tracks.set(self.entries.load().len() as f64);
     }
 
+    /// How long the blocks took that are new in this snapshot; not of the first, whose blocks were made while this
+    /// process did not run.
+    fn measure(&self, snapshot: &Snapshot) {
+        if !self.is_known() {
+            return;
+        }
+        let known = self.entries.load();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let is_new = |track: &TrackId| known.get(track).is_none_or(|entry| entry.state != State::Blocked);
+        for (_, entry) in snapshot.tracks.iter().filter(|(track, entry)| entry.state == State::Blocked && is_new(track))
+        {
+            self.dark.record_duration(now.saturating_sub(Duration::from_secs(entry.since_s)));
+        }
+    }
+
     fn take(&self, snapshot: Snapshot) {
+        self.measure(&snapshot);
         let any = if snapshot.tracks.is_empty() { NONE } else { SOME };
         self.entries.store(Arc::new(snapshot.tracks.into_iter().collect()));
         self.any.store(any, Ordering::Release);

@@ -154,19 +154,28 @@ impl Origin {
 
     /// Who sent a request that is not media: the connection's peer, or whom our own proxy says it asks for.
     pub fn client(&self, headers: &HeaderMap, peer: SocketAddr) -> std::net::IpAddr {
-        let trusted = self.options.trust_proxy && authorize::has_secret(&self.options.secret_headers, headers);
-        authorize::client_by(headers, peer, trusted)
+        authorize::client_by(headers, peer, self.trusts(headers))
     }
 
-    /// A whole object of a version under another name than its own, for whoever decided that it may be had: as `/d/`
-    /// answers, ranges and conditions and all. Bytes and answers on their way count as everybody's.
+    /// Whether what a request says of its sender may be believed: it comes from a proxy that knows the secret.
+    pub fn trusts(&self, headers: &HeaderMap) -> bool {
+        self.options.trust_proxy && authorize::has_secret(&self.options.secret_headers, headers)
+    }
+
+    /// A whole object of a version under another name than its own, for whoever decided that it may be had: as `/d/`,
+    /// `/p/` and `/w/` answer, ranges and conditions and all. Bytes and answers on their way count as everybody's.
     pub async fn file(
         &self,
         (method, headers): (&Method, &HeaderMap),
         (track, version): (TrackId, VersionId),
         name: &str,
     ) -> Response<Body> {
-        let path = format!("/d/{track}/{version}/{name}");
+        let space = match name {
+            "preview.m4a" => "p",
+            "peaks.json" => "w",
+            _ => "d",
+        };
+        let path = format!("/{space}/{track}/{version}/{name}");
         let Some(target) = Target::decode(&path) else { return respond::not_found() };
         let Some(permit) = self.gate.admit() else {
             self.metrics.gate_full();

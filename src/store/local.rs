@@ -7,6 +7,7 @@
 //! {root}/interim/{track}.{version}  versions that another one is about to replace, see `publish::place_first`
 //! {root}/tracks/{track}.json      which version a track shows now
 //! {root}/blocks.json              which tracks are not served, see `origin::blocks`
+//! {root}/artwork/{track}/…       its pictures, see `store::artwork`
 //! {root}/uploads/{upload}         what people send, see `intake`; nothing here reads it
 //! {root}/blocks.lock              held (flock) by the process that changes blocks.json; not empty once there is one
 //! ```
@@ -83,6 +84,11 @@ impl LocalStore {
     /// Where `intake` keeps what people upload, whether or not it exists.
     pub fn uploads_dir(&self) -> PathBuf {
         self.root.join("uploads")
+    }
+
+    /// Where `artwork` keeps pictures, whether or not it exists.
+    pub(super) fn artwork_dir(&self) -> PathBuf {
+        self.root.join("artwork")
     }
 
     /// The directory of a version, whether or not it exists.

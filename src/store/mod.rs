@@ -1,6 +1,8 @@
 //! Where published bytes live: a directory, a bucket with a disk cache in front, or both while tracks move from one
 //! to the other. Everything but a mapped byte goes through `Store`, which is the same for all.
 
+#[cfg(feature = "control")]
+pub mod artwork;
 #[cfg(feature = "s3")]
 pub mod cache;
 #[cfg(feature = "s3")]
@@ -231,6 +233,29 @@ impl Store {
             Store::S3(store) => store.map((track, version), object, rung),
             #[cfg(feature = "s3")]
             Store::Both(store) => store.map((track, version), object, rung),
+        }
+    }
+
+    /// All bytes of a small object of a version, up to `bytes_max`. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Invalid` when it is larger; `Unavailable` when the bucket cannot be asked.
+    #[cfg(feature = "control")]
+    pub fn read_small(
+        &self,
+        (track, version): (TrackId, VersionId),
+        name: &str,
+        bytes_max: u64,
+    ) -> Result<bytes::Bytes> {
+        match self {
+            Store::Local(store) => read_file(store, (track, version), name, bytes_max),
+            #[cfg(feature = "s3")]
+            Store::S3(store) => store.read_small((track, version), name, bytes_max),
+            #[cfg(feature = "s3")]
+            Store::Both(store) => match store.backend_of(track, version) {
+                Backend::Local => read_file(store.local(), (track, version), name, bytes_max),
+                Backend::S3 => store.remote().read_small((track, version), name, bytes_max),
+            },
         }
     }
 
@@ -468,6 +493,25 @@ impl Store {
             Store::Both(store) => store.remote().evictions(),
         }
     }
+}
+
+#[cfg(feature = "control")]
+fn read_file(
+    store: &LocalStore,
+    (track, version): (TrackId, VersionId),
+    name: &str,
+    bytes_max: u64,
+) -> Result<bytes::Bytes> {
+    use std::io::Read as _;
+
+    use crate::base::error::Context as _;
+    let mut bytes = Vec::new();
+    let file = store.open_object(track, version, name)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).context(|| format!("cannot read {name} of track {track}"))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(Error::invalid(format!("{name} of track {track} is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes.into())
 }
 
 /// Blocks are read and changed half by half (`origin::blocks`), so that neither can be forgotten.

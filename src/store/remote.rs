@@ -76,6 +76,19 @@ impl RemoteStore {
         }
     }
 
+    #[cfg(feature = "control")]
+    pub(super) fn read_small(
+        &self,
+        (track, version): (TrackId, VersionId),
+        name: &str,
+        bytes_max: u64,
+    ) -> Result<bytes::Bytes> {
+        let what = || format!("cannot read {name} of track {track}");
+        let key = object_key(track, version, name);
+        let read = move |bucket: Bucket| async move { Ok(bucket.get_all(&key, bytes_max).await?.0) };
+        self.bucket.wait(read).context(what)
+    }
+
     pub(super) fn map(
         &self,
         key: (TrackId, VersionId),

@@ -5,8 +5,12 @@
 //! style come from `web/`, bundled before the crate compiles (`build.rs`), and carry the hash of their
 //! content in their name: caches may keep them for ever, a new build asks for new names.
 
+mod embed;
+
 use std::fmt::Write as _;
 use std::sync::LazyLock;
+
+pub use embed::{Card, SIZE as EMBED_SIZE, embed_gone_page, embed_page, offer_page, tags};
 
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
@@ -21,6 +25,8 @@ pub struct WatchPage<'a> {
     pub track: &'a str,
     /// The title as its owner wrote it; escaped here.
     pub title: &'a str,
+    /// What other sites look for in its head (`tags`).
+    pub tags: &'a str,
     /// Whether there is something to play yet.
     pub state: WatchState<'a>,
 }
@@ -61,6 +67,15 @@ pub fn csp(media_host: Option<&str>) -> String {
     )
 }
 
+/// The content security policy of the player for other pages: any page may put it into a frame, and nothing else is more.
+pub fn embed_csp(media_host: Option<&str>) -> String {
+    let host = media_host.map(|host| format!(" {host}")).unwrap_or_default();
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'{host}; \
+         base-uri 'none'; form-action 'none'; frame-ancestors *"
+    )
+}
+
 /// The page that plays a track, or waits for it.
 pub fn watch_page(page: &WatchPage<'_>) -> String {
     let (state, aac, flac, lossless, duration_s) = match page.state {
@@ -79,6 +94,7 @@ pub fn watch_page(page: &WatchPage<'_>) -> String {
         include_str!("watch.html"),
         track = escape(page.track),
         title = escape(page.title),
+        tags = page.tags,
         state = state,
         aac = escape(aac),
         flac = escape(flac),
@@ -90,12 +106,14 @@ pub fn watch_page(page: &WatchPage<'_>) -> String {
     )
 }
 
-/// The page that plays a film. `master` and `poster` are URLs, `duration_s` its exact length.
-pub fn film_page(track: &str, title: &str, master: &str, poster: &str, duration_s: f64) -> String {
+/// The page that plays a film. `master` and `poster` are URLs.
+pub fn film_page(card: &Card<'_>, master: &str, poster: &str) -> String {
+    let duration_s = card.duration_s;
     format!(
         include_str!("film.html"),
-        track = escape(track),
-        title = escape(title),
+        track = escape(card.track),
+        title = escape(card.title),
+        tags = tags(card),
         master = escape(master),
         poster = escape(poster),
         duration = duration_s,
@@ -108,6 +126,16 @@ pub fn film_page(track: &str, title: &str, master: &str, poster: &str, duration_
 /// The page for a wrong, private or removed link: one answer, so that it tells nobody which.
 pub fn not_found_page() -> String {
     format!(include_str!("not_found.html"), css = FILES[CSS].path)
+}
+
+/// The page where owners upload and change their tracks. It holds nothing: its script asks the API.
+pub fn studio_page() -> String {
+    format!(include_str!("studio.html"), css = FILES[STUDIO_CSS].path, js = FILES[STUDIO_JS].path)
+}
+
+/// The page of admins: notices, jobs, workers.
+pub fn admin_page() -> String {
+    format!(include_str!("admin.html"), css = FILES[STUDIO_CSS].path, js = FILES[ADMIN_JS].path)
 }
 
 /// The page of a track that a legal demand has closed, and who demands it (RFC 7725 §3).
@@ -147,13 +175,24 @@ struct File {
 const JS: usize = 0;
 const CSS: usize = 1;
 const FILM: usize = 2;
+const EMBED_JS: usize = 3;
+const EMBED_CSS: usize = 4;
+const STUDIO_JS: usize = 5;
+const STUDIO_CSS: usize = 6;
+const ADMIN_JS: usize = 7;
 
-static FILES: LazyLock<[File; 3]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 8]> = LazyLock::new(|| {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
+    const STYLE: &str = "text/css; charset=utf-8";
     [
         named("watch", "js", SCRIPT, include_bytes!("../../web/dist/watch.js")),
-        named("watch", "css", "text/css; charset=utf-8", include_bytes!("../../web/dist/watch.css")),
+        named("watch", "css", STYLE, include_bytes!("../../web/dist/watch.css")),
         named("film", "js", SCRIPT, include_bytes!("../../web/dist/film.js")),
+        named("embed", "js", SCRIPT, include_bytes!("../../web/dist/embed.js")),
+        named("embed", "css", STYLE, include_bytes!("../../web/dist/embed.css")),
+        named("studio", "js", SCRIPT, include_bytes!("../../web/dist/studio.js")),
+        named("studio", "css", STYLE, include_bytes!("../../web/dist/studio.css")),
+        named("admin", "js", SCRIPT, include_bytes!("../../web/dist/admin.js")),
     ]
 });
 
@@ -166,7 +205,7 @@ fn named(name: &str, extension: &str, content_type: &'static str, bytes: &'stati
 }
 
 /// Makes text safe as element content and inside a quoted attribute.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + text.len() / 8);
     for c in text.chars() {
         match c {
@@ -208,7 +247,7 @@ mod tests {
     };
 
     fn page(title: &str, state: WatchState<'_>) -> String {
-        watch_page(&WatchPage { track: "trk", title, state })
+        watch_page(&WatchPage { track: "trk", title, tags: "", state })
     }
 
     #[test]
@@ -248,8 +287,15 @@ mod tests {
 
     #[test]
     fn a_films_page_has_its_playlist_and_its_still_and_a_hostile_title_stays_text() {
-        let html =
-            film_page("trk", "<script>alert(1)</script>", "/a/t/v/video/master.m3u8?a&b", "/p/t/v/poster.jpg", 64.3);
+        let card = Card {
+            base: "",
+            track: "trk",
+            title: "<script>alert(1)</script>",
+            duration_s: 64.3,
+            picture: None,
+            preview: None,
+        };
+        let html = film_page(&card, "/a/t/v/video/master.m3u8?a&b", "/p/t/v/poster.jpg");
         assert!(html.contains("data-master=\"/a/t/v/video/master.m3u8?a&amp;b\""), "{html}");
         assert!(html.contains("poster=\"/p/t/v/poster.jpg\"") && html.contains(">1:04<"));
         assert_eq!(html.matches("<script").count(), 1);

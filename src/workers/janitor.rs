@@ -24,6 +24,8 @@ use crate::store::Store;
 const NAME: &str = "janitor";
 /// How often old jobs and old attempts are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How long the bytes of a deleted track stay: whoever listens goes on to the end.
+const DELETED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How often first rungs are looked for that were replaced, or that nobody will replace any more.
 const INTERIM_EVERY: Duration = Duration::from_secs(300);
 /// How often what accounts leave behind is looked for.
@@ -147,6 +149,11 @@ async fn tidy(
         }
     }
     if due(&mut swept.attempts, SWEEP_EVERY) {
+        match catalogue::remove_deleted(db, store, now_us - DELETED_KEPT.as_micros() as i64).await {
+            Ok(0) => {}
+            Ok(tracks) => tracing::info!(tracks, "removed the bytes of deleted tracks"),
+            Err(error) => tracing::warn!(error = error.chain(), "cannot remove the bytes of deleted tracks"),
+        }
         let (store, store_of_import) = (store.clone(), store.clone());
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(0)) => {}
@@ -171,9 +178,9 @@ async fn tidy(
             }
             tokio::time::sleep(Duration::from_millis(100)).await; // others write too
         }
-        gone += db.forget_purges(before_us).await?;
+        gone += db.forget_purges(before_us).await? + db.forget_listeners(now_us).await?;
         if gone > 0 {
-            tracing::info!(rows = gone, "forgot jobs, uploads and purges that ended long ago");
+            tracing::info!(rows = gone, "forgot jobs, uploads, purges and listeners of long ago");
         }
     }
     Ok(())

@@ -3,6 +3,8 @@
 //   node play.mjs --scenario watch  --url PAGE   --samples N --rate R
 //   node play.mjs --scenario trouble --url PAGE  --samples N --rate R
 //   node play.mjs --scenario film   --url PAGE   --samples N --rate R
+//   node play.mjs --scenario embed  --url FRAME  --samples N --rate R
+//   node play.mjs --scenario studio --url PAGE   --samples N --rate R --key KEY --file AUDIO
 //   node play.mjs --scenario hls    --url MASTER --samples N --rate R
 //   node play.mjs --scenario shaka  --url MASTER --samples N --rate R
 //   node play.mjs --scenario record --url MASTER --samples N --rate R --wav SOURCE [--cycle] [--lossless]
@@ -20,9 +22,11 @@ import { trouble } from "./scenarios/trouble.mjs";
 import { watch } from "./scenarios/watch.mjs";
 import { bare } from "./scenarios/bare.mjs";
 import { film } from "./scenarios/film.mjs";
+import { embed } from "./scenarios/embed.mjs";
+import { studio } from "./scenarios/studio.mjs";
 import { record } from "./scenarios/record.mjs";
 
-const SCENARIOS = { watch, film, trouble, hls: bare, shaka: bare, record };
+const SCENARIOS = { watch, film, embed, studio, trouble, hls: bare, shaka: bare, record };
 // Longer than any scenario needs; a hung browser must not hang the test run.
 const WHOLE_RUN_MS = 90_000;
 
@@ -62,6 +66,8 @@ function readArguments() {
         samples: { type: "string" },
         rate: { type: "string" },
         wav: { type: "string" },
+        key: { type: "string" },
+        file: { type: "string" },
         cycle: { type: "boolean", default: false },
         lossless: { type: "boolean", default: false },
         film: { type: "boolean", default: false },

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{Served, Server, published, published_server, published_server_with, run, said};
+use crate::tracks::site::{Site, wav};
 
 #[test]
 fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
@@ -109,6 +110,25 @@ fn shaka_plays_a_film_and_changes_its_size() {
 fn the_page_of_a_film_shows_its_still_plays_and_ends() {
     let film = FilmServed::start();
     play_url("film", &film.page, film.length, &[]);
+}
+
+/// In a frame of another site, by mouse and by keys.
+#[test]
+fn the_player_in_a_frame_plays_the_preview_by_mouse_and_by_keys() {
+    let site = Site::new();
+    let api = site.serve();
+    let id = api.track(&serde_json::json!({}), "published");
+    play_url("embed", &format!("http://{}/embed/track/{id}", api.addr), (1, 1), &[]);
+}
+
+#[test]
+fn the_studio_takes_a_file_from_the_disk_to_a_published_track() {
+    let site = Site::new();
+    let api = site.serve();
+    let file = site.directory.path().join("First light.wav");
+    std::fs::write(&file, wav(12, 440.0)).unwrap();
+    let url = format!("http://{}/studio", api.addr);
+    play_url("studio", &url, (1, 1), &["--key", site.key(1), "--file", file.to_str().unwrap()]);
 }
 
 /// A published film behind a server with tokens.

@@ -123,6 +123,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["aws_credential_types"], &["store/credentials.rs", "cdn/purge/cloudfront.rs"]),
     (&["aws_sigv4"], &["cdn/purge/cloudfront.rs"]),
     (&["tokio_uring"], &["server/runtime.rs"]),
+    (&["image::"], &["pictures.rs"]),
     (&["rustls", "tokio_rustls"], &["server/tls.rs", "server/core.rs", "transcode/fetch.rs", "workers/http.rs"]),
     (&["process::exit"], &["main.rs", "cli/", "transcode/child.rs"]),
 ];

@@ -1,3 +1,8 @@
 //! Tracks from outside: who may have what, from upload to play, embeds, takedowns, the pages; and their rows.
 
+mod access;
+mod dmca;
+mod embed;
+mod making;
 mod rows;
+pub(crate) mod site;

@@ -56,6 +56,8 @@ pub const BLOCKS: &str = "segue_origin_blocks";
 pub const BLOCKS_AGE: &str = "segue_origin_blocks_age_seconds";
 /// Times the origin could not learn which tracks are blocked.
 pub const BLOCKS_FAILURES: &str = "segue_origin_blocks_failures_total";
+/// Seconds from a block to this origin's knowing it, at most one too long: a block is dated in whole seconds.
+pub const BLOCKS_DARK: &str = "segue_origin_blocks_dark_seconds";
 /// Connections by what their peer spoke: `protocol` is `http1` or `h2`.
 pub const CONNECTIONS_OPENED: &str = "segue_origin_connections_opened_total";
 /// TLS handshakes by `outcome`: `full`, `resumed`; failed: `timeout`, `closed`, `not_tls`, `incompatible` (no
@@ -72,6 +74,8 @@ pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 pub const IO_URING: &str = "segue_origin_io_uring";
 /// Control requests answered, by `route` template and `class` of status.
 pub const CONTROL_SECONDS: &str = "segue_control_request_seconds";
+/// Statements sent to the database for control requests, by `route` template.
+pub const CONTROL_STATEMENTS: &str = "segue_control_statements_total";
 
 /// Jobs whose time has come and that wait, by `priority`; -1 while the queue cannot be read.
 pub const JOBS_QUEUED: &str = "segue_jobs_queued";
@@ -190,8 +194,10 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, BLOCKS, "Tracks that are blocked, private or deleted."),
     (Kind::Gauge, BLOCKS_AGE, "Seconds since the origin last learned which tracks are blocked."),
     (Kind::Counter, BLOCKS_FAILURES, "Times the origin could not learn which tracks are blocked."),
+    (Kind::Histogram, BLOCKS_DARK, "Seconds from a legal block until this origin answered 451, at most one too long."),
     (Kind::Gauge, IO_URING, "1 when cold files are read by io_uring, 0 when by threads."),
     (Kind::Histogram, CONTROL_SECONDS, "Seconds to answer a control request, by route template and status class."),
+    (Kind::Counter, CONTROL_STATEMENTS, "Statements sent to the database for control requests, by route template."),
     (
         Kind::Gauge,
         JOBS_QUEUED,

@@ -171,6 +171,36 @@ impl Db {
         Ok(Some(from))
     }
 
+    /// Tracks that were deleted before a time and of which there may still be bytes, with the hash of their pictures.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn tracks_to_remove(&self, before_us: i64) -> Result<Vec<(TrackId, Option<String>)>> {
+        let mut tx = self.begin_read().await?;
+        let sql = "select id, artwork from track
+                   where state = 'deleted' and deleted_us < $1 and (storage_key is not null or artwork is not null)
+                   order by id limit 100";
+        let rows = tx.all(sql, args![before_us]).await?;
+        let known = rows.iter().map(|row| Ok((TrackId::decode(&row.text("id")?), row.text_or_null("artwork")?)));
+        let known: Vec<_> = known.collect::<Result<_>>()?;
+        Ok(known.into_iter().filter_map(|(id, artwork)| Some((id?, artwork))).collect())
+    }
+
+    /// Nothing is left of the bytes of a deleted track, and nobody can restore a version of it.
+    ///
+    /// # Errors
+    /// When the database refuses; they are looked for again.
+    pub async fn track_removed(&self, id: TrackId) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let sql = "update track set storage_key = null, version = null, bytes = null, artwork = null
+                   where id = $1 and state = 'deleted'";
+        tx.execute(sql, args![id.as_str()]).await?;
+        for sql in ["delete from track_version where track = $1", "delete from lyrics where track = $1"] {
+            tx.execute(sql, args![id.as_str()]).await?;
+        }
+        tx.commit().await
+    }
+
     /// Says which pictures a track has.
     ///
     /// # Errors

@@ -49,6 +49,12 @@ pub(super) async fn moved(
     note(tx, id, "state", &json!({ "from": from, "to": to, "error": error }), now_us).await
 }
 
+/// What is wrong with a source, without where it lies on our disk.
+fn for_owners(error: &str) -> &str {
+    let what = error.strip_prefix("cannot transcode ").and_then(|rest| rest.split_once(": "));
+    what.map_or(error, |(_, why)| why)
+}
+
 /// Lets the track of a job follow what happened to the job, in the transaction that writes it down.
 ///
 /// # Errors
@@ -72,7 +78,19 @@ pub(in crate::db) async fn follow(tx: &mut Tx, job: &JobId, event: &str, body: &
     let Some(next) = after_job(event, state) else { return Ok(()) };
     let why = match event {
         "cancelled" => Some("its transcode was cancelled"),
-        _ => body["error"].as_str(),
+        _ => body["error"].as_str().map(for_owners),
     };
     advance(tx, &id, (state, next), why.filter(|_| next == State::Failed), now_us).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_told_what_is_wrong_and_not_where_it_lies() {
+        let error = "cannot transcode /srv/data/uploads/upl_1: truncated or damaged: upload the file again";
+        assert_eq!(for_owners(error), "truncated or damaged: upload the file again");
+        assert_eq!(for_owners("it stood still for 60 s"), "it stood still for 60 s");
+    }
 }

@@ -7,6 +7,8 @@ import { readFile } from "node:fs/promises";
 const here = new URL("..", import.meta.url).pathname;
 
 const FILES = {
+  "/frame.html": [`${here}pages/frame.html`, "text/html"],
+  "/frame.page.js": [`${here}pages/frame.page.js`, "text/javascript"],
   "/hls.html": [`${here}pages/hls.html`, "text/html"],
   "/hls.page.js": [`${here}pages/hls.page.js`, "text/javascript"],
   "/shaka.html": [`${here}pages/shaka.html`, "text/html"],

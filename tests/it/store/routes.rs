@@ -6,22 +6,26 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use segue::api::playback::Valid;
-use segue::api::{App, routes};
+use segue::api::{App, Salt, routes};
 use segue::base::clock::Clock;
 use segue::base::hex;
 use segue::base::secret::Secret;
+use segue::base::shutdown;
 use segue::cdn::Verifier;
 use segue::cdn::playback::{Links, Signer};
 use segue::cdn::{bunny, cloudfront, rsa};
+use segue::db::Place;
 use segue::origin::{Options, Origin};
 use segue::store::cache;
 use segue::store::remote::RemoteStore;
 use segue::store::{LocalStore, Store};
+use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use super::made::Made;
 use super::origin::bucket_env;
 use super::rgw::Rgw;
+use crate::postgres::ready;
 use crate::support::{Reply, Server, request, said, segue};
 
 /// Follows a redirect to a server on loopback.
@@ -160,6 +164,8 @@ fn a_playlist_that_cannot_be_signed_is_signed_by_the_bucket(rgw: &Rgw) {
     made.publish(&local.clone().into(), "trk_local");
     let public = include_str!("../../data/cloudfront_generated.pem");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // Empty: both were published without it, so everybody may hear them.
+    let db = runtime.block_on(ready(Place::Sqlite(dir.path().join("segue.db"))));
     let ask = |store: &Store, track: &str| {
         let pair = cloudfront::KeyPair { id: "K1".into(), key: rsa::Key::from_pem(public).unwrap() };
         let key = bunny::Key::new(&Secret::new(&b"k"[..])).unwrap();
@@ -171,6 +177,14 @@ fn a_playlist_that_cannot_be_signed_is_signed_by_the_bucket(rgw: &Rgw) {
             blocks: origin.blocks(),
             origin,
             valid: Valid::default(),
+            db: db.clone(),
+            base: None,
+            purges: false,
+            failures_max: 1,
+            pictures: Arc::new(Semaphore::new(1)),
+            streams: Arc::new(Semaphore::new(1)),
+            shutdown: shutdown::channel().1,
+            salt: Salt::default(),
             clock: Clock::System,
             demo: None,
         };

@@ -36,6 +36,7 @@ const CASES: &[Case] = cases![
     what_an_asker_has_is_one_statement_by_indexes,
     shares_end_are_revoked_and_are_bounded,
     a_storm_of_ranges_and_retries_is_one_play,
+    of_a_deleted_track_no_byte_is_left,
     a_takedown_is_one_transaction_and_the_clock_brings_it_back,
     two_notices_keep_a_track_dark_until_both_are_settled,
     words_and_versions_are_kept,
@@ -651,4 +652,38 @@ fn the_audit_log_only_grows_on_both_databases() {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(!done.status.success() && said.contains("only ever inserted"), "{sql}: {said}");
     }
+}
+
+async fn of_a_deleted_track_no_byte_is_left(db: Db) {
+    let dir = tempfile::tempdir().unwrap();
+    let store: segue::store::Store = segue::store::LocalStore::open(dir.path()).unwrap().into();
+    for track in ["trk_a", "trk_b"] {
+        made(&db, &new(track, "one"), NOW).await;
+        shows(&db, &shown(track, 1)).await;
+        segue::tracks::write(&store, &shown(track, 1)).unwrap();
+        let version = dir.path().join(format!("v/{track}/{}", shown(track, 1).version));
+        std::fs::create_dir_all(&version).unwrap();
+        std::fs::write(version.join("version.json"), "{}").unwrap();
+        let pictures = [(160, vec![1]), (640, vec![2]), (1200, vec![3])];
+        let hash = segue::store::artwork::hash(&pictures);
+        segue::store::artwork::put(&store, id(track), &hash, &pictures).unwrap();
+        db.set_artwork(id(track), Some(&hash), NOW).await.unwrap();
+    }
+    db.delete_tracks(&[id("trk_a")], None, NOW + 5).await.unwrap();
+    let removed = async |before_us| segue::catalogue::remove_deleted(&db, &store, before_us).await.unwrap();
+    assert_eq!(removed(NOW + 5).await, 0, "somebody may be listening");
+    assert_eq!(removed(NOW + 6).await, 1);
+    assert_eq!(removed(NOW + 6).await, 0, "once");
+    let left = |track: &str| {
+        let files = walk(dir.path());
+        files.into_iter().filter(|path| path.to_string_lossy().contains(track)).count()
+    };
+    assert_eq!((left("trk_a"), left("trk_b")), (0, 5));
+    assert!(db.track_versions(id("trk_a")).await.unwrap().is_empty());
+}
+
+/// Every file below a directory.
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

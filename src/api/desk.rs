@@ -1,0 +1,112 @@
+//! The studio and the admin's desk: two pages, which hold nothing but scripts and ask the API with the key of whoever
+//! reads them; and what of the API only admins need: everybody's jobs, and who works.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::caller::Caller;
+use super::dmca::admin;
+use super::problem::Problem;
+use super::tracks::Answer;
+use super::transcodes::{no_store, wrong_query};
+use crate::base::clock::rfc3339;
+use crate::db::jobs::{Asked, Filter, PAGE_MAX};
+use crate::jobs::{self, JobId, view};
+use crate::web;
+
+/// The routes.
+pub(super) fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/studio", get(studio))
+        .route("/admin", get(desk))
+        .route("/api/v1/admin/jobs", get(list))
+        .route("/api/v1/admin/jobs/{id}/retry", post(retry))
+        .route("/api/v1/admin/workers", get(workers))
+        .with_state(app)
+}
+
+async fn studio(State(app): State<Arc<App>>) -> Response {
+    super::web_page(&app, StatusCode::OK, web::studio_page())
+}
+
+async fn desk(State(app): State<Arc<App>>) -> Response {
+    super::web_page(&app, StatusCode::OK, web::admin_page())
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    state: Option<String>,
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+/// `GET /api/v1/admin/jobs?state=&before=&limit=`: everybody's, the latest first.
+async fn list(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Answer {
+    admin(&caller)?;
+    let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
+    let wrong = |detail| Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail);
+    let state =
+        page.state.as_deref().map(|text| jobs::State::decode(text).ok_or_else(|| wrong("there is no such state")));
+    let before =
+        page.before.as_deref().map(|text| JobId::decode(text).ok_or_else(|| wrong("before is the id of a job")));
+    let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
+    let filter = Filter { state: state.transpose()?, before: before.transpose()?, limit, client: None };
+    let found = app.db.jobs(&filter).await?;
+    let next = (found.len() == limit as usize).then(|| found.last().map(|job| job.id.clone())).flatten();
+    let now_us = app.clock.unix_us();
+    let items: Vec<Value> = found.iter().map(|job| view::job(job, now_us)).collect();
+    Ok(no_store(axum::Json(json!({ "items": items, "next": next })).into_response()))
+}
+
+/// `POST /api/v1/admin/jobs/{id}/retry`: once more, all of it.
+async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    admin(&caller)?;
+    let id = JobId::decode(&id).ok_or_else(Problem::not_found)?;
+    match app.db.retry(&id, None, app.clock.unix_us()).await? {
+        Asked::Done | Asked::Told => {
+            let job = app.db.job(&id).await?.ok_or_else(Problem::not_found)?;
+            let body = axum::Json(view::job(&job, app.clock.unix_us()));
+            Ok(no_store((StatusCode::ACCEPTED, body).into_response()))
+        }
+        Asked::Not(state) => {
+            let detail = format!("{id} is {}", state.as_str());
+            Err(Problem::new(
+                StatusCode::CONFLICT,
+                "state",
+                "The job does not stand so that this could be done",
+                detail,
+            ))
+        }
+        Asked::Unknown => Err(Problem::not_found()),
+    }
+}
+
+/// `GET /api/v1/admin/workers`: who has which lease, and until when without another word.
+async fn workers(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer {
+    admin(&caller)?;
+    let line =
+        |name: &str, does: String, until_us: i64| json!({ "name": name, "does": does, "until": rfc3339(until_us) });
+    let mut items = Vec::new();
+    for (does, name, until_us) in app.db.holders().await? {
+        items.push(line(&name, does, until_us));
+    }
+    let leased = Filter { state: Some(jobs::State::Leased), limit: PAGE_MAX, ..Filter::default() };
+    for job in app.db.jobs(&leased).await? {
+        let name = job.worker.as_deref().unwrap_or_default();
+        items.push(line(name, format!("job {}", job.id), job.lease_until_us.unwrap_or(0)));
+    }
+    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+}

@@ -1,0 +1,108 @@
+//! Shares: an owner gives a token, and whoever has it hears the track until it ends or is taken back.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::App;
+use super::super::caller::Caller;
+use super::super::problem::Problem;
+use super::super::transcodes::no_store;
+use super::{Answer, Sent, find_own, own, read};
+use crate::base::clock::rfc3339;
+use crate::db::tracks::{NewShare, Share};
+use crate::tracks::share::{self, LABEL_CHARS_MAX, SHARES_MAX, ShareId, VALID_S, VALID_S_MAX};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asks {
+    label: Option<String>,
+    expires_in_s: Option<i64>,
+}
+
+/// `POST /api/v1/tracks/{id}/shares`: the token is in this answer and nowhere else.
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    body: Sent,
+) -> Answer {
+    let known = own(&app, &id, &caller).await?;
+    let nothing = body.as_ref().is_ok_and(axum::body::Bytes::is_empty);
+    let Asks { label, expires_in_s } = if nothing { Asks::default() } else { read(body)? };
+    let valid_s = expires_in_s.unwrap_or(VALID_S);
+    if !(60..=VALID_S_MAX).contains(&valid_s) {
+        let detail = format!("expires_in_s is 60 to {VALID_S_MAX}");
+        return Err(Problem::unprocessable("expiry", "A share cannot last so long", detail));
+    }
+    if label.as_ref().is_some_and(|label| label.chars().count() > LABEL_CHARS_MAX || label.contains(char::is_control)) {
+        let detail = format!("a label has up to {LABEL_CHARS_MAX} characters and no line breaks");
+        return Err(Problem::unprocessable("label", "The label cannot be used", detail));
+    }
+    let (token, sha256) = share::mint();
+    let now_us = app.clock.unix_us();
+    let expires_us = now_us + valid_s * 1_000_000;
+    let new = NewShare { track: known.id, sha256: &sha256, label: label.as_deref(), expires_us };
+    let id = app.db.create_share(&new, now_us).await?.ok_or_else(|| {
+        let detail = format!("{SHARES_MAX} are in force; take one back");
+        Problem::new(StatusCode::CONFLICT, "shares-full", "The track has as many shares as it may", detail)
+    })?;
+    let body = json!({
+        "id": id,
+        "track": known.id,
+        "token": token,
+        "url": format!("{}/watch/{}?share={token}", app.base.as_deref().unwrap_or_default(), known.id),
+        "label": label,
+        "expires_at": rfc3339(expires_us),
+    });
+    Ok(no_store((StatusCode::CREATED, axum::Json(body)).into_response()))
+}
+
+/// `GET /api/v1/tracks/{id}/shares`: those in force, without their tokens.
+pub(super) async fn list(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    let known = find_own(&app, &id, &caller).await?;
+    let items: Vec<Value> = app.db.shares(known.id, app.clock.unix_us()).await?.iter().map(view).collect();
+    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+}
+
+/// `DELETE /api/v1/tracks/{id}/shares/{share}`.
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path((id, share)): Path<(String, String)>,
+) -> Answer {
+    let known = own(&app, &id, &caller).await?;
+    let share = ShareId::decode(&share).ok_or_else(Problem::not_found)?;
+    match app.db.revoke_share(known.id, &share, app.clock.unix_us()).await? {
+        true => Ok(no_store(StatusCode::NO_CONTENT.into_response())),
+        false => Err(Problem::not_found()),
+    }
+}
+
+/// `POST /api/v1/shares/resolve` with `{"token":"sgs_…"}`: what it is a token of. In a body, because addresses are logged.
+pub(super) async fn resolve(State(app): State<Arc<App>>, body: Sent) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Has {
+        token: String,
+    }
+    let Has { token } = read(body)?;
+    let sha256 = share::digest(&token).ok_or_else(Problem::not_found)?;
+    let found = app.db.share_of(&sha256, app.clock.unix_us()).await?.ok_or_else(Problem::not_found)?;
+    let watch = format!("/watch/{}?share={token}", found.track);
+    let body = json!({ "track": found.track, "expires_at": rfc3339(found.expires_us), "watch": watch });
+    Ok(no_store(axum::Json(body).into_response()))
+}
+
+fn view(share: &Share) -> Value {
+    json!({
+        "id": share.id,
+        "label": share.label,
+        "created_at": rfc3339(share.created_us),
+        "expires_at": rfc3339(share.expires_us),
+    })
+}
