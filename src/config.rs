@@ -22,10 +22,14 @@ use crate::store::Backend;
 
 mod edge;
 mod explain;
+#[cfg(feature = "control")]
+mod payments;
 mod uploads;
 mod work;
 
 pub use edge::Edge;
+#[cfg(feature = "control")]
+pub use payments::{Payments, Plan};
 pub use uploads::{Limit, Uploads};
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
@@ -64,6 +68,9 @@ pub struct Config {
     pub callbacks: Callbacks,
     /// Files that people send.
     pub uploads: Uploads,
+    /// Money.
+    #[cfg(feature = "control")]
+    pub payments: Payments,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -441,6 +448,8 @@ impl Default for Config {
             api: Api::default(),
             callbacks: Callbacks::default(),
             uploads: Uploads::default(),
+            #[cfg(feature = "control")]
+            payments: Payments::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -675,7 +684,17 @@ impl Config {
         problems.extend(self.api.problems());
         problems.extend(self.callbacks.problems());
         problems.extend(self.uploads.problems(self.profile));
+        #[cfg(feature = "control")]
+        problems.extend(self.payment_problems());
         problems
+    }
+
+    /// What is wrong with the settings about money.
+    #[cfg(feature = "control")]
+    fn payment_problems(&self) -> Vec<String> {
+        let others: Vec<_> = self.callbacks.secrets.iter().map(|s| ("callbacks.secrets", s.as_str())).collect();
+        let there = (self.database.url.is_some(), self.server.public_base_url.is_some());
+        self.payments.problems(self.profile, there, &others)
     }
 
     /// What is wrong with the settings about sources.
@@ -923,6 +942,8 @@ impl Config {
         shown.cdn.mask();
         shown.database.mask();
         shown.callbacks.mask();
+        #[cfg(feature = "control")]
+        shown.payments.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
     }
 
@@ -1354,6 +1375,10 @@ mod tests {
         let weak = |profile, bunny: &[&str], cloudflare: &[&str]| {
             let mut config = Config { profile, ..Config::default() };
             config.uploads.unscanned = true;
+            #[cfg(feature = "control")]
+            {
+                config.payments.enabled = Some(false);
+            }
             config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
             config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
             (config.key_weaknesses(), config.problems())

@@ -4,6 +4,7 @@
 pub mod caller;
 pub mod keys;
 pub mod limiter;
+pub mod money;
 pub mod openapi;
 pub mod playback;
 pub mod problem;

@@ -42,6 +42,8 @@ pub mod database;
 mod demo;
 #[cfg(feature = "control")]
 mod pages;
+#[cfg(feature = "control")]
+pub mod payments;
 mod tls;
 #[cfg(feature = "control")]
 mod uploads;
@@ -333,7 +335,8 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
         let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
-        pages::start(config, (&store, origin), (queue, uploads), readiness, roles, beside, server.local_addr())?
+        let money = db.as_ref().map(|db| Arc::new(payments::payments(config, db)));
+        pages::start(config, (&store, origin), (queue, uploads, money), readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
     let working = match db.as_ref().zip(intake.as_ref()) {

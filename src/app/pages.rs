@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::intake::Intake;
 use crate::origin::Origin;
+use crate::payments::Payments;
 use crate::server::handover;
 use crate::store::Store;
 
@@ -39,7 +40,7 @@ pub(super) struct Running {
 pub(super) fn start(
     config: &Config,
     (store, origin): (&Store, Arc<Origin>),
-    (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
+    (queue, uploads, money): (Option<Arc<Queue>>, Option<Arc<Uploads>>, Option<Arc<Payments>>),
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -74,7 +75,10 @@ pub(super) fn start(
     if let Some(uploads) = uploads {
         described = described.merge(uploads::routes(uploads));
     }
-    let routes = routes.merge(openapi::serve(described));
+    let mut routes = routes.merge(openapi::serve(described));
+    if let Some(money) = money {
+        routes = routes.merge(api::money::routes(money));
+    }
     let door = Arc::new(Door { keys: keys(config) });
     let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Sha512;
 
-use super::{Account, Answer, Fault, Transport, agent, json};
+use super::wire::{Account, Answer, Fault, Transport, agent, is_name, json};
 use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::db::orders::{Seen as PaymentSeen, Standing as PaymentStanding};
@@ -191,10 +191,19 @@ pub struct Event {
 }
 
 impl Event {
+    /// Whether it names what its kind says that it is about. Kinds that we do not know need not.
+    pub fn is_whole(&self) -> bool {
+        match self.kind.as_deref() {
+            Some(kind) if kind.starts_with("refund_") => self.refund.is_some(),
+            Some(kind) if kind.starts_with("payment_") => self.payment.is_some(),
+            _ => true,
+        }
+    }
+
     /// Reads what is there; the rest of an event is never believed.
     pub fn read(body: &[u8]) -> Option<Event> {
         let value: Value = serde_json::from_slice(body).ok()?;
-        let text = |value: &Value| value.as_str().filter(|text| super::is_name(text)).map(str::to_owned);
+        let text = |value: &Value| value.as_str().filter(|text| is_name(text)).map(str::to_owned);
         let object = &value["content"]["object"];
         Some(Event {
             id: text(&value["event_id"]),

@@ -15,7 +15,7 @@ use segue::base::secret::Secret;
 use segue::base::{Error, Kind, crash, hex};
 use segue::providers::hyperswitch::Hyperswitch;
 use segue::providers::stripe::Stripe;
-use segue::providers::{Account, Answer, Sent, Transport};
+use segue::providers::wire::{Account, Answer, Sent, Transport};
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha512};
 

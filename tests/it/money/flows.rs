@@ -928,9 +928,13 @@ async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {
         r#"{"event_id":"e","event_type":"invented","content":{"object":{"payment_id":"\u0000"}}}"#,
     ] {
         let signature = signed_512(body, HYPERSWITCH_SECRET);
-        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+        let expected = if body == "not json" { Received::Malformed } else { Received::Accepted };
+        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, expected);
     }
-    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 4);
+    let lost = r#"{"event_id":"e2","event_type":"refund_succeeded","content":{"object":{"payment_id":"pay_1"}}}"#;
+    let signature = signed_512(lost, HYPERSWITCH_SECRET);
+    assert_eq!(shop.receive(lost, Some(&signature), Sender::Hyperswitch).await, Received::Malformed);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 5);
     assert_eq!(shop.receive("\0 \u{1f4a9}", None, Sender::Hyperswitch).await, Received::Unsigned);
     // Stripe: somebody took a transfer of a refunded order back.
     let transfer = to_come_back(&shop, &product).await;
