@@ -71,6 +71,7 @@ pub(super) fn start(
     runtime: &Handle,
 ) -> Vec<(&'static str, JoinHandle<()>)> {
     let payments = payments(config, db);
+    worker::show_all();
     let name = || name.to_owned();
     let keep = Duration::from_secs(config.payments.webhook_days * 86_400);
     let mut tasks = vec![

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Payments;
 use super::sweep::Swept;
@@ -23,79 +23,91 @@ const AUDIT_EVERY: Duration = Duration::from_secs(3600);
 /// Deliveries forgotten at once, and the pause between two times.
 const FORGET: (i64, Duration) = (10_000, Duration::from_millis(200));
 
-/// Does something again and again, until the process drains. `alone`: the name of a lease without which it is not done.
-async fn every(
-    payments: &Payments,
-    (period, alone, who): (Duration, Option<&str>, &str),
-    mut shutdown: Shutdown,
-    mut work: impl AsyncFnMut() -> Result<()>,
-) {
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.reached(Phase::Draining) => return,
-        }
-        let done = async {
-            if let Some(name) = alone {
-                let now_us = payments.now_us();
-                let until_us = now_us + 3 * period.as_micros() as i64;
-                if !payments.db.hold(name, who, now_us, until_us).await? {
-                    return Ok(());
-                }
+/// Turns to do something, one after the other, until the process drains.
+struct Turns {
+    ticks: Interval,
+    /// The name of a lease without which there is no turn, and for how long it is kept, in microseconds.
+    alone: Option<(&'static str, i64)>,
+    who: String,
+    shutdown: Shutdown,
+}
+
+impl Turns {
+    fn new(period: Duration, alone: Option<&'static str>, who: String, shutdown: Shutdown) -> Turns {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Turns { ticks, alone: alone.map(|name| (name, 3 * period.as_micros() as i64)), who, shutdown }
+    }
+
+    /// Waits for the next turn of this process; false: there is none any more.
+    async fn next(&mut self, payments: &Payments) -> bool {
+        loop {
+            tokio::select! {
+                _ = self.ticks.tick() => {}
+                () = self.shutdown.reached(Phase::Draining) => return false,
             }
-            work().await
-        };
-        if let Err(error) = done.await {
-            tracing::warn!(
-                error = error.chain(),
-                name = alone.unwrap_or("money"),
-                "work on money failed; trying again"
-            );
+            let Some((name, keep_us)) = self.alone else { return true };
+            let now_us = payments.now_us();
+            match payments.db.hold(name, &self.who, now_us, now_us + keep_us).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(error = error.chain(), name, "cannot take turns; trying again"),
+            }
         }
+    }
+}
+
+/// Says what did not work; the next turn tries again.
+fn tried(name: &'static str, done: Result<()>) {
+    if let Err(error) = done {
+        tracing::warn!(error = error.chain(), name, "work on money failed; trying again");
     }
 }
 
 /// Processes deliveries.
 pub async fn webhooks(payments: Payments, shutdown: Shutdown) {
-    every(&payments, (WEBHOOKS_EVERY, None, ""), shutdown.clone(), async || {
-        while payments.process_webhooks().await? > 0 && shutdown.phase() == Phase::Running {}
-        Ok(())
-    })
-    .await;
+    let mut turns = Turns::new(WEBHOOKS_EVERY, None, String::new(), shutdown.clone());
+    while turns.next(&payments).await {
+        loop {
+            match payments.process_webhooks().await {
+                Ok(taken) if taken > 0 && shutdown.phase() == Phase::Running => {}
+                done => break tried("webhooks", done.map(drop)),
+            }
+        }
+    }
 }
 
 /// Makes transfers.
 pub async fn transfers(payments: Payments, who: String, shutdown: Shutdown) {
-    every(&payments, (PAYOUT_EVERY, Some("transfers"), &who), shutdown, async || {
-        payments.transfer_due().await.map(drop)
-    })
-    .await;
+    let mut turns = Turns::new(PAYOUT_EVERY, Some("transfers"), who.clone(), shutdown);
+    while turns.next(&payments).await {
+        tried("transfers", payments.transfer_due().await.map(drop));
+    }
     let _ = payments.db.release(&who).await; // or its term ends
 }
 
 /// Has transfers come back.
 pub async fn reversals(payments: Payments, who: String, shutdown: Shutdown) {
-    every(&payments, (PAYOUT_EVERY, Some("reversals"), &who), shutdown, async || {
-        payments.reverse_due().await.map(drop)
-    })
-    .await;
+    let mut turns = Turns::new(PAYOUT_EVERY, Some("reversals"), who, shutdown);
+    while turns.next(&payments).await {
+        tried("reversals", payments.reverse_due().await.map(drop));
+    }
 }
 
 /// Sweeps.
 pub async fn reconciler(payments: Payments, who: String, shutdown: Shutdown) {
     gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64); // it has begun
-    let period = payments.options.sweep_every;
-    every(&payments, (period, Some("reconciler"), &who), shutdown, async || {
+    let mut turns = Turns::new(payments.options.sweep_every, Some("reconciler"), who, shutdown);
+    while turns.next(&payments).await {
         let begun = Instant::now();
-        let swept = payments.sweep().await?;
-        show(&swept);
-        gauge!(telemetry::SWEEP_SECONDS).set(begun.elapsed().as_secs_f64());
-        gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
-        Ok(())
-    })
-    .await;
+        let swept = payments.sweep().await;
+        if let Ok(swept) = &swept {
+            show(swept);
+            gauge!(telemetry::SWEEP_SECONDS).set(begun.elapsed().as_secs_f64());
+            gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
+        }
+        tried("reconciler", swept.map(drop));
+    }
 }
 
 fn show(swept: &Swept) {
@@ -120,27 +132,36 @@ fn show(swept: &Swept) {
 
 /// Computes the ledger again, and forgets old deliveries.
 pub async fn auditor(payments: Payments, who: String, keep: Duration, shutdown: Shutdown) {
-    every(&payments, (AUDIT_EVERY, Some("auditor"), &who), shutdown, async || {
-        let report = payments.db.verify_ledger().await;
-        let valid = report.as_ref().map_or(-1.0, |report| if report.wrong == 0 { 1.0 } else { 0.0 });
-        gauge!(telemetry::CHAIN_VALID).set(valid);
-        let report = report?;
-        match report.wrong {
-            // Once an hour the end of the chain is in the log, where nobody who changes the database changes it.
-            0 => tracing::info!(journals = report.journals, head = report.head, "the ledger is what its postings say"),
-            wrong => tracing::error!(wrong, first = report.differences.first(), "the ledger differs from its postings"),
-        }
-        let before_us = payments.now_us() - keep.as_micros() as i64;
-        while payments.db.forget_webhooks(before_us, FORGET.0).await? > 0 {
-            tokio::time::sleep(FORGET.1).await;
-        }
-        Ok(())
-    })
-    .await;
+    let mut turns = Turns::new(AUDIT_EVERY, Some("auditor"), who, shutdown);
+    while turns.next(&payments).await {
+        tried("auditor", audit(&payments).await);
+        tried("auditor", forget(&payments, keep).await);
+    }
 }
 
-/// Shows how the money stands. What cannot be read is -1, not its last value.
-pub async fn sampler(payments: Payments, shutdown: Shutdown) {
+async fn audit(payments: &Payments) -> Result<()> {
+    let report = payments.db.verify_ledger().await;
+    let valid = report.as_ref().map_or(-1.0, |report| if report.wrong == 0 { 1.0 } else { 0.0 });
+    gauge!(telemetry::CHAIN_VALID).set(valid);
+    let report = report?;
+    match report.wrong {
+        // Once an hour the end of the chain is in the log, where nobody who changes the database changes it.
+        0 => tracing::info!(journals = report.journals, head = report.head, "the ledger is what its postings say"),
+        wrong => tracing::error!(wrong, first = report.differences.first(), "the ledger differs from its postings"),
+    }
+    Ok(())
+}
+
+async fn forget(payments: &Payments, keep: Duration) -> Result<()> {
+    let before_us = payments.now_us() - keep.as_micros() as i64;
+    while payments.db.forget_webhooks(before_us, FORGET.0).await? > 0 {
+        tokio::time::sleep(FORGET.1).await;
+    }
+    Ok(())
+}
+
+/// Shows every metric before anybody has looked: a rate needs a zero to begin at.
+pub fn show_all() {
     for phase in ["payments", "refunds", "orphans", "subscriptions"] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(0);
     }
@@ -149,13 +170,28 @@ pub async fn sampler(payments: Payments, shutdown: Shutdown) {
     }
     counter!(telemetry::SWEEP_ORPHANS).increment(0);
     counter!(telemetry::DISPUTES).increment(0);
-    // Whoever does not sweep or audit says nothing about it.
-    for name in [telemetry::SWEEP_SECONDS, telemetry::SWEEP_LAST] {
-        gauge!(name).increment(0.0);
+    for name in [
+        telemetry::ORPHAN_REFUNDS,
+        telemetry::STUCK_ORDERS,
+        telemetry::STUCK_REFUNDS,
+        telemetry::FAILED_TRANSFERS,
+        telemetry::PENDING_REVERSALS,
+        telemetry::MONEY_ALARMS,
+        telemetry::UNSEALED,
+        telemetry::SWEEP_SECONDS,
+        telemetry::SWEEP_LAST,
+    ] {
+        gauge!(name).set(0.0);
     }
-    gauge!(telemetry::CHAIN_VALID).set(1.0); // until somebody has looked
+    gauge!(telemetry::TRIAL_BALANCE, "currency" => "XXX").set(0.0);
+    gauge!(telemetry::CHAIN_VALID).set(-1.0); // nobody has looked
+}
+
+/// Shows how the money stands. What cannot be read is -1, not its last value.
+pub async fn sampler(payments: Payments, shutdown: Shutdown) {
     let mut currencies: Vec<String> = vec!["XXX".into()];
-    every(&payments, (SAMPLE_EVERY, None, ""), shutdown, async || {
+    let mut turns = Turns::new(SAMPLE_EVERY, None, String::new(), shutdown);
+    while turns.next(&payments).await {
         let health = payments.health().await;
         if let Ok(health) = &health {
             let new = health.trial_balance_minor_units.keys().filter(|code| !currencies.contains(code));
@@ -174,7 +210,6 @@ pub async fn sampler(payments: Payments, shutdown: Shutdown) {
             let off = health.as_ref().map_or(-1, |h| h.trial_balance_minor_units.get(currency).copied().unwrap_or(0));
             gauge!(telemetry::TRIAL_BALANCE, "currency" => currency.clone()).set(off as f64);
         }
-        health.map(drop)
-    })
-    .await;
+        tried("money-sampler", health.map(drop));
+    }
 }

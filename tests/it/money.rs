@@ -1,5 +1,6 @@
 //! Money that really moves, as far as we can tell: flows against providers in every mood, on every database.
 
+mod api;
 mod fakes;
 mod flows;
 

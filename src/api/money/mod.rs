@@ -53,6 +53,7 @@ pub fn routes(payments: Arc<Payments>) -> Router {
         .route("/api/v1/licences", get(orders::licences))
         .route("/api/v1/plans", get(subscriptions::plans))
         .route("/api/v1/subscriptions", post(subscriptions::create).get(subscriptions::list))
+        .route("/api/v1/subscriptions/access", get(subscriptions::access))
         .route("/api/v1/subscriptions/{id}", get(subscriptions::show).delete(subscriptions::cancel))
         .route("/api/v1/subscriptions/{id}/complete", post(subscriptions::complete))
         .route("/api/v1/sellers/me/account", put(sellers::set_account).get(sellers::account))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::api::caller::Caller;
 use crate::api::problem::Problem;
+use crate::api::transcodes::no_store;
 use crate::base::clock::rfc3339;
 use crate::db::orders::Payment;
 use crate::db::subscriptions::{Invoice, Plan, Subscription};
@@ -124,17 +126,17 @@ pub(super) async fn cancel(
     Ok(shown(StatusCode::OK, view(&subscription, None, &[])))
 }
 
-/// What a route answers whose feature needs a subscription; `None`: come in.
-pub fn refused(gate: Gate) -> Option<Problem> {
-    let forbidden = |name, title, detail: &str| Problem::new(StatusCode::FORBIDDEN, name, title, detail);
-    match gate {
-        Gate::Open => None,
-        Gate::CompletePayment => Some(forbidden(
+/// `GET /api/v1/subscriptions/access`: 204 where a subscription lets the caller in, else 403 with what to do about it.
+pub(super) async fn access(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
+    let forbidden = |name, title, detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, name, title, detail));
+    match payments.db.gate(&caller.subject, payments.clock.unix_us()).await? {
+        Gate::Open => Ok(no_store(StatusCode::NO_CONTENT.into_response())),
+        Gate::CompletePayment => forbidden(
             "payment-incomplete",
             "Complete the payment of your subscription",
             "POST /api/v1/subscriptions/{id}/complete gives the client secret again",
-        )),
-        Gate::Upgrade => Some(forbidden("upgrade-needed", "This needs a subscription", "GET /api/v1/plans lists them")),
+        ),
+        Gate::Upgrade => forbidden("upgrade-needed", "This needs a subscription", "GET /api/v1/plans lists them"),
     }
 }
 
