@@ -57,6 +57,11 @@ ROUNDS ?= 200
 kills: setup-test ## SIGKILL while jobs are done, many more times than make test (ROUNDS=200 SEED=1)
 	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it kills:: -- --nocapture --test-threads 1
 
+SEEDS ?= 20000
+.PHONY: simulate
+simulate: setup-test ## Stories of money with crashes anywhere, many more than make test tells (SEEDS=20000 SEED=1)
+	MONEY_SEEDS=$(SEEDS) MONEY_SEED=$(SEED) cargo test --locked --test it money::simulation::whatever_happens_the_books_are_right_in_the_end -- --exact --nocapture
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

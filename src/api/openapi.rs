@@ -38,6 +38,7 @@ use crate::base::hex;
         (name = "users", description = "The caller's own account and API keys"),
         (name = "uploads", description = "Files that people send"),
         (name = "transcodes", description = "Work for the transcoder"),
+        (name = "money", description = "Buying, selling, giving back, subscribing"),
     )
 )]
 struct Head;
@@ -76,7 +77,7 @@ pub struct ProblemDocument {
 
 /// The whole document, without a server.
 pub fn document() -> openapi::OpenApi {
-    let parts = [super::uploads::described().into_openapi()];
+    let parts = [super::uploads::described().into_openapi(), super::money::described().into_openapi()];
     let mut document = Head::openapi();
     for part in parts {
         document.merge(part);

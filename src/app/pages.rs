@@ -75,10 +75,10 @@ pub(super) fn start(
     if let Some(uploads) = uploads {
         described = described.merge(uploads::routes(uploads));
     }
-    let mut routes = routes.merge(openapi::serve(described));
     if let Some(money) = money {
-        routes = routes.merge(api::money::routes(money));
+        described = described.merge(api::money::routes(money));
     }
+    let routes = routes.merge(openapi::serve(described));
     let door = Arc::new(Door { keys: keys(config) });
     let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));

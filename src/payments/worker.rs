@@ -20,6 +20,8 @@ const PAYOUT_EVERY: Duration = Duration::from_secs(60);
 const SAMPLE_EVERY: Duration = Duration::from_secs(60);
 /// How often everything in the ledger is computed again, and old deliveries are forgotten.
 const AUDIT_EVERY: Duration = Duration::from_secs(3600);
+/// A day in microseconds.
+const DAY_US: i64 = 86_400_000_000;
 /// Deliveries forgotten at once, and the pause between two times.
 const FORGET: (i64, Duration) = (10_000, Duration::from_millis(200));
 
@@ -107,7 +109,32 @@ pub async fn reconciler(payments: Payments, who: String, shutdown: Shutdown) {
             gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
         }
         tried("reconciler", swept.map(drop));
+        tried("comparison", compare(&payments).await);
     }
+}
+
+/// Once a day, whoever sweeps compares the last days both ways: a provider repeats a webhook for one.
+async fn compare(payments: &Payments) -> Result<()> {
+    let now_us = payments.now_us();
+    // A lease that nobody keeps: whoever has it next has it a day later.
+    let nobody = format!("comparison-{now_us}");
+    if !payments.db.hold("comparison", &nobody, now_us, now_us + DAY_US).await? {
+        return Ok(());
+    }
+    let done = payments.compare(now_us - 3 * DAY_US, now_us).await;
+    if done.is_err() {
+        payments.db.release(&nobody).await?; // the next sweep tries again
+    }
+    let compared = done?;
+    counter!(telemetry::SWEEP_ACTIONS, "phase" => "comparison").increment(compared.moved);
+    tracing::info!(
+        looked = compared.looked,
+        moved = compared.moved,
+        strange = compared.strange,
+        missing = compared.missing,
+        "compared with the provider, both ways"
+    );
+    Ok(())
 }
 
 fn show(swept: &Swept) {
@@ -162,7 +189,7 @@ async fn forget(payments: &Payments, keep: Duration) -> Result<()> {
 
 /// Shows every metric before anybody has looked: a rate needs a zero to begin at.
 pub fn show_all() {
-    for phase in ["payments", "refunds", "orphans", "subscriptions"] {
+    for phase in ["payments", "refunds", "orphans", "subscriptions", "comparison"] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(0);
     }
     for result in ["accepted", "unsigned", "malformed"] {
@@ -192,6 +219,10 @@ pub async fn sampler(payments: Payments, shutdown: Shutdown) {
     let mut currencies: Vec<String> = vec!["XXX".into()];
     let mut turns = Turns::new(SAMPLE_EVERY, None, String::new(), shutdown);
     while turns.next(&payments).await {
+        if payments.hyperswitch.is_none() {
+            // There is nothing to sweep: it is never too long ago.
+            gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
+        }
         let health = payments.health().await;
         if let Ok(health) = &health {
             let new = health.trial_balance_minor_units.keys().filter(|code| !currencies.contains(code));

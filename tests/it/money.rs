@@ -3,6 +3,7 @@
 mod api;
 mod fakes;
 mod flows;
+mod simulation;
 
 use std::fs;
 use std::path::Path;

@@ -15,11 +15,13 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post, put};
+use axum::routing::post;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::problem::Problem;
 use super::transcodes::{self, no_store};
@@ -36,36 +38,40 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const PAGE_MAX: u32 = 200;
 
 /// The routes.
-pub fn routes(payments: Arc<Payments>) -> Router {
-    let webhooks = Router::new()
-        .route("/api/v1/webhooks/hyperswitch", post(webhooks::hyperswitch))
-        .route("/api/v1/webhooks/stripe", post(webhooks::stripe))
+pub fn routes(payments: Arc<Payments>) -> OpenApiRouter {
+    let told = Router::new()
         .route("/webhooks/hyperswitch", post(webhooks::hyperswitch))
         .route("/webhooks/stripe", post(webhooks::stripe))
         .layer(DefaultBodyLimit::disable()) // they bound it themselves
         .with_state(Arc::clone(&payments));
-    Router::new()
-        .route("/api/v1/products", post(products::create).get(products::list))
-        .route("/api/v1/products/{id}", get(products::show).patch(products::change))
-        .route("/api/v1/orders", post(orders::create).get(orders::list))
-        .route("/api/v1/orders/{id}", get(orders::show))
-        .route("/api/v1/orders/{id}/refund", post(orders::refund))
-        .route("/api/v1/licences", get(orders::licences))
-        .route("/api/v1/plans", get(subscriptions::plans))
-        .route("/api/v1/subscriptions", post(subscriptions::create).get(subscriptions::list))
-        .route("/api/v1/subscriptions/access", get(subscriptions::access))
-        .route("/api/v1/subscriptions/{id}", get(subscriptions::show).delete(subscriptions::cancel))
-        .route("/api/v1/subscriptions/{id}/complete", post(subscriptions::complete))
-        .route("/api/v1/sellers/me/account", put(sellers::set_account).get(sellers::account))
-        .route("/api/v1/sellers/me/balance", get(sellers::balance))
-        .route("/api/v1/sellers/me/transfers", get(sellers::transfers))
-        .route("/api/v1/admin/orders/{id}", patch(orders::set_deadline))
-        .route("/api/v1/admin/ledger", get(sellers::ledger))
-        .route("/api/v1/admin/ledger/provider-fees", post(sellers::provider_fee))
-        .method_not_allowed_fallback(transcodes::wrong_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(payments)
-        .merge(webhooks)
+    described().layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(payments).merge(told.into())
+}
+
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
+    let told = OpenApiRouter::new()
+        .routes(routes!(webhooks::hyperswitch))
+        .routes(routes!(webhooks::stripe))
+        .layer(DefaultBodyLimit::disable()); // they bound it themselves
+    OpenApiRouter::new()
+        .routes(routes!(products::create, products::list))
+        .routes(routes!(products::show, products::change))
+        .routes(routes!(orders::create, orders::list))
+        .routes(routes!(orders::show))
+        .routes(routes!(orders::refund))
+        .routes(routes!(orders::licences))
+        .routes(routes!(subscriptions::plans))
+        .routes(routes!(subscriptions::create, subscriptions::list))
+        .routes(routes!(subscriptions::access))
+        .routes(routes!(subscriptions::show, subscriptions::cancel))
+        .routes(routes!(subscriptions::complete))
+        .routes(routes!(sellers::set_account, sellers::account))
+        .routes(routes!(sellers::balance))
+        .routes(routes!(sellers::transfers))
+        .routes(routes!(orders::set_deadline))
+        .routes(routes!(sellers::ledger))
+        .routes(routes!(sellers::provider_fee))
+        .merge(told)
 }
 
 type Answer = Result<Response, Problem>;

@@ -6,12 +6,14 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{
     Answer, Asked, Keyed, Page, Sent, admin, declined, listed, money, no_provider, placed, read, reused, shown, time,
     unknown, writer,
 };
 use crate::api::caller::Caller;
+use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::auth::principal::Principal;
 use crate::base::clock::{parse_rfc3339, rfc3339};
@@ -26,20 +28,46 @@ use crate::payments::checkout::Ordered;
 /// Characters of a reason for a refund, at most.
 const REASON_CHARS_MAX: usize = 500;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewOrder)]
 #[serde(deny_unknown_fields)]
-struct New {
+pub(super) struct New {
     items: Vec<Item>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = OrderedItem)]
 #[serde(deny_unknown_fields)]
-struct Item {
+pub(super) struct Item {
+    #[schema(value_type = String)]
     product: ProductId,
     licence: String,
 }
 
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = RefundReason)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Why {
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = RefundDeadline)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Until {
+    refund_until: String,
+}
+
 /// `POST /api/v1/orders` with `{"items":[{"product","licence"}]}`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/orders",
+    tag = "money",
+    summary = "Order, and get what a browser pays with",
+    params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = New,
+    responses((status = 201, description = "The order, with the client secret of its payment; 200 when it was there"), (status = 422, description = "It cannot be ordered, or the key was used for something else", body = ProblemDocument), (status = 503, description = "The provider does not answer, or there is none: ask again with the same key", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -83,6 +111,14 @@ fn wrong(name: &'static str, detail: String) -> Problem {
 }
 
 /// `GET /api/v1/orders`: the caller's, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/orders",
+    tag = "money",
+    summary = "The caller's orders",
+    params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
+    responses((status = 200, description = "Orders, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let before = page.before(OrderId::decode)?;
@@ -91,6 +127,14 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
 }
 
 /// `GET /api/v1/orders/{id}`: for its buyer, its sellers, and admins.
+#[utoipa::path(
+    get,
+    path = "/api/v1/orders/{id}",
+    tag = "money",
+    summary = "One order, for its buyer, its sellers and admins",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The order and its refunds"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn show(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -112,6 +156,15 @@ async fn find(payments: &Payments, caller: &Principal, id: &str) -> Result<Order
 }
 
 /// `POST /api/v1/orders/{id}/refund` with `{}` or `{"reason"}`: all of it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/orders/{id}/refund",
+    tag = "money",
+    summary = "Ask for all of the money back",
+    params(("id" = String, Path), ("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = Option<Why>,
+    responses((status = 202, description = "The refund, pending; 200 when it was there"), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, not paid, or too late", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn refund(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -119,11 +172,6 @@ pub(super) async fn refund(
     headers: HeaderMap,
     body: Sent,
 ) -> Answer {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Why {
-        reason: Option<String>,
-    }
     let caller = writer(caller)?;
     let (Why { reason }, value) = read(body)?;
     let id = OrderId::decode(&id).ok_or_else(Problem::not_found)?;
@@ -159,17 +207,21 @@ pub(super) async fn refund(
 }
 
 /// `PATCH /api/v1/admin/orders/{id}` with `{"refund_until":"2026-12-31T00:00:00Z"}`.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/admin/orders/{id}",
+    tag = "money",
+    summary = "Give an order its own deadline of refunds",
+    params(("id" = String, Path)),
+    request_body = Until,
+    responses((status = 200, description = "The order"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn set_deadline(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
     Path(id): Path<String>,
     body: Sent,
 ) -> Answer {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Until {
-        refund_until: String,
-    }
     let caller = admin(caller)?;
     let (Until { refund_until }, _) = read(body)?;
     let id = OrderId::decode(&id).ok_or_else(Problem::not_found)?;
@@ -182,6 +234,14 @@ pub(super) async fn set_deadline(
 }
 
 /// `GET /api/v1/licences`: the caller's, revoked ones too.
+#[utoipa::path(
+    get,
+    path = "/api/v1/licences",
+    tag = "money",
+    summary = "What the caller may do with what they bought",
+    params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
+    responses((status = 200, description = "Licences, revoked ones too"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn licences(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let licences = payments.db.licences(&caller.subject, page.before.as_deref(), page.limit()).await?;

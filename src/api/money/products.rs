@@ -6,9 +6,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{Answer, Asked, Keyed, Page, Sent, forbidden, listed, placed, read, reused, shown, writer};
 use crate::api::caller::{Anyone, Caller};
+use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::auth::principal::Role;
 use crate::base::clock::rfc3339;
@@ -20,11 +22,13 @@ use crate::ledger::order::{LicenceKind, PRICE_MINOR_MAX, ProductId};
 use crate::payments::Payments;
 use crate::tracks;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewProduct)]
 #[serde(deny_unknown_fields)]
-struct New {
+pub(super) struct New {
     title: String,
     currency: String,
+    #[schema(value_type = Option<String>)]
     track: Option<TrackId>,
     #[serde(default)]
     preview_enabled: bool,
@@ -33,16 +37,18 @@ struct New {
     images: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = PricedLicence)]
 #[serde(deny_unknown_fields)]
-struct Priced {
+pub(super) struct Priced {
     kind: String,
     price_minor: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChangedProduct)]
 #[serde(deny_unknown_fields)]
-struct Changed {
+pub(super) struct Changed {
     title: Option<String>,
     preview_enabled: Option<bool>,
     active: Option<bool>,
@@ -51,6 +57,15 @@ struct Changed {
 }
 
 /// `POST /api/v1/products`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/products",
+    tag = "money",
+    summary = "Offer something for sale",
+    params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = New,
+    responses((status = 201, description = "It is there; 200 when it was"), (status = 422, description = "It cannot be sold like that", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -91,6 +106,14 @@ pub(super) async fn create(
 }
 
 /// `GET /api/v1/products?mine=true&track=&before=&limit=`: what can be bought, or all of the caller's own.
+#[utoipa::path(
+    get,
+    path = "/api/v1/products",
+    tag = "money",
+    summary = "What can be bought, or all of the caller's own",
+    params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind"), ("mine" = Option<bool>, Query), ("track" = Option<String>, Query)),
+    responses((status = 200, description = "Products, the latest first"))
+)]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): Anyone, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let before = page.before(ProductId::decode)?;
@@ -105,6 +128,14 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): 
 }
 
 /// `GET /api/v1/products/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/products/{id}",
+    tag = "money",
+    summary = "One product",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The product"), (status = 404, description = "There is none", body = ProblemDocument))
+)]
 pub(super) async fn show(
     State(payments): State<Arc<Payments>>,
     Anyone(caller): Anyone,
@@ -118,6 +149,15 @@ pub(super) async fn show(
 }
 
 /// `PATCH /api/v1/products/{id}`.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/products/{id}",
+    tag = "money",
+    summary = "Change a product of the caller",
+    params(("id" = String, Path)),
+    request_body = Changed,
+    responses((status = 200, description = "The product"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn change(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,

@@ -6,9 +6,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{Answer, Asked, Keyed, Page, Sent, admin, listed, money, read, reused, shown, time, writer};
 use crate::api::caller::Caller;
+use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::base::Kind;
 use crate::base::clock::rfc3339;
@@ -18,7 +20,30 @@ use crate::ledger::transfer::TransferId;
 use crate::ledger::{Amount, Currency, Posted};
 use crate::payments::Payments;
 
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = SellerAccount)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Account {
+    destination: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ProviderFee)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fee {
+    reference: String,
+    amount_minor: i64,
+    currency: String,
+}
+
 /// `GET /api/v1/sellers/me/balance`: what we owe them, what of it is reserved, and what they owe us.
+#[utoipa::path(
+    get,
+    path = "/api/v1/sellers/me/balance",
+    tag = "money",
+    summary = "What a seller has with us, and owes us",
+    responses((status = 200, description = "For each currency"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     let balances = payments.db.seller_balances(&caller.subject).await?;
     let one = |(currency, payable, reserved, receivable): &(Currency, i64, i64, i64)| {
@@ -31,6 +56,14 @@ pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller
 }
 
 /// `GET /api/v1/sellers/me/transfers`, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/sellers/me/transfers",
+    tag = "money",
+    summary = "What a seller was paid",
+    params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
+    responses((status = 200, description = "Transfers, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn transfers(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let before = page.before(TransferId::decode)?;
@@ -47,18 +80,28 @@ pub(super) async fn transfers(State(payments): State<Arc<Payments>>, Caller(call
 }
 
 /// `GET /api/v1/sellers/me/account`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/sellers/me/account",
+    tag = "money",
+    summary = "Where a seller is paid",
+    responses((status = 200, description = "A connected account of Stripe, or null"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn account(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     let destination = payments.db.seller_account(&caller.subject).await?;
     Ok(shown(StatusCode::OK, json!({ "destination": destination })))
 }
 
 /// `PUT /api/v1/sellers/me/account` with `{"destination":"acct_…"}`: where they are paid from now on.
+#[utoipa::path(
+    put,
+    path = "/api/v1/sellers/me/account",
+    tag = "money",
+    summary = "Say where to be paid",
+    request_body = Account,
+    responses((status = 200, description = "It is used from now on"), (status = 422, description = "Nobody can be paid there", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn set_account(State(payments): State<Arc<Payments>>, Caller(caller): Caller, body: Sent) -> Answer {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Account {
-        destination: String,
-    }
     let caller = writer(caller)?;
     let (Account { destination }, _) = read(body)?;
     let plain = |rest: &str| (1..=64).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -71,6 +114,13 @@ pub(super) async fn set_account(State(payments): State<Arc<Payments>>, Caller(ca
 }
 
 /// `GET /api/v1/admin/ledger`: the trial balance, and what is open for too long.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/ledger",
+    tag = "money",
+    summary = "The trial balance, and what is open for too long",
+    responses((status = 200, description = "Accounts, totals, health"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     admin(caller)?;
     let lines = payments.db.trial_balance(AsOf::Now).await?;
@@ -96,19 +146,21 @@ pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller)
 
 /// `POST /api/v1/admin/ledger/provider-fees` with `{"reference","amount_minor","currency"}`: what the provider's
 /// statement says that it kept.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/ledger/provider-fees",
+    tag = "money",
+    summary = "Book what the provider kept, by its statement",
+    params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = Fee,
+    responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn provider_fee(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
     headers: HeaderMap,
     body: Sent,
 ) -> Answer {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Fee {
-        reference: String,
-        amount_minor: i64,
-        currency: String,
-    }
     let caller = writer(admin(caller)?)?;
     let (fee, value): (Fee, Value) = read(body)?;
     // The reference is what makes it one; the key is asked for as everywhere.

@@ -7,12 +7,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{
     Answer, Asked, Keyed, Page, Sent, declined, listed, money, no_provider, placed, read, reused, shown, time, unknown,
     writer,
 };
 use crate::api::caller::Caller;
+use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::api::transcodes::no_store;
 use crate::base::clock::rfc3339;
@@ -22,7 +24,21 @@ use crate::ledger::subscription::{Gate, SubscriptionId};
 use crate::payments::Payments;
 use crate::payments::checkout::{Completed, Joined};
 
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewSubscription)]
+#[serde(deny_unknown_fields)]
+pub(super) struct New {
+    plan: String,
+}
+
 /// `GET /api/v1/plans`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/plans",
+    tag = "money",
+    summary = "What can be subscribed to",
+    responses((status = 200, description = "Plans"))
+)]
 pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     let one = |plan: &Plan| {
         json!({
@@ -34,17 +50,21 @@ pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
 }
 
 /// `POST /api/v1/subscriptions` with `{"plan"}`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/subscriptions",
+    tag = "money",
+    summary = "Subscribe",
+    params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = New,
+    responses((status = 201, description = "The subscription; with a payment when it costs something"), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
     headers: HeaderMap,
     body: Sent,
 ) -> Answer {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct New {
-        plan: String,
-    }
     let caller = writer(caller)?;
     let (New { plan }, value) = read(body)?;
     let keyed = Keyed::of(&caller, &headers, "subscriptions", &value)?;
@@ -69,6 +89,14 @@ pub(super) async fn create(
 }
 
 /// `POST /api/v1/subscriptions/{id}/complete`: the same client secret again.
+#[utoipa::path(
+    post,
+    path = "/api/v1/subscriptions/{id}/complete",
+    tag = "money",
+    summary = "The client secret of an unpaid subscription again",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The subscription and its payment"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It waits for no payment", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn complete(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -91,6 +119,14 @@ pub(super) async fn complete(
 }
 
 /// `GET /api/v1/subscriptions`: the caller's, and whether they let them in now.
+#[utoipa::path(
+    get,
+    path = "/api/v1/subscriptions",
+    tag = "money",
+    summary = "The caller's subscriptions",
+    params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
+    responses((status = 200, description = "Subscriptions, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let before = page.before(SubscriptionId::decode)?;
@@ -99,6 +135,14 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
 }
 
 /// `GET /api/v1/subscriptions/{id}`, with its invoices.
+#[utoipa::path(
+    get,
+    path = "/api/v1/subscriptions/{id}",
+    tag = "money",
+    summary = "One subscription, with its invoices",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn show(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -112,6 +156,14 @@ pub(super) async fn show(
 }
 
 /// `DELETE /api/v1/subscriptions/{id}`: ends it.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/subscriptions/{id}",
+    tag = "money",
+    summary = "End a subscription",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn cancel(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
@@ -127,6 +179,13 @@ pub(super) async fn cancel(
 }
 
 /// `GET /api/v1/subscriptions/access`: 204 where a subscription lets the caller in, else 403 with what to do about it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/subscriptions/access",
+    tag = "money",
+    summary = "Whether a subscription lets the caller in",
+    responses((status = 204, description = "It does"), (status = 403, description = "payment-incomplete: complete the payment; upgrade-needed: subscribe", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 pub(super) async fn access(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     let forbidden = |name, title, detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, name, title, detail));
     match payments.db.gate(&caller.subject, payments.clock.unix_us()).await? {

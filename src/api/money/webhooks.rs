@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
-use super::{Answer, no_provider, shown};
+use super::{Answer, shown};
+use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::base::telemetry::request_id;
 use crate::payments::Payments;
@@ -19,23 +20,34 @@ use crate::payments::webhook::{Envelope, Received, Sender};
 const BODY_BYTES_MAX: usize = 256 << 10;
 
 /// `POST /api/v1/webhooks/hyperswitch`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/hyperswitch",
+    tag = "money",
+    summary = "What Hyperswitch tells",
+    params(("X-Webhook-Signature-512" = String, Header, description = "HMAC-SHA512 of the body, hexadecimal")),
+    request_body = Object,
+    responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Hyperswitch", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
+)]
 pub(super) async fn hyperswitch(State(payments): State<Arc<Payments>>, request: Request<Body>) -> Answer {
     take(&payments, Sender::Hyperswitch, "x-webhook-signature-512", request).await
 }
 
 /// `POST /api/v1/webhooks/stripe`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/webhooks/stripe",
+    tag = "money",
+    summary = "What Stripe tells",
+    params(("Stripe-Signature" = String, Header, description = "t=…,v1=…")),
+    request_body = Object,
+    responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Stripe", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
+)]
 pub(super) async fn stripe(State(payments): State<Arc<Payments>>, request: Request<Body>) -> Answer {
     take(&payments, Sender::Stripe, "stripe-signature", request).await
 }
 
 async fn take(payments: &Payments, sender: Sender, signed_by: &str, request: Request<Body>) -> Answer {
-    let configured = match sender {
-        Sender::Hyperswitch => payments.hyperswitch.is_some(),
-        Sender::Stripe => payments.stripe.is_some(),
-    };
-    if !configured {
-        return Err(no_provider());
-    }
     let (head, body) = request.into_parts();
     let body =
         Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|cause| match cause.is::<LengthLimitError>() {

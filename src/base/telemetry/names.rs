@@ -148,13 +148,13 @@ pub const TRIAL_BALANCE: &str = "segue_ledger_trial_balance_minor_units";
 pub const UNSEALED: &str = "segue_ledger_unsealed_journals";
 /// 1 when every seal and balance was what the postings say, 0 when not; looked at once an hour.
 pub const CHAIN_VALID: &str = "segue_ledger_hash_chain_valid";
-/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `subscriptions`.
+/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `subscriptions`, `comparison`.
 pub const SWEEP_ACTIONS: &str = "segue_reconciler_actions_total";
 /// Refunds that no provider knew of.
 pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
 /// Seconds that the last sweep took.
 pub const SWEEP_SECONDS: &str = "segue_reconciler_sweep_duration_seconds";
-/// When the last sweep of this process ended, in seconds since 1970; 0 without payments.
+/// When the last sweep of this process ended, in seconds since 1970; without payments now.
 pub const SWEEP_LAST: &str = "segue_reconciler_last_run_timestamp";
 /// Deliveries of providers that were taken, by `result`: `accepted`, `unsigned`, `malformed`.
 pub const WEBHOOKS: &str = "segue_payment_webhooks_total";
@@ -258,7 +258,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, SWEEP_ACTIONS, "What sweeps moved on, by phase."),
     (Kind::Counter, SWEEP_ORPHANS, "Refunds that no provider knew of."),
     (Kind::Gauge, SWEEP_SECONDS, "Seconds that the last sweep took."),
-    (Kind::Gauge, SWEEP_LAST, "When the last sweep of this process ended, in seconds since 1970; 0 without payments."),
+    (
+        Kind::Gauge,
+        SWEEP_LAST,
+        "When the last sweep of this process ended, in seconds since 1970; without payments now.",
+    ),
     (Kind::Counter, WEBHOOKS, "Deliveries of providers, by result: accepted, unsigned or malformed."),
     (Kind::Counter, DISPUTES, "Disputes that a provider told of."),
     (Kind::Counter, LOG_DROPPED, "Log lines left out: standard error was too slow, or libraries wrote too many."),

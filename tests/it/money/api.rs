@@ -255,7 +255,7 @@ fn without_a_provider_nothing_is_sold_and_nothing_is_given_away() {
     assert_eq!(ask("/api/v1/orders", json!({ "items": [] })), 503);
     assert_eq!(ask("/api/v1/subscriptions", json!({ "plan": "pro" })), 503);
     assert_eq!(ask("/api/v1/subscriptions", json!({ "plan": "free" })), 201);
-    assert_eq!(site.send("POST", "/webhooks/hyperswitch", &[], b"{}").status, 503);
+    assert_eq!(site.send("POST", "/webhooks/hyperswitch", &[], b"{}").status, 401);
     let swept = run(["reconcile", "--once", "--data", site.data.path().to_str().unwrap()]);
     assert_eq!(swept.status.code(), Some(2));
     assert!(said(&swept).contains("payments.enabled"), "{}", said(&swept));
