@@ -32,7 +32,7 @@ const BUYERS: [&str; 3] = ["b0", "b1", "b2"];
 const START_S: u64 = 1_700_000_000;
 
 /// How long `make test` may spend on it.
-const BUDGET: Duration = Duration::from_secs(40);
+const BUDGET: Duration = Duration::from_secs(60);
 
 struct Story {
     payments: Payments,
@@ -586,7 +586,7 @@ fn whatever_happens_the_books_are_right_in_the_end() {
 fn whatever_happens_the_books_are_right_on_postgresql_too() {
     let server = Postgres::start();
     runtime().block_on(async {
-        for seed in 1..=12u64 {
+        for seed in 1..=8u64 {
             let db = ready(Place::Postgres(server.database(&format!("seed{seed}")))).await;
             told(seed, tell(&db, seed)).await;
             db.close().await;
