@@ -70,6 +70,11 @@ SOAK_S ?= 1200
 soak: setup-test web-bundle ## Mixed load for SOAK_S seconds (1200), and whether memory, descriptors, threads or disk grow
 	SOAK_S=$(SOAK_S) cargo test --locked --test it soak:: -- --nocapture
 
+SEEDS ?= 20000
+.PHONY: simulate
+simulate: setup-test ## Stories of money with crashes anywhere, many more than make test tells (SEEDS=20000 SEED=1)
+	MONEY_SEEDS=$(SEEDS) MONEY_SEED=$(SEED) cargo test --locked --test it money::simulation::whatever_happens_the_books_are_right_in_the_end -- --exact --nocapture
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

@@ -24,11 +24,15 @@ mod auth;
 mod edge;
 mod explain;
 mod files;
+#[cfg(feature = "control")]
+mod payments;
 mod uploads;
 mod work;
 
 pub use auth::{Auth, Mail, NewRole, Provider};
 pub use edge::Edge;
+#[cfg(feature = "control")]
+pub use payments::{Payments, Plan};
 pub use uploads::{Limit, Uploads};
 pub use work::{Api, ApiKey, Callbacks, Database, Worker};
 
@@ -71,6 +75,9 @@ pub struct Config {
     pub callbacks: Callbacks,
     /// Files that people send.
     pub uploads: Uploads,
+    /// Money.
+    #[cfg(feature = "control")]
+    pub payments: Payments,
     /// The log.
     pub log: Log,
     /// Traces.
@@ -450,6 +457,8 @@ impl Default for Config {
             mail: Mail::default(),
             callbacks: Callbacks::default(),
             uploads: Uploads::default(),
+            #[cfg(feature = "control")]
+            payments: Payments::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
         }
@@ -689,7 +698,17 @@ impl Config {
         problems.extend(self.mail.problems(self.profile));
         problems.extend(self.callbacks.problems());
         problems.extend(self.uploads.problems(self.profile));
+        #[cfg(feature = "control")]
+        problems.extend(self.payment_problems());
         problems
+    }
+
+    /// What is wrong with the settings about money.
+    #[cfg(feature = "control")]
+    fn payment_problems(&self) -> Vec<String> {
+        let others: Vec<_> = self.callbacks.secrets.iter().map(|s| ("callbacks.secrets", s.as_str())).collect();
+        let there = (self.database.url.is_some(), self.server.public_base_url.is_some());
+        self.payments.problems(self.profile, there, &others)
     }
 
     /// What is wrong with the settings about sources.
@@ -939,6 +958,8 @@ impl Config {
         shown.mail.mask();
         shown.database.mask();
         shown.callbacks.mask();
+        #[cfg(feature = "control")]
+        shown.payments.mask();
         toml::to_string_pretty(&shown).expect("plain data always serialises")
     }
 
@@ -1385,6 +1406,10 @@ mod tests {
             let mut config = Config { profile, ..Config::default() };
             config.uploads.unscanned = true;
             config.auth.accounts = false;
+            #[cfg(feature = "control")]
+            {
+                config.payments.enabled = Some(false);
+            }
             config.origin.keys.bunny = bunny.iter().map(|key| (*key).to_owned()).collect();
             config.origin.keys.cloudflare = cloudflare.iter().map(|key| (*key).to_owned()).collect();
             (config.key_weaknesses(), config.problems())

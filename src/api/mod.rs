@@ -14,6 +14,7 @@ mod embed;
 mod gate;
 pub mod keys;
 pub mod limiter;
+pub mod money;
 pub mod openapi;
 pub mod playback;
 mod plays;

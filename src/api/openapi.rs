@@ -42,6 +42,7 @@ use crate::base::hex;
         (name = "users", description = "The caller's own account and API keys"),
         (name = "uploads", description = "Files that people send"),
         (name = "transcodes", description = "Work for the transcoder"),
+        (name = "money", description = "Buying, selling, giving back, subscribing"),
     )
 )]
 struct Head;
@@ -103,6 +104,7 @@ pub fn document() -> openapi::OpenApi {
         super::api_keys::described().into_openapi(),
         super::transcodes::described().into_openapi(),
         super::uploads::described().into_openapi(),
+        super::money::described().into_openapi(),
     ];
     let mut document = Head::openapi();
     for part in parts {

@@ -467,7 +467,7 @@ async fn find(queue: &Queue, client: &str, id: &str) -> std::result::Result<Job,
 
 /// The key of the request: a structured-field string, `"8e03978e"`, or the same without quotes
 /// (draft-ietf-httpapi-idempotency-key-header).
-fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> {
     let Some(value) = headers.get("idempotency-key") else {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,

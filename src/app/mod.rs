@@ -45,6 +45,8 @@ mod demo;
 mod keys;
 #[cfg(feature = "control")]
 mod pages;
+#[cfg(feature = "control")]
+pub mod payments;
 mod tls;
 #[cfg(feature = "control")]
 mod uploads;
@@ -338,10 +340,11 @@ pub fn serve(config: &Config, roles: Roles, reload: Reload) -> Result<()> {
         let beside = (control.handle(), from_cores);
         let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
         let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(intake));
+        let money = db.as_ref().map(|db| Arc::new(payments::payments(config, db)));
         pages::start(
             config,
             (&store, origin),
-            (queue, uploads),
+            (queue, uploads, money),
             db.as_ref(),
             readiness,
             roles,

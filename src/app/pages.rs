@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::intake::Intake;
 use crate::origin::Origin;
+use crate::payments::Payments;
 use crate::server::handover;
 use crate::store::Store;
 
@@ -44,7 +45,7 @@ pub(super) struct Running {
 pub(super) fn start(
     config: &Config,
     (store, origin): (&Store, Arc<Origin>),
-    (queue, uploads): (Option<Arc<Queue>>, Option<Arc<Uploads>>),
+    (queue, uploads, money): (Option<Arc<Queue>>, Option<Arc<Uploads>>, Option<Arc<Payments>>),
     db: Option<&Db>,
     readiness: Readiness,
     roles: Roles,
@@ -103,6 +104,9 @@ pub(super) fn start(
     }
     if let Some(uploads) = uploads {
         described = described.merge(uploads::routes(uploads));
+    }
+    if let Some(money) = money {
+        described = described.merge(api::money::routes(money));
     }
     if let Some(accounts) = &accounts {
         described = described

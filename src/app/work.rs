@@ -87,6 +87,7 @@ pub(super) fn start(
         let asker = purges::run(db.clone(), options, Clock::System, shutdown.clone());
         tasks.push(("purges", runtime.spawn(asker)));
     }
+    tasks.extend(super::payments::start(config, db, &name, shutdown, runtime));
     let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
     let sampler = workers::metrics::run(db.clone(), Clock::System, Arc::clone(&reachable), shutdown.clone());
     tasks.push(("sampler", runtime.spawn(sampler)));

@@ -14,6 +14,8 @@ mod ledger;
 mod migrate;
 #[cfg(feature = "control")]
 mod purge;
+#[cfg(feature = "control")]
+mod reconcile;
 mod serve;
 mod sign;
 #[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
@@ -83,6 +85,9 @@ enum Command {
     #[cfg(feature = "control")]
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Look at every payment and refund that is open for too long, and believe what the provider has.
+    #[cfg(feature = "control")]
+    Reconcile(reconcile::ReconcileArgs),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
@@ -209,6 +214,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Purge(args) => purge::run(&args),
         #[cfg(feature = "control")]
         Command::Ledger(command) => ledger::run(&command),
+        #[cfg(feature = "control")]
+        Command::Reconcile(args) => reconcile::run(&args),
         #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
         #[cfg(feature = "control")]

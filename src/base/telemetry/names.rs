@@ -144,6 +144,38 @@ pub const CMCD_BITRATE: &str = "segue_cmcd_encoded_bitrate_bits_per_second";
 /// Most throughput the player has use for (`rtp`), in bits per second.
 pub const CMCD_REQUESTED: &str = "segue_cmcd_requested_throughput_bits_per_second";
 
+/// Refunds of which nobody knows for five minutes whether the provider has them; -1, as with the next ones: nobody could
+/// look.
+pub const ORPHAN_REFUNDS: &str = "segue_ledger_orphan_refund_rows";
+/// Orders that wait for their payment although a sweep has looked.
+pub const STUCK_ORDERS: &str = "segue_ledger_stuck_orders_pending";
+/// Refunds that wait although a sweep has looked.
+pub const STUCK_REFUNDS: &str = "segue_ledger_stuck_refunds_pending";
+/// Transfers that were tried five times or given up.
+pub const FAILED_TRANSFERS: &str = "segue_ledger_failed_transfers_at_max_retry";
+/// Transfers that have to come back.
+pub const PENDING_REVERSALS: &str = "segue_ledger_reversal_pending_transfers";
+/// Payments and refunds at the provider that are not what we asked for.
+pub const MONEY_ALARMS: &str = "segue_ledger_alarms";
+/// Posted debits less credits, by `currency`; `XXX` stands for none and shows that somebody looks.
+pub const TRIAL_BALANCE: &str = "segue_ledger_trial_balance_minor_units";
+/// Journals without a seal.
+pub const UNSEALED: &str = "segue_ledger_unsealed_journals";
+/// 1 when every seal and balance was what the postings say, 0 when not; looked at once an hour.
+pub const CHAIN_VALID: &str = "segue_ledger_hash_chain_valid";
+/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `subscriptions`, `comparison`.
+pub const SWEEP_ACTIONS: &str = "segue_reconciler_actions_total";
+/// Refunds that no provider knew of.
+pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
+/// Seconds that the last sweep took.
+pub const SWEEP_SECONDS: &str = "segue_reconciler_sweep_duration_seconds";
+/// When the last sweep of this process ended, in seconds since 1970; without payments now.
+pub const SWEEP_LAST: &str = "segue_reconciler_last_run_timestamp";
+/// Deliveries of providers that were taken, by `result`: `accepted`, `unsigned`, `malformed`.
+pub const WEBHOOKS: &str = "segue_payment_webhooks_total";
+/// Disputes that a provider told of.
+pub const DISPUTES: &str = "segue_payment_disputes_total";
+
 /// Log lines left out because the writer was behind.
 pub const LOG_DROPPED: &str = "segue_log_dropped_total";
 /// Access log lines left out because there were too many errors in a second.
@@ -232,6 +264,29 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, CMCD_MEASURED, "CMCD mtp: throughput the player measured."),
     (Kind::Histogram, CMCD_BITRATE, "CMCD br: encoded bitrate of the object."),
     (Kind::Histogram, CMCD_REQUESTED, "CMCD rtp: the most throughput the player has use for."),
+    (
+        Kind::Gauge,
+        ORPHAN_REFUNDS,
+        "Refunds of which nobody knows whether the provider has them; -1: nobody could look.",
+    ),
+    (Kind::Gauge, STUCK_ORDERS, "Orders that wait for their payment although a sweep has looked."),
+    (Kind::Gauge, STUCK_REFUNDS, "Refunds that wait although a sweep has looked."),
+    (Kind::Gauge, FAILED_TRANSFERS, "Transfers that were tried five times or given up."),
+    (Kind::Gauge, PENDING_REVERSALS, "Transfers that have to come back."),
+    (Kind::Gauge, MONEY_ALARMS, "Payments and refunds at the provider that are not what we asked for."),
+    (Kind::Gauge, TRIAL_BALANCE, "Posted debits less credits, by currency; anything but 0 is wrong."),
+    (Kind::Gauge, UNSEALED, "Journals without a seal."),
+    (Kind::Gauge, CHAIN_VALID, "1 when every seal and balance was what the postings say, at the last look."),
+    (Kind::Counter, SWEEP_ACTIONS, "What sweeps moved on, by phase."),
+    (Kind::Counter, SWEEP_ORPHANS, "Refunds that no provider knew of."),
+    (Kind::Gauge, SWEEP_SECONDS, "Seconds that the last sweep took."),
+    (
+        Kind::Gauge,
+        SWEEP_LAST,
+        "When the last sweep of this process ended, in seconds since 1970; without payments now.",
+    ),
+    (Kind::Counter, WEBHOOKS, "Deliveries of providers, by result: accepted, unsigned or malformed."),
+    (Kind::Counter, DISPUTES, "Disputes that a provider told of."),
     (Kind::Counter, LOG_DROPPED, "Log lines left out: standard error was too slow, or libraries wrote too many."),
     (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
     (
