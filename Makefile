@@ -65,12 +65,25 @@ fmt: ## Format the sources
 advisories: setup-test ## Check dependencies against the RustSec database (fetches it: needs the network)
 	cargo deny --config .deny.toml check advisories
 
+.PHONY: image
+image: ## Run the Dockerfile's stages in a Debian 12 made of packages, and try what comes out (needs root; many minutes)
+	.ci/setup image
+	.ci/image $(ARGS)
+
+.PHONY: k8s-rules
+k8s-rules: ## Write the Prometheus rules again as objects of the operator
+	@for name in origin transcoding ledger; do \
+	  { printf '# Made of base/rules/%s.yaml by `make k8s-rules`; a test compares them.\n' $$name; \
+	    printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: segue-%s\nspec:\n' $$name; \
+	    sed '/^#/d; s/^./  &/' k8s/base/rules/$$name.yaml; } > k8s/components/operator/rules-$$name.yaml; \
+	done
+
 .PHONY: web
 web: setup-build web-bundle ## Build the pages' bundle alone
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python \
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python tests/ops/python \
 	  .ci/node/node_modules
 
 .PHONY: help

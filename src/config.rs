@@ -22,6 +22,7 @@ use crate::store::Backend;
 
 mod edge;
 mod explain;
+mod files;
 mod uploads;
 mod work;
 
@@ -557,17 +558,20 @@ impl Config {
         let variables: Vec<(String, String)> = variables.collect();
         overlay_otel(&mut tree, &variables);
         overlay_aws(&mut tree, &variables);
-        for (name, value) in variables {
-            let set = |tree: &mut toml::Table| match name.strip_prefix("SEGUE_") {
-                Some(path) => overlay(tree, path, &value),
-                None if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
-                None if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
-                None => {}
+        let (variables, unreadable) = files::resolved(&variables);
+        wrongs.extend(unreadable);
+        for files::Variable { said, name, value, exact } in variables {
+            let set = |tree: &mut toml::Table| match (name.strip_prefix("SEGUE_"), &exact) {
+                (Some(path), Some(exact)) => overlay_value(tree, path, exact.clone()),
+                (Some(path), None) => overlay(tree, path, &value),
+                _ if name == "PORT" => overlay(tree, "SERVER__LISTEN", &format!("0.0.0.0:{value}")),
+                _ if name == "DATABASE_URL" && !value.is_empty() => overlay_text(tree, "DATABASE__URL", &value),
+                _ => {}
             };
             let mut alone = toml::Table::new();
             set(&mut alone);
             match explain::wrongs(&alone).first() {
-                Some(wrong) => wrongs.push(format!("the variable {name} is wrong: {wrong}")),
+                Some(wrong) => wrongs.push(format!("the variable {said} is wrong: {wrong}")),
                 None => set(&mut tree),
             }
         }

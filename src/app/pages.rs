@@ -22,6 +22,7 @@ use crate::api::{self, App};
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
 use crate::base::{Result, telemetry};
+use crate::cdn::playback::Links;
 use crate::config::Config;
 use crate::db::Db;
 use crate::intake::Intake;
@@ -31,6 +32,8 @@ use crate::store::Store;
 
 /// What runs beside the cores; dropping it stops a demo that is still being made.
 pub(super) struct Running {
+    /// What signs playback URLs; clones share its key. `None` where nothing is signed.
+    pub(super) links: Option<Links>,
     #[cfg(feature = "transcode")]
     _demo: Option<demo::Running>,
 }
@@ -53,18 +56,19 @@ pub(super) fn start(
     let (demo_page, _) = (None, (roles, addr));
 
     metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
-    let routes = match roles.pages {
-        true => {
+    let links = if roles.pages { Some(links(config)?) } else { None };
+    let routes = match &links {
+        Some(links) => {
             let s3 = &config.store.s3;
             let valid = Valid {
                 stream: Duration::from_secs(s3.stream_url_s),
                 download: Duration::from_secs(s3.download_url_s),
             };
-            let (links, blocks) = (links(config)?, origin.blocks());
+            let (links, blocks) = (links.clone(), origin.blocks());
             let app = App { store: store.clone(), links, origin, valid, blocks, clock: Clock::System, demo: demo_page };
             api::routes(Arc::new(app)).merge(admin::health(readiness))
         }
-        false => admin::health_alone(readiness),
+        None => admin::health_alone(readiness),
     };
     // Each module of the API has its line here, and another in `api::openapi::document`.
     let mut described = OpenApiRouter::new();
@@ -79,6 +83,7 @@ pub(super) fn start(
     let routes = routes.layer(from_fn_with_state(door, caller::named));
     runtime.spawn(beside::answer(from_cores, admin::observed(routes)));
     Ok(Running {
+        links,
         #[cfg(feature = "transcode")]
         _demo: demo.map(|demo| demo.start(config, addr)).transpose()?,
     })

@@ -5,6 +5,7 @@ mod blocks;
 mod config_cmd;
 #[cfg(feature = "transcode")]
 mod encode;
+mod health;
 #[cfg(feature = "control")]
 mod jobs;
 #[cfg(feature = "control")]
@@ -44,6 +45,8 @@ struct Cli {
 enum Command {
     /// Run the server: public listener, admin listener with /metrics, drain on SIGTERM.
     Serve(serve::ServeArgs),
+    /// Ask the server on this machine whether it lives, or is ready to serve: for probes of containers.
+    Health(health::HealthArgs),
     /// Transcode files and publish them into the store, without a server.
     #[cfg(feature = "transcode")]
     Publish(encode::PublishArgs),
@@ -179,6 +182,7 @@ fn command_of(args: impl Iterator<Item = std::ffi::OsString>) -> String {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Health(args) => health::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "transcode")]
         Command::Publish(args) => encode::publish(&args),
         #[cfg(feature = "transcode")]

@@ -12,6 +12,7 @@ mod ledger;
 mod light;
 mod openapi;
 mod money;
+mod ops;
 mod players;
 mod postgres;
 mod purges;

@@ -64,6 +64,8 @@ pub const CONNECTIONS_OPENED: &str = "segue_origin_connections_opened_total";
 pub const TLS_HANDSHAKES: &str = "segue_tls_handshakes_total";
 /// Attempts to read the certificate again, by `outcome`: `changed`, `failed`.
 pub const TLS_RELOADS: &str = "segue_tls_reloads_total";
+/// Attempts to take new signing keys, by `outcome`: `changed`, `failed`.
+pub const KEY_RELOADS: &str = "segue_key_reloads_total";
 /// When the certificate expires, in seconds since 1970.
 pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 /// 1 when cold files are read by io_uring, 0 when by threads.
@@ -174,6 +176,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, CONNECTIONS_OPENED, "Connections by the protocol their peer spoke: http1 or h2."),
     (Kind::Counter, TLS_HANDSHAKES, "TLS handshakes by outcome."),
     (Kind::Counter, TLS_RELOADS, "Attempts to read the certificate again, by outcome: changed or failed."),
+    (Kind::Counter, KEY_RELOADS, "Attempts to take new signing keys, by outcome: changed or failed."),
     (Kind::Gauge, TLS_NOT_AFTER, "When the certificate expires, in seconds since 1970."),
     (Kind::Gauge, BLOCKS, "Tracks that are blocked, private or deleted."),
     (Kind::Gauge, BLOCKS_AGE, "Seconds since the origin last learned which tracks are blocked."),
