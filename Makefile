@@ -48,6 +48,14 @@ SEED ?= 1
 hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
 	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
 
+FUZZ_S ?= 60
+.PHONY: fuzz
+fuzz: setup-fuzz web-bundle ## Real fuzzing of every target with a nightly compiler (FUZZ_S=60 seconds each, TARGET_OF=range for one)
+	@for target in $(or $(TARGET_OF),$$(cargo +nightly fuzz list)); do \
+	  echo "── $$target"; \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_S) -rss_limit_mb=1024 -verbosity=0 || exit; \
+	done
+
 .PHONY: garage
 garage: ## Compile Garage, a second S3 server, which make test then uses too (many minutes, once)
 	.ci/setup garage
@@ -56,6 +64,11 @@ ROUNDS ?= 200
 .PHONY: kills
 kills: setup-test ## SIGKILL while jobs are done, many more times than make test (ROUNDS=200 SEED=1)
 	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it kills:: -- --nocapture --test-threads 1
+
+SOAK_S ?= 1200
+.PHONY: soak
+soak: setup-test web-bundle ## Mixed load for SOAK_S seconds (1200), and whether memory, descriptors, threads or disk grow
+	SOAK_S=$(SOAK_S) cargo test --locked --test it soak:: -- --nocapture
 
 .PHONY: fmt
 fmt: ## Format the sources
@@ -94,8 +107,8 @@ help: ## This text
 
 # ── set-up ──
 
-.PHONY: setup-build setup-run setup-test setup-bench
-setup-build setup-run setup-test setup-bench: setup-%:
+.PHONY: setup-build setup-run setup-test setup-bench setup-fuzz
+setup-build setup-run setup-test setup-bench setup-fuzz: setup-%:
 	@.ci/setup $*
 
 # ── the pages: npm only runs when a lockfile changed, the bundler only when a source did ──

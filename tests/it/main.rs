@@ -1,6 +1,7 @@
 //! Integration tests, one binary: what a user outside the process can see, over real sockets, with
 //! real files, real players and real peers.
 
+mod api_fuzz;
 mod cli;
 mod clients;
 mod databases;
@@ -12,11 +13,13 @@ mod ledger;
 mod light;
 mod openapi;
 mod money;
+mod nodes;
 mod ops;
 mod players;
 mod postgres;
 mod purges;
 mod queue;
+mod soak;
 #[cfg(feature = "s3")]
 mod store;
 mod support;

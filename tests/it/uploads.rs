@@ -7,6 +7,7 @@ mod clients;
 mod faults;
 mod form;
 mod rows;
+mod traces;
 mod tus;
 
 use std::io::{Read as _, Write as _};
@@ -195,7 +196,7 @@ impl Api {
 }
 
 /// One request with a body. An answer may come before all of it was taken.
-fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub(crate) fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut stream = begin(addr, method, path, headers, body.len());
     let _ = stream.write_all(body);
     answer(stream)
@@ -231,7 +232,7 @@ fn answer(mut stream: TcpStream) -> Reply {
 }
 
 /// A WAV of noise: so many bytes in all.
-fn wav(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn wav(bytes: usize, seed: u64) -> Vec<u8> {
     let mut wav = b"RIFF".to_vec();
     wav.extend((bytes as u32 - 8).to_le_bytes());
     wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x02\0");
@@ -252,7 +253,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// A form: fields, then the file.
-fn form_body(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Vec<u8>) {
+pub(crate) fn form_body(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, value) in fields {
         body.extend(
