@@ -131,3 +131,63 @@ fn dashboards_ask_for_metrics_that_there_are() {
     }
     assert_eq!(metrics("sum(rate(segue_a_total{x=\"1\"}[5m])) / process_b"), ["process_b", "segue_a_total"].into());
 }
+
+/// Every test of the sources, as `file::test`: `http::gate::name` of tests/it, `cdn::bunny::tests::name` of src.
+fn tests_of_the_sources() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (below, ending) in [("src", ".rs"), ("tests/it", ".rs")] {
+        for path in files(below, ending) {
+            let text = read(&path);
+            let inside = path.strip_prefix(below).unwrap().with_extension("");
+            let mut module = inside.to_str().unwrap().trim_end_matches("/mod").replace('/', "::");
+            if below == "src" {
+                // A file of tests beside its module, or a module of tests in it.
+                module = match module.strip_suffix("_tests") {
+                    Some(of) => format!("{of}::tests"),
+                    None => format!("{}::tests", module.trim_end_matches("::tests")),
+                };
+            }
+            let mut inner = String::new();
+            let mut is_test = false;
+            for line in text.lines() {
+                let line = line.trim_start_matches("pub(crate) ");
+                if below != "src" && line.starts_with("mod ") && line.ends_with('{') {
+                    inner = format!("::{}", line.trim_start_matches("mod ").trim_end_matches(" {"));
+                }
+                let line = line.trim();
+                if line == "#[test]" || line == "#[tokio::test]" {
+                    is_test = true;
+                } else if let Some(name) = line.trim_start_matches("async ").strip_prefix("fn ").filter(|_| is_test) {
+                    found.insert(format!("{module}{inner}::{}", name.split('(').next().unwrap()));
+                    is_test = false;
+                } else if line.ends_with("cases! {") || line.contains("on_sqlite") || line.contains("on_postgresql") {
+                    is_test = false;
+                }
+            }
+            // What a macro makes of names stands in its call.
+            for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+                if word.ends_with("_on_sqlite") || word.ends_with("_on_postgresql") {
+                    found.insert(format!("{module}::{word}"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_is_one() {
+    let known = tests_of_the_sources();
+    assert!(
+        known.contains("ops::every_test_that_the_threat_model_names_is_one") && known.len() > 500,
+        "{}",
+        known.len()
+    );
+    let text = read("docs/SECURITY.md");
+    let quoted = text.split('`').skip(1).step_by(2).filter(|word| word.contains("::"));
+    let missing: Vec<&str> = quoted.filter(|name| !known.contains(*name)).collect();
+    assert!(missing.is_empty(), "docs/SECURITY.md names tests that there are not: {missing:#?}");
+    for target in text.split("fuzz target `").skip(1).map(|rest| rest.split('`').next().unwrap()) {
+        assert!(root().join(format!("fuzz/fuzz_targets/{target}.rs")).exists(), "{target}");
+    }
+}
