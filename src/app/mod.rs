@@ -338,19 +338,13 @@ pub fn serve(config: &Config, roles: Roles, reload: Reload) -> Result<()> {
     #[cfg(feature = "control")]
     let pages = {
         let beside = (control.handle(), from_cores);
-        let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
-        let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(intake));
-        let money = db.as_ref().map(|db| Arc::new(payments::payments(config, db)));
-        pages::start(
-            config,
-            (&store, origin),
-            (queue, uploads, money),
-            db.as_ref(),
-            readiness,
-            roles,
-            beside,
-            server.local_addr(),
-        )?
+        let ground = db.as_ref().map(|db| pages::Ground {
+            db: db.clone(),
+            queue: pages::queue(config, db, &shutdown),
+            uploads: intake.as_ref().map(pages::uploads),
+            money: Arc::new(payments::payments(config, db)),
+        });
+        pages::start(config, (&store, origin), ground, readiness, roles, beside, server.local_addr())?
     };
     #[cfg(feature = "control")]
     let links = pages.links.clone();

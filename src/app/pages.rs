@@ -41,12 +41,23 @@ pub(super) struct Running {
     _demo: Option<demo::Running>,
 }
 
+/// What the API stands on, in a process that has a database.
+pub(super) struct Ground {
+    /// The database.
+    pub(super) db: Db,
+    /// Jobs.
+    pub(super) queue: Arc<Queue>,
+    /// Files that are sent.
+    pub(super) uploads: Option<Arc<Uploads>>,
+    /// Money.
+    pub(super) money: Arc<Payments>,
+}
+
 /// Starts to answer what the cores hand over, and the demo when it is asked for.
 pub(super) fn start(
     config: &Config,
     (store, origin): (&Store, Arc<Origin>),
-    (queue, uploads, money): (Option<Arc<Queue>>, Option<Arc<Uploads>>, Option<Arc<Payments>>),
-    db: Option<&Db>,
+    ground: Option<Ground>,
     readiness: Readiness,
     roles: Roles,
     (runtime, from_cores): (&Handle, handover::Receiver),
@@ -59,6 +70,7 @@ pub(super) fn start(
     #[cfg(not(feature = "transcode"))]
     let (demo_page, _) = (None, roles);
 
+    let db = ground.as_ref().map(|ground| &ground.db);
     let limiter = db.map(|db| Arc::new(Limiter::new(db.clone(), Clock::System)));
     let accounts = match (db, &limiter) {
         (Some(db), Some(limiter)) => accounts::open(config, db, limiter, base_url(config, addr))?,
@@ -75,7 +87,8 @@ pub(super) fn start(
                 download: Duration::from_secs(s3.download_url_s),
             };
             let (links, blocks) = (links.clone(), origin.blocks());
-            let queue = queue.as_ref().ok_or_else(|| Error::internal("pages need a database"))?;
+            let queue = ground.as_ref().map(|ground| &ground.queue);
+            let queue = queue.ok_or_else(|| Error::internal("pages need a database"))?;
             let app = App {
                 store: store.clone(),
                 links,
@@ -99,14 +112,11 @@ pub(super) fn start(
     };
     // Each module of the API has its line here, and another in `api::openapi::document`.
     let mut described = OpenApiRouter::new();
-    if let Some(queue) = queue {
-        described = described.merge(transcodes::routes(queue));
-    }
-    if let Some(uploads) = uploads {
-        described = described.merge(uploads::routes(uploads));
-    }
-    if let Some(money) = money {
-        described = described.merge(api::money::routes(money));
+    if let Some(Ground { queue, uploads, money, .. }) = ground {
+        described = described.merge(transcodes::routes(queue)).merge(api::money::routes(money));
+        if let Some(uploads) = uploads {
+            described = described.merge(uploads::routes(uploads));
+        }
     }
     if let Some(accounts) = &accounts {
         described = described

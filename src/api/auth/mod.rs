@@ -198,6 +198,7 @@ struct Login {
 }
 
 /// A session, or what is missing to one.
+#[allow(clippy::large_enum_variant)] // one a request
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum LoggedIn {
