@@ -17,6 +17,7 @@ use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::auth::principal::Principal;
 use crate::base::clock::{parse_rfc3339, rfc3339};
+use crate::base::id::is_sortable;
 use crate::db::money::Claim;
 use crate::db::orders::{Licence, Order, Refusal};
 use crate::db::refunds::{By, Refund, Requested};
@@ -244,7 +245,8 @@ pub(super) async fn set_deadline(
 )]
 pub(super) async fn licences(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
-    let licences = payments.db.licences(&caller.subject, page.before.as_deref(), page.limit()).await?;
+    let before = page.before(|id| is_sortable("lic_", id).then(|| id.to_owned()))?;
+    let licences = payments.db.licences(&caller.subject, before.as_deref(), page.limit()).await?;
     let one = |licence: &Licence| {
         json!({
             "id": licence.id, "order": licence.order.as_str(), "product": licence.product.as_str(),

@@ -122,8 +122,9 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): 
         (Some(true), None) => return Err(crate::api::caller::unauthorized()),
         _ => None,
     };
-    let products =
-        payments.db.products(seller.as_deref(), page.track.as_deref(), before.as_ref(), page.limit()).await?;
+    let track = page.track.as_deref().map(|id| TrackId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
+    let track = track.as_ref().map(TrackId::as_str);
+    let products = payments.db.products(seller.as_deref(), track, before.as_ref(), page.limit()).await?;
     Ok(listed(products.iter().map(view).collect(), page.limit()))
 }
 

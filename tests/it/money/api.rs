@@ -170,6 +170,9 @@ fn a_shop_from_outside() {
     let sold = site.get(&order, seller);
     assert_eq!((&sold["buyer"], &sold["items"][0]["seller_minor"]), (&Value::Null, &json!(850)));
     assert_eq!(site.get("/api/v1/sellers/me/transfers", seller)["items"][0]["status"], "pending");
+    for odd in ["/api/v1/licences?before=x%00", "/api/v1/products?track=%00", "/api/v1/orders?before=ord_1"] {
+        assert_eq!(site.ask("GET", odd, Some(buyer), None, &Value::Null).status, 404, "{odd}");
+    }
     // Giving back.
     let refund =
         |who: &str, key: &str| site.ask("POST", &format!("{order}/refund"), Some(who), Some(key), &Value::Null);
