@@ -48,6 +48,14 @@ SEED ?= 1
 hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
 	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
 
+FUZZ_S ?= 60
+.PHONY: fuzz
+fuzz: setup-fuzz web-bundle ## Real fuzzing of every target with a nightly compiler (FUZZ_S=60 seconds each, TARGET_OF=range for one)
+	@for target in $(or $(TARGET_OF),$$(cargo +nightly fuzz list)); do \
+	  echo "── $$target"; \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_S) -rss_limit_mb=1024 -verbosity=0 || exit; \
+	done
+
 .PHONY: garage
 garage: ## Compile Garage, a second S3 server, which make test then uses too (many minutes, once)
 	.ci/setup garage
@@ -57,6 +65,16 @@ ROUNDS ?= 200
 kills: setup-test ## SIGKILL while jobs are done, many more times than make test (ROUNDS=200 SEED=1)
 	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it kills:: -- --nocapture --test-threads 1
 
+SOAK_S ?= 1200
+.PHONY: soak
+soak: setup-test web-bundle ## Mixed load for SOAK_S seconds (1200), and whether memory, descriptors, threads or disk grow
+	SOAK_S=$(SOAK_S) cargo test --locked --test it soak:: -- --nocapture
+
+SEEDS ?= 20000
+.PHONY: simulate
+simulate: setup-test ## Stories of money with crashes anywhere, many more than make test tells (SEEDS=20000 SEED=1)
+	MONEY_SEEDS=$(SEEDS) MONEY_SEED=$(SEED) cargo test --locked --test it money::simulation::whatever_happens_the_books_are_right_in_the_end -- --exact --nocapture
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt
@@ -65,12 +83,25 @@ fmt: ## Format the sources
 advisories: setup-test ## Check dependencies against the RustSec database (fetches it: needs the network)
 	cargo deny --config .deny.toml check advisories
 
+.PHONY: image
+image: ## Run the Dockerfile's stages in a Debian 12 made of packages, and try what comes out (needs root; many minutes)
+	.ci/setup image
+	.ci/image $(ARGS)
+
+.PHONY: k8s-rules
+k8s-rules: ## Write the Prometheus rules again as objects of the operator
+	@for name in origin transcoding ledger; do \
+	  { printf '# Made of base/rules/%s.yaml by `make k8s-rules`; a test compares them.\n' $$name; \
+	    printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: segue-%s\nspec:\n' $$name; \
+	    sed '/^#/d; s/^./  &/' k8s/base/rules/$$name.yaml; } > k8s/components/operator/rules-$$name.yaml; \
+	done
+
 .PHONY: web
 web: setup-build web-bundle ## Build the pages' bundle alone
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python \
+	rm -rf '$(TARGET)' web/dist web/node_modules tests/browser/node_modules tests/tus/node_modules tests/tus/python tests/ops/python tests/mail/python tests/openapi/python \
 	  .ci/node/node_modules
 
 .PHONY: help
@@ -81,8 +112,8 @@ help: ## This text
 
 # ── set-up ──
 
-.PHONY: setup-build setup-run setup-test setup-bench
-setup-build setup-run setup-test setup-bench: setup-%:
+.PHONY: setup-build setup-run setup-test setup-bench setup-fuzz
+setup-build setup-run setup-test setup-bench setup-fuzz: setup-%:
 	@.ci/setup $*
 
 # ── the pages: npm only runs when a lockfile changed, the bundler only when a source did ──

@@ -34,6 +34,7 @@ pub fn to_store(store: &Store, staging: Staging, id: TrackId, title: &str, index
 /// # Errors
 /// As `to_store`.
 pub fn place(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+    let _span = tracing::info_span!("publish", track = %id, rungs = index.rungs.len()).entered();
     package::check(index)?;
     let version = store.publish(staging, id, index)?;
     Ok(record_of(id, title, version, index))

@@ -1,6 +1,8 @@
 //! What strangers can hand us, and what must hold whatever it is. Each target takes any bytes and panics when its
 //! oracle is broken: a second, naive reading of the rule, or a way back to what was read.
 
+mod control;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,11 +20,13 @@ use segue::origin::conditional::{Validators, Verdict, evaluate, range_counts};
 use segue::origin::range::{Ranged, resolve_text};
 use segue::origin::target::{ObjectName, Part, Target};
 
+pub use control::{callbacks, keys, redacted, tus, wishes};
+
 /// A target: its name, as `cargo fuzz list` has it, and what it does.
 pub type Run = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Run; 7] = [
+pub const ALL: &[Run] = &[
     ("range", range),
     ("conditions", conditions),
     ("target", target),
@@ -30,6 +34,11 @@ pub const ALL: [Run; 7] = [
     ("playlists", playlists),
     ("cmaf", cmaf),
     ("version", version),
+    ("tus", tus),
+    ("callbacks", callbacks),
+    ("keys", keys),
+    ("wishes", wishes),
+    ("redacted", redacted),
 ];
 
 /// A `Range` field, against the positions that it selects, one by one (RFC 9110 §14.1.2).

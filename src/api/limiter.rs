@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use metrics::counter;
 
 use super::problem::Problem;
 use crate::auth::throttle::{Limit, Taken, seconds};
-use crate::base::Result;
 use crate::base::clock::Clock;
+use crate::base::{Result, telemetry};
 use crate::db::Db;
 
 /// Buckets remembered at most; beyond, all are forgotten, which costs a statement each and grants nothing.
@@ -51,6 +52,9 @@ struct Purse {
 impl Limiter {
     /// Over this database.
     pub fn new(db: Db, clock: Clock) -> Limiter {
+        for name in ["user", "anonymous", "program", "key-read", "key-write", "login"] {
+            counter!(telemetry::RATE_LIMITED, "limit" => name).increment(0); // a rate needs a zero to begin at
+        }
         Limiter { db, clock, purses: Mutex::default() }
     }
 
@@ -140,6 +144,7 @@ pub fn tell(headers: &mut HeaderMap, limit: &Limit, taken: &Taken) {
 
 /// 429: what there is too much of, and when to come back.
 pub fn refused(limit: &Limit, taken: &Taken) -> Problem {
+    counter!(telemetry::RATE_LIMITED, "limit" => limit.name).increment(1);
     let wait_s = seconds(taken.wait_us).max(1);
     let detail = format!("the limit \"{}\" is used up; come back in {wait_s} s", limit.name);
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limit", "Too many requests", detail);

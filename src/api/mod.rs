@@ -1,21 +1,30 @@
 //! The control routes. In: requests that are not media, handed over by the public listener. Out:
 //! pages, the stable alias of a track, health. Thin: decode, call one function, encode.
 
+pub mod account;
+pub mod accounts;
+pub mod api_keys;
+pub mod auth;
 pub mod caller;
+mod cookies;
+mod described;
 mod desk;
 mod dmca;
 mod embed;
 mod gate;
 pub mod keys;
 pub mod limiter;
+pub mod money;
 pub mod openapi;
 pub mod playback;
 mod plays;
 pub mod problem;
+mod sent;
 mod tracks;
 pub mod transcodes;
 mod tus;
 pub mod uploads;
+pub mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

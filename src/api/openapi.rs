@@ -5,6 +5,8 @@
 //! `described()`, which needs no state and is what `segue openapi` prints, and `routes(state)`, which the server merges
 //! (`app/pages.rs`). Both lists are compared by `tests/it/openapi.rs`.
 
+use std::collections::BTreeMap;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -14,9 +16,11 @@ use axum::routing::get;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{Modify, OpenApi, ToSchema, openapi};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::problem::Problem;
 use crate::admin::plain;
 use crate::base::hex;
 
@@ -38,6 +42,7 @@ use crate::base::hex;
         (name = "users", description = "The caller's own account and API keys"),
         (name = "uploads", description = "Files that people send"),
         (name = "transcodes", description = "Work for the transcoder"),
+        (name = "money", description = "Buying, selling, giving back, subscribing"),
     )
 )]
 struct Head;
@@ -74,12 +79,56 @@ pub struct ProblemDocument {
     detail: String,
 }
 
+/// What any route may answer that is an error: a problem, whatever its status.
+pub struct Refused;
+
+impl IntoResponses for Refused {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let of = |about: &str| {
+            let response = ResponseBuilder::new().description(about);
+            RefOr::T(response.content("application/problem+json", content.clone()).build())
+        };
+        [("4XX", of("It cannot be done: the problem says why")), ("5XX", of("Not now: the problem says why"))]
+            .into_iter()
+            .map(|(status, response)| (status.to_owned(), response))
+            .collect()
+    }
+}
+
 /// The whole document, without a server.
 pub fn document() -> openapi::OpenApi {
-    let parts = [super::uploads::described().into_openapi()];
+    let parts = [
+        super::auth::described().into_openapi(),
+        super::users::described().into_openapi(),
+        super::api_keys::described().into_openapi(),
+        super::transcodes::described().into_openapi(),
+        super::uploads::described().into_openapi(),
+        super::money::described().into_openapi(),
+    ];
     let mut document = Head::openapi();
     for part in parts {
         document.merge(part);
+    }
+    finished(document)
+}
+
+/// A list was asked to go on behind something that is not in it.
+pub(super) fn wrong_cursor() -> Problem {
+    let detail = "give what `next` of the list before says";
+    Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail)
+}
+
+/// Adds what holds for every operation: the door may refuse it (limits, credentials), and a database may be away.
+fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
+    let refused = Refused::responses();
+    for item in document.paths.paths.values_mut() {
+        let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in all.into_iter().flatten() {
+            for (status, response) in &refused {
+                operation.responses.responses.entry(status.clone()).or_insert_with(|| response.clone());
+            }
+        }
     }
     document
 }
@@ -96,7 +145,7 @@ pub fn serve(routes: OpenApiRouter) -> Router {
     let (routes, described) = routes.split_for_parts();
     let mut document = Head::openapi();
     document.merge(described);
-    let bytes = Bytes::from(text(&document));
+    let bytes = Bytes::from(text(&finished(document)));
     let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&bytes)[..8]));
     let etag = HeaderValue::try_from(etag).expect("hexadecimal is ASCII");
     let own = Router::new()

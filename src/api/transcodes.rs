@@ -12,17 +12,23 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use http_body_util::channel::{Channel, Sender};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::keys::Keys;
+use super::caller::Creator;
+use super::described::{CallbackList, JobList, JobView, Redelivered, RetryView};
+use super::openapi::Refused;
 use super::problem::Problem;
+use crate::auth::UserId;
+use crate::auth::principal::Principal;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
 use crate::base::shutdown::{Phase, Shutdown};
@@ -41,8 +47,6 @@ use crate::{db, tracks};
 pub struct Queue {
     /// Where jobs are.
     pub db: Db,
-    /// Who may ask.
-    pub keys: Keys,
     /// Directories whose files may be named.
     pub source_dirs: Vec<PathBuf>,
     /// Which URLs may be named.
@@ -75,16 +79,19 @@ const STREAM_MAX: Duration = Duration::from_secs(600);
 
 /// The routes.
 pub fn routes(queue: Arc<Queue>) -> OpenApiRouter {
+    described().layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(queue)
+}
+
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
     OpenApiRouter::new()
-        .route("/api/v1/transcodes", post(create).get(list))
-        .route("/api/v1/transcodes/{id}", get(show).delete(cancel))
-        .route("/api/v1/transcodes/{id}/retry", post(retry))
-        .route("/api/v1/transcodes/{id}/events", get(events))
-        .route("/api/v1/transcodes/{id}/callbacks", get(callbacks))
-        .route("/api/v1/transcodes/{id}/callbacks/redeliver", post(redeliver))
+        .routes(routes!(create, list))
+        .routes(routes!(show, cancel))
+        .routes(routes!(retry))
+        .routes(routes!(events))
+        .routes(routes!(callbacks))
+        .routes(routes!(redeliver))
         .route("/api/{*rest}", any(no_such_route))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(queue)
 }
 
 type Answer = std::result::Result<Response, Problem>;
@@ -116,7 +123,8 @@ fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
 }
 
 /// What to transcode.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Source)]
 #[serde(untagged)]
 enum Sourced {
     /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
@@ -125,31 +133,48 @@ enum Sourced {
     Uploaded(Uploaded),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = UploadedSource)]
 #[serde(deny_unknown_fields)]
 struct Uploaded {
     upload: String,
 }
 
 /// What somebody asks for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Wish)]
 #[serde(deny_unknown_fields)]
 struct Asks {
     source: Sourced,
     title: Option<String>,
+    /// The caller's own; a new one when it is absent.
+    #[schema(value_type = Option<String>)]
     track: Option<TrackId>,
     /// `audio` or `video`, the built-in plans; by what the source holds when it is absent.
     ladder: Option<String>,
+    /// 9 goes first.
+    #[schema(minimum = 0, maximum = 9)]
     priority: Option<u8>,
     callback: Option<String>,
 }
 
-/// `POST /api/v1/transcodes`.
-async fn create(State(queue): State<Arc<Queue>>, headers: HeaderMap, body: Sent) -> Answer {
-    let client = client(&queue, &headers)?.to_owned();
+/// Puts work into the queue. The same idempotency key again is the same job.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes", tag = "transcodes", summary = "Transcode",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("Idempotency-Key" = String, Header, description = "A UUID, for example")),
+    request_body = Asks,
+    responses(
+        (status = 200, description = "It was enqueued before, under the same key", body = JobView),
+        (status = 202, description = "It is in the queue", body = JobView),
+        Refused
+    )
+)]
+async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, headers: HeaderMap, body: Sent) -> Answer {
+    let client = caller.subject.clone();
     let key = idempotency_key(&headers)?;
     let asks: Asks = read(body)?;
-    let wish = wish(&queue, &client, &key, asks).await?;
+    let wish = wish(&queue, &caller, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
     let enqueued = enqueue(&queue, &client, &wish.0, &new).await?;
@@ -207,13 +232,22 @@ fn unknown_upload() -> Problem {
     Problem::unprocessable("source", "The source cannot be used", "there is no such upload of this API key")
 }
 
-/// `GET /api/v1/transcodes?limit=&before=`: the caller's, the latest first.
+/// Lists the caller's jobs, the latest first.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes", tag = "transcodes", summary = "List jobs",
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("limit" = inline(Option<u32>), Query, description = "How many", nullable = false, minimum = 1, maximum = 500),
+        ("before" = inline(Option<String>), Query, description = "`next` of the list before", nullable = false)
+    ),
+    responses((status = 200, description = "The caller's jobs", body = JobList), Refused)
+)]
 async fn list(
     State(queue): State<Arc<Queue>>,
-    headers: HeaderMap,
+    Creator(caller): Creator,
     page: std::result::Result<Query<Page>, QueryRejection>,
 ) -> Answer {
-    let client = client(&queue, &headers)?.to_owned();
+    let client = caller.subject;
     let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
     let before = page.before.as_deref().map(|id| JobId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
@@ -231,26 +265,47 @@ struct Page {
     before: Option<String>,
 }
 
-/// `GET /api/v1/transcodes/{id}`.
-async fn show(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+/// Shows one job.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}", tag = "transcodes", summary = "Show a job",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "As it stands", body = JobView), Refused)
+)]
+async fn show(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     Ok(no_store(axum::Json(view::job(&job, queue.clock.unix_us())).into_response()))
 }
 
-/// `DELETE /api/v1/transcodes/{id}`: cancels.
-async fn cancel(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+/// Cancels a job.
+#[utoipa::path(
+    delete, path = "/api/v1/transcodes/{id}", tag = "transcodes", summary = "Cancel a job",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 202, description = "It is cancelled, or will be", body = JobView), Refused)
+)]
+async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     asked(&queue, &job, queue.db.cancel(&job.id, queue.clock.unix_us()).await?).await
 }
 
-/// `POST /api/v1/transcodes/{id}/retry` with `{}` or `{"rungs":["aac/96"]}`.
-async fn retry(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>, body: Sent) -> Answer {
+/// Puts a job that ended back into the queue, all of it or single rungs.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes/{id}/retry", tag = "transcodes", summary = "Do a job again",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    request_body(content = Option<RetryView>, description = "Nothing: all of it"),
+    responses((status = 202, description = "It is in the queue again", body = JobView), Refused)
+)]
+async fn retry(
+    State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
+    Path(id): Path<String>,
+    body: Sent,
+) -> Answer {
     #[derive(Deserialize, Default)]
     #[serde(deny_unknown_fields)]
     struct Retry {
         rungs: Option<Vec<String>>,
     }
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let job = find(&queue, &caller.subject, &id).await?;
     let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
     let Retry { rungs } = if nothing { Retry::default() } else { read(body)? };
     Wish::decode(&job.input)?
@@ -279,30 +334,55 @@ async fn asked(queue: &Queue, job: &Job, asked: Asked) -> Answer {
     }
 }
 
-/// `GET /api/v1/transcodes/{id}/callbacks`: what was sent, and what came of it.
-async fn callbacks(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+/// Lists the callbacks of a job: what was sent, and what came of it.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}/callbacks", tag = "transcodes", summary = "List callbacks",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "What was sent", body = CallbackList), Refused)
+)]
+async fn callbacks(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     let items = queue.db.deliveries(&job.id).await?;
     Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
 }
 
-/// `POST /api/v1/transcodes/{id}/callbacks/redeliver`: those that were not delivered, again.
-async fn redeliver(State(queue): State<Arc<Queue>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+/// Sends the callbacks again that were not delivered.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes/{id}/callbacks/redeliver", tag = "transcodes", summary = "Send callbacks again",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 202, description = "How many will be sent", body = Redelivered), Refused)
+)]
+async fn redeliver(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let job = find(&queue, &caller.subject, &id).await?;
     let again = queue.db.redeliver(&job.id, false, queue.clock.unix_us()).await?;
     Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
 }
 
-/// `GET /api/v1/transcodes/{id}/events`: server-sent events. Each has the number of the job's event as its
+/// Streams what happens to a job as server-sent events. Each has the number of the job's event as its
 /// id, so that a reader who lost the connection goes on behind it (`Last-Event-ID`). Progress has no id: it
 /// is only worth knowing while it is true.
+#[utoipa::path(
+    get, path = "/api/v1/transcodes/{id}/events", tag = "transcodes", summary = "Watch a job",
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("id" = String, Path, description = "Its id"),
+        ("after" = inline(Option<i64>), Query, description = "Only events behind this one", nullable = false),
+        ("Last-Event-ID" = Option<i64>, Header, description = "The same, as browsers send it")
+    ),
+    responses(
+        (status = 200, description = "Events, until the job has ended", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "It has ended, and there is no more to tell"),
+        Refused
+    )
+)]
 async fn events(
     State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
     headers: HeaderMap,
     Path(id): Path<String>,
     from: std::result::Result<Query<Since>, QueryRejection>,
 ) -> Answer {
-    let job = find(&queue, client(&queue, &headers)?, &id).await?;
+    let job = find(&queue, &caller.subject, &id).await?;
     let Query(from) = from.map_err(|cause| wrong_query(&cause))?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let after: i64 = last.or(from.after).unwrap_or(0);
@@ -378,30 +458,6 @@ async fn stream(
     }
 }
 
-fn client<'a>(queue: &'a Queue, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
-    whose(&queue.keys, headers)
-}
-
-/// Whose request it is.
-pub(super) fn whose<'a>(keys: &'a Keys, headers: &HeaderMap) -> std::result::Result<&'a str, Problem> {
-    if keys.is_empty() {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no-api-keys",
-            "Nobody may use this API yet",
-            "the operator has to add a key to api.keys: `segue key create` makes one",
-        ));
-    }
-    keys.whose(headers).ok_or_else(|| {
-        Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "An API key is needed",
-            "send Authorization: Bearer sgk_… with a key that is in api.keys",
-        )
-    })
-}
-
 /// A job of this client; anybody else's does not exist.
 async fn find(queue: &Queue, client: &str, id: &str) -> std::result::Result<Job, Problem> {
     let id = JobId::decode(id).ok_or_else(Problem::not_found)?;
@@ -411,7 +467,7 @@ async fn find(queue: &Queue, client: &str, id: &str) -> std::result::Result<Job,
 
 /// The key of the request: a structured-field string, `"8e03978e"`, or the same without quotes
 /// (draft-ietf-httpapi-idempotency-key-header).
-fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String, Problem> {
     let Some(value) = headers.get("idempotency-key") else {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
@@ -438,7 +494,8 @@ pub(super) fn given_key(value: &HeaderValue) -> std::result::Result<String, Prob
     Ok(text.to_owned())
 }
 
-async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result::Result<(Wish, u8), Problem> {
+async fn wish(queue: &Queue, caller: &Principal, key: &str, asks: Asks) -> std::result::Result<(Wish, u8), Problem> {
+    let client = caller.subject.as_str();
     let wrong = |name, title| move |wrong: Error| Problem::unprocessable(name, title, wrong.chain());
     let priority = asks.priority.unwrap_or(jobs::PRIORITY);
     if priority > jobs::PRIORITY_MAX {
@@ -453,6 +510,11 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
     }
     let (source, name) = match asks.source {
         Sourced::Named(source) => {
+            // Files of this machine are the operator's: their programs name them, and nobody who has registered.
+            if caller.user.is_some() && !source.contains("://") {
+                let detail = "send the file, and name the upload; or give its https:// URL";
+                return Err(Problem::unprocessable("source", "The source cannot be used", detail));
+            }
             let source = self::source(queue, source).await?.map_err(wrong("source", "The source cannot be used"))?;
             (source.clone(), source)
         }
@@ -469,8 +531,20 @@ async fn wish(queue: &Queue, client: &str, key: &str, asks: Asks) -> std::result
         stem.replace(char::is_control, " ").chars().take(tracks::TITLE_CHARS_MAX).collect()
     });
     tracks::check_title(&title).map_err(wrong("title", "The title cannot be used"))?;
+    if let (Some(user), Some(track)) = (&caller.user, asks.track) {
+        own_track(queue, user, track).await?;
+    }
     let track = asks.track.unwrap_or_else(|| track_for(client, key));
     Ok((Wish { source, track, title, ladder, video, preview_start_ms: None, callback: asks.callback }, priority))
+}
+
+/// A person publishes into their own tracks; anybody else's do not exist. Programs of the operator may name any.
+async fn own_track(queue: &Queue, user: &UserId, track: TrackId) -> std::result::Result<(), Problem> {
+    let owner = queue.db.track(track).await?.and_then(|track| track.owner);
+    match owner.as_deref() == Some(user.as_str()) {
+        true => Ok(()),
+        false => Err(Problem::unprocessable("track", "The track cannot be used", "there is no such track of yours")),
+    }
 }
 
 /// What a worker will read, if it may.

@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
+use super::caller;
 use super::problem::Problem;
-use super::transcodes::{no_store, whose, wrong_method};
+use super::transcodes::{no_store, wrong_method};
 use super::uploads::{
     Answer, Uploads, announce, begin, check_bytes, effective_method, find, gone, kind, optional_key, preflight, sha256,
     stopped, track,
@@ -40,7 +41,9 @@ const DRAINED_BYTES_MAX: usize = 1 << 20;
 pub(super) async fn collection(State(uploads): State<Arc<Uploads>>, request: Request) -> Response {
     match effective_method(&request) {
         Method::OPTIONS => discovery(&uploads).await,
-        Method::POST => spoken(request, async |headers, body| create(&uploads, headers, body).await).await,
+        Method::POST => {
+            spoken(request, async |owner, headers, body| create(&uploads, owner, headers, body).await).await
+        }
         _ => told(wrong_method().await.into_response()),
     }
 }
@@ -49,9 +52,11 @@ pub(super) async fn collection(State(uploads): State<Arc<Uploads>>, request: Req
 pub(super) async fn one(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, request: Request) -> Response {
     match effective_method(&request) {
         Method::OPTIONS => discovery(&uploads).await,
-        Method::HEAD => spoken(request, async |headers, _| look(&uploads, &id, headers).await).await,
-        Method::PATCH => spoken(request, async |headers, body| add(&uploads, &id, headers, body).await).await,
-        Method::DELETE => spoken(request, async |headers, _| terminate(&uploads, &id, headers).await).await,
+        Method::HEAD => spoken(request, async |owner, _, _| look(&uploads, &id, owner).await).await,
+        Method::PATCH => {
+            spoken(request, async |owner, headers, body| add(&uploads, &id, owner, headers, body).await).await
+        }
+        Method::DELETE => spoken(request, async |owner, _, _| terminate(&uploads, &id, owner).await).await,
         _ => told(wrong_method().await.into_response()),
     }
 }
@@ -67,11 +72,17 @@ async fn discovery(uploads: &Uploads) -> Response {
     told(response)
 }
 
-/// Answers in the one version that is spoken; a request in another one is not looked at.
-async fn spoken(request: Request, answer: impl AsyncFnOnce(&HeaderMap, &mut Body) -> Answer) -> Response {
+/// Answers whoever may ask, in the one version that is spoken; a request in another one is not looked at.
+async fn spoken(request: Request, answer: impl AsyncFnOnce(&str, &HeaderMap, &mut Body) -> Answer) -> Response {
     let (head, mut body) = request.into_parts();
     let mut response = match text(&head.headers, "tus-resumable") {
-        Some(VERSION) => answer(&head.headers, &mut body).await.unwrap_or_else(Problem::into_response),
+        Some(VERSION) => {
+            let answered = match caller::creator(&head.extensions) {
+                Ok(caller) => answer(&caller.subject, &head.headers, &mut body).await,
+                Err(problem) => Err(problem),
+            };
+            answered.unwrap_or_else(Problem::into_response)
+        }
         _ => {
             let detail = format!("send Tus-Resumable: {VERSION}");
             let title = "Another version of tus is spoken here";
@@ -104,8 +115,7 @@ async fn drain(body: &mut Body) {
 }
 
 /// `POST`: announces an upload, with its first bytes or without.
-async fn create(uploads: &Uploads, headers: &HeaderMap, body: &mut Body) -> Answer {
-    let owner = whose(&uploads.keys, headers)?.to_owned();
+async fn create(uploads: &Uploads, owner: &str, headers: &HeaderMap, body: &mut Body) -> Answer {
     for (name, what) in [("upload-defer-length", "its length"), ("upload-concat", "all of it in one upload")] {
         if headers.contains_key(name) {
             return Err(bad(&format!("{name} is not offered; send {what}")));
@@ -122,7 +132,7 @@ async fn create(uploads: &Uploads, headers: &HeaderMap, body: &mut Body) -> Answ
     let checksum = checksum(headers)?;
     let encoded = metadata.encode();
     let new = NewUpload {
-        owner,
+        owner: owner.to_owned(),
         kind,
         bytes: length,
         sha256: metadata.text("sha256").map(sha256).transpose()?,
@@ -186,8 +196,8 @@ fn expires_at(end_us: i64, headers: &mut HeaderMap) {
 }
 
 /// `HEAD`: how far it is.
-async fn look(uploads: &Uploads, id: &str, headers: &HeaderMap) -> Answer {
-    let upload = find(uploads, whose(&uploads.keys, headers)?, id).await?;
+async fn look(uploads: &Uploads, id: &str, owner: &str) -> Answer {
+    let upload = find(uploads, owner, id).await?;
     let now_us = uploads.intake.now_us();
     let expired = upload.state.is_open() && upload.expires_us.is_none_or(|end| end <= now_us);
     if upload.state.is_gone() || expired {
@@ -207,8 +217,7 @@ async fn look(uploads: &Uploads, id: &str, headers: &HeaderMap) -> Answer {
 }
 
 /// `PATCH`: the next bytes.
-async fn add(uploads: &Uploads, id: &str, headers: &HeaderMap, body: &mut Body) -> Answer {
-    let owner = whose(&uploads.keys, headers)?;
+async fn add(uploads: &Uploads, id: &str, owner: &str, headers: &HeaderMap, body: &mut Body) -> Answer {
     check_content_type(headers)?;
     let at = number(headers, "upload-offset")?.ok_or_else(|| bad("Upload-Offset is missing"))?;
     let checksum = checksum(headers)?;
@@ -265,8 +274,8 @@ fn with_offset(problem: Problem, offset: u64) -> Response {
 }
 
 /// `DELETE`: gives it up.
-async fn terminate(uploads: &Uploads, id: &str, headers: &HeaderMap) -> Answer {
-    let upload = find(uploads, whose(&uploads.keys, headers)?, id).await?;
+async fn terminate(uploads: &Uploads, id: &str, owner: &str) -> Answer {
+    let upload = find(uploads, owner, id).await?;
     match uploads.intake.remove(&upload.id).await? {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(gone(&upload)),

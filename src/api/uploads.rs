@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, options, post};
+use axum::routing::{any, options};
 use http_body_util::{BodyDataStream, BodyExt as _, Limited};
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use serde::Deserialize;
@@ -20,9 +20,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::keys::Keys;
+use super::caller::{self, Creator};
+use super::described::{AnnouncesView, FormView, PartUrls, PartsView, SentParts, UploadList, UploadView, WantsParts};
+use super::openapi::Refused;
 use super::problem::Problem;
-use super::transcodes::{given_key, no_store, whose, wrong_query};
+use super::transcodes::{given_key, no_store, wrong_query};
 use super::tus;
 use crate::base::Error;
 use crate::base::clock::rfc3339;
@@ -37,8 +39,6 @@ use crate::uploads::{clean_name, magic, parts_of, view};
 pub struct Uploads {
     /// Takes uploads in.
     pub intake: Arc<Intake>,
-    /// Who may ask.
-    pub keys: Keys,
 }
 
 /// The largest JSON, in bytes: the list of 10,000 parts.
@@ -59,10 +59,14 @@ pub fn routes(uploads: Arc<Uploads>) -> OpenApiRouter {
 pub(super) fn described() -> OpenApiRouter<Arc<Uploads>> {
     OpenApiRouter::new()
         .routes(routes!(limits))
-        .route("/api/v1/uploads", post(create).get(list).options(preflight))
-        .route("/api/v1/uploads/{id}", get(show).delete(remove).options(preflight))
-        .route("/api/v1/uploads/{id}/parts", post(sign_parts).get(list_parts).options(preflight))
-        .route("/api/v1/uploads/{id}/complete", post(complete).options(preflight))
+        .routes(routes!(create, list))
+        .routes(routes!(show, remove))
+        .routes(routes!(sign_parts, list_parts))
+        .routes(routes!(complete))
+        .route("/api/v1/uploads", options(preflight))
+        .route("/api/v1/uploads/{id}", options(preflight))
+        .route("/api/v1/uploads/{id}/parts", options(preflight))
+        .route("/api/v1/uploads/{id}/complete", options(preflight))
         .route("/api/v1/upload/limits", options(preflight))
         .route("/api/v1/uploads/tus", any(tus::collection))
         .route("/api/v1/uploads/tus/", any(tus::collection))
@@ -160,9 +164,20 @@ struct KindLimits {
     mime: Vec<String>,
 }
 
-/// `POST /api/v1/uploads`: a form with the file, or JSON that announces one.
+/// Takes a form with the file, or JSON that announces one.
+#[utoipa::path(
+    post, path = "/api/v1/uploads", tag = "uploads", summary = "Send or announce a file",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key again is the same upload")),
+    request_body(content((AnnouncesView = "application/json"), (FormView = "multipart/form-data"))),
+    responses(
+        (status = 200, description = "It was announced before, under the same key", body = UploadView),
+        (status = 201, description = "It is announced, or here", body = UploadView),
+        Refused
+    )
+)]
 async fn create(State(uploads): State<Arc<Uploads>>, request: Request) -> Answer {
-    let owner = whose(&uploads.keys, request.headers())?.to_owned();
+    let owner = caller::creator(request.extensions())?.subject;
     let key = optional_key(request.headers())?;
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
@@ -433,13 +448,22 @@ fn broken_form(cause: &multer::Error) -> Problem {
     wrong_form(&format!("{cause}; send multipart/form-data with the file as its last field"))
 }
 
-/// `GET /api/v1/uploads?limit=&before=`: the caller's, the latest first.
+/// Lists the caller's uploads, the latest first.
+#[utoipa::path(
+    get, path = "/api/v1/uploads", tag = "uploads", summary = "List uploads",
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("limit" = inline(Option<u32>), Query, description = "1 to 200", nullable = false, minimum = 1, maximum = 200),
+        ("before" = inline(Option<String>), Query, description = "`next` of the list before", nullable = false)
+    ),
+    responses((status = 200, description = "The caller's uploads", body = UploadList), Refused)
+)]
 async fn list(
     State(uploads): State<Arc<Uploads>>,
-    headers: HeaderMap,
+    Creator(caller): Creator,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Answer {
-    let owner = whose(&uploads.keys, &headers)?;
+    let owner = caller.subject.as_str();
     let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
     let before = page.before.as_deref().map(|id| UploadId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let limit = page.limit.unwrap_or(50).clamp(1, PAGE_MAX);
@@ -455,37 +479,58 @@ struct Page {
     before: Option<String>,
 }
 
-/// `GET /api/v1/uploads/{id}`.
-async fn show(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = find(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+/// Shows one upload.
+#[utoipa::path(
+    get, path = "/api/v1/uploads/{id}", tag = "uploads", summary = "Show an upload",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "As it stands", body = UploadView), Refused)
+)]
+async fn show(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = find(&uploads, &caller.subject, &id).await?;
     Ok(no_store(axum::Json(view::upload(&upload)).into_response()))
 }
 
-/// `DELETE /api/v1/uploads/{id}`: gives it up, or removes what is ready.
-async fn remove(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = find(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+/// Gives an upload up, or removes what is ready.
+#[utoipa::path(
+    delete, path = "/api/v1/uploads/{id}", tag = "uploads", summary = "Remove an upload",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 204, description = "It is gone"), Refused)
+)]
+async fn remove(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = find(&uploads, &caller.subject, &id).await?;
     match uploads.intake.remove(&upload.id).await? {
         true => Ok(no_store(StatusCode::NO_CONTENT.into_response())),
         false => Err(gone(&upload)),
     }
 }
 
-/// `GET /api/v1/uploads/{id}/parts`: what the bucket has, to go on after an interruption.
-async fn list_parts(State(uploads): State<Arc<Uploads>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let upload = open(&uploads, whose(&uploads.keys, &headers)?, &id).await?;
+/// Lists what the bucket has, to go on after an interruption.
+#[utoipa::path(
+    get, path = "/api/v1/uploads/{id}/parts", tag = "uploads", summary = "List parts",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The parts that are there", body = PartsView), Refused)
+)]
+async fn list_parts(State(uploads): State<Arc<Uploads>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+    let upload = open(&uploads, &caller.subject, &id).await?;
     let parts = have(&uploads, &upload).await?;
     let body = json!({ "parts": parts, "part_bytes": PART_BYTES, "parts_of_it": parts_of(upload.bytes) });
     Ok(no_store(axum::Json(body).into_response()))
 }
 
-/// `POST /api/v1/uploads/{id}/parts` with `{"parts":[1,2]}`: URLs to PUT those parts to, each for its exact length.
+/// Makes URLs to PUT parts straight to the bucket, each for its exact length.
+#[utoipa::path(
+    post, path = "/api/v1/uploads/{id}/parts", tag = "uploads", summary = "URLs for parts",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    request_body = WantsParts,
+    responses((status = 200, description = "Where to PUT them", body = PartUrls), Refused)
+)]
 async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, request: Request) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Wants {
         parts: Vec<u32>,
     }
-    let upload = open(&uploads, whose(&uploads.keys, request.headers())?, &id).await?;
+    let upload = open(&uploads, &caller::creator(request.extensions())?.subject, &id).await?;
     let Wants { parts } = read(request.into_body()).await?;
     if parts.is_empty() || parts.len() > URLS_MAX {
         return Err(wrong_parts(&format!("{} parts were asked for; ask for 1 to {URLS_MAX} at a time", parts.len())));
@@ -497,7 +542,17 @@ async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>,
     Ok(no_store(axum::Json(json!({ "parts": parts, "expires_at": rfc3339(until_us) })).into_response()))
 }
 
-/// `POST /api/v1/uploads/{id}/complete` with `{"parts":[{"number":1,"etag":"…"}]}`.
+/// Says that all parts are in the bucket.
+#[utoipa::path(
+    post, path = "/api/v1/uploads/{id}/complete", tag = "uploads", summary = "All parts are sent",
+    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
+    request_body = SentParts,
+    responses(
+        (status = 200, description = "It was complete before", body = UploadView),
+        (status = 202, description = "It is looked at now", body = UploadView),
+        Refused
+    )
+)]
 async fn complete(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, request: Request) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -510,7 +565,7 @@ async fn complete(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, r
         number: u32,
         etag: String,
     }
-    let owner = whose(&uploads.keys, request.headers())?.to_owned();
+    let owner = caller::creator(request.extensions())?.subject;
     let upload = find(&uploads, &owner, &id).await?;
     if matches!(upload.state, Standing::Verifying | Standing::Ready) {
         return Ok(created(StatusCode::OK, &upload)); // an answer that was lost is given again

@@ -35,18 +35,25 @@ use crate::server::tls::Certificate;
 use crate::server::{self, IoMode, handover};
 use crate::store::{Backend, LocalStore, Store};
 
+#[cfg(feature = "control")]
+mod accounts;
 mod beside;
 #[cfg(feature = "control")]
 pub mod database;
 #[cfg(all(feature = "control", feature = "transcode"))]
 mod demo;
+mod keys;
 #[cfg(feature = "control")]
 mod pages;
+#[cfg(feature = "control")]
+pub mod payments;
 mod tls;
 #[cfg(feature = "control")]
 mod uploads;
 #[cfg(feature = "control")]
 mod work;
+
+pub use keys::Reload;
 
 /// Requests that may wait for the control runtime before the cores answer 503.
 const HANDOVER_WAITING_MAX: usize = 1024;
@@ -258,7 +265,7 @@ fn outlive_hangup() -> std::io::Result<()> {
     // Not joined: it ends with the runtime.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: certificates are read again, everything else at the next start");
+            tracing::info!("SIGHUP: certificates and signing keys are read again, everything else at the next start");
         }
     });
     Ok(())
@@ -276,11 +283,11 @@ pub async fn hangup_or_stop_signal() -> std::io::Result<()> {
     }
 }
 
-/// Runs the server until it is asked to stop and has drained.
+/// Runs the server until it is asked to stop and has drained. `reload` reads the settings again, for new keys.
 ///
 /// # Errors
 /// `Usage` for settings that cannot work; `Internal` when a listener or a thread cannot start.
-pub fn serve(config: &Config, roles: Roles) -> Result<()> {
+pub fn serve(config: &Config, roles: Roles, reload: Reload) -> Result<()> {
     let _telemetry = telemetry::start(&telemetry_options(config))?; // dropped last: what it holds is written then
     let metrics = telemetry::start_metrics()?;
     let (trigger, shutdown) = shutdown::channel();
@@ -301,7 +308,7 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     let store = open_store(config, true).map_err(kept_there)?;
     let origin = Origin::new(origin_options(config)?, store.clone(), verifier, Clock::System)?;
     let blocks = origin.blocks();
-    let serving = Arc::clone(&origin);
+    let (serving, keyed) = (Arc::clone(&origin), Arc::clone(&origin));
     #[cfg(feature = "control")]
     let db = if roles.pages { Some(control.block_on(database::open(config))?) } else { None };
     #[cfg(feature = "control")]
@@ -331,14 +338,25 @@ pub fn serve(config: &Config, roles: Roles) -> Result<()> {
     #[cfg(feature = "control")]
     let pages = {
         let beside = (control.handle(), from_cores);
-        let queue = db.as_ref().map(|db| pages::queue(config, db, &shutdown));
-        let uploads = db.as_ref().zip(intake.as_ref()).map(|(_, intake)| pages::uploads(config, intake));
-        pages::start(config, (&store, origin), (queue, uploads), readiness, roles, beside, server.local_addr())?
+        let ground = db.as_ref().map(|db| pages::Ground {
+            db: db.clone(),
+            queue: pages::queue(config, db, &shutdown),
+            uploads: intake.as_ref().map(pages::uploads),
+            money: Arc::new(payments::payments(config, db)),
+        });
+        pages::start(config, (&store, origin), ground, readiness, roles, beside, server.local_addr())?
     };
+    #[cfg(feature = "control")]
+    let links = pages.links.clone();
+    #[cfg(not(feature = "control"))]
+    let links = None;
+    keys::show_counters();
+    control.spawn(keys::keep_fresh(config.clone(), reload, keys::Users { origin: keyed, links }));
     #[cfg(feature = "control")]
     let working = match db.as_ref().zip(intake.as_ref()) {
         Some((db, intake)) if roles.work => {
-            Some(work::start(config, (db, &store, intake), false, &shutdown, control.handle()).0)
+            let base_url = pages::base_url(config, server.local_addr());
+            Some(work::start(config, (db, &store, intake), (false, &base_url), &shutdown, control.handle())?.0)
         }
         _ => None,
     };
@@ -391,7 +409,10 @@ pub fn work(config: &Config) -> Result<()> {
     let store = open_store(config, false).map_err(|error| advised(error, &config.data, "--data"))?;
     let db = control.block_on(database::open(config))?;
     let intake = uploads::intake(config, &db, &store)?;
-    let (working, reachable) = work::start(config, (&db, &store, &intake), true, &shutdown, control.handle());
+    // Nobody listens here: links are to the public address, or to where a server listens by default.
+    let base_url = pages::base_url(config, config.server.listen);
+    let alone = (true, base_url.as_str());
+    let (working, reachable) = work::start(config, (&db, &store, &intake), alone, &shutdown, control.handle())?;
     say(format_args!(
         "working on the queue in {}",
         if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" }

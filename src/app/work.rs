@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::base::Result;
 use crate::base::clock::Clock;
 use crate::base::shutdown::Shutdown;
 use crate::config::Config;
@@ -20,14 +21,17 @@ use crate::workers::{self, callbacks, janitor, purges};
 pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
 
 /// Starts everything that works on the queue, and says where it is seen whether the database answers.
-/// `alone`: no listeners share this machine's cores with it.
+/// `alone`: no listeners share this machine's cores with it. `base_url`: what links in mails begin with.
+///
+/// # Errors
+/// `Usage` for settings of mail that cannot be used.
 pub(super) fn start(
     config: &Config,
     (db, store, intake): (&Db, &Store, &Arc<Intake>),
-    alone: bool,
+    (alone, base_url): (bool, &str),
     shutdown: &Shutdown,
     runtime: &Handle,
-) -> (Working, Arc<AtomicBool>) {
+) -> Result<(Working, Arc<AtomicBool>)> {
     let name = workers::name();
     let settings = &config.worker;
     let backoff = Backoff { first: Duration::from_secs(settings.backoff_s), ..Backoff::default() };
@@ -68,6 +72,10 @@ pub(super) fn start(
         let sender = callbacks::run(db.clone(), options, Clock::System, shutdown.clone());
         tasks.push(("callbacks", runtime.spawn(sender)));
     }
+    if let Some(sender) = super::accounts::mail(config, base_url)? {
+        let sending = crate::providers::mail::run(sender, db.clone(), Clock::System, shutdown.clone());
+        tasks.push(("mail", runtime.spawn(sending)));
+    }
     if let Some((provider, url)) = super::purger(config) {
         let options = purges::Options {
             provider,
@@ -79,11 +87,12 @@ pub(super) fn start(
         let asker = purges::run(db.clone(), options, Clock::System, shutdown.clone());
         tasks.push(("purges", runtime.spawn(asker)));
     }
+    tasks.extend(super::payments::start(config, db, &name, shutdown, runtime));
     let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
     let sampler = workers::metrics::run(db.clone(), Clock::System, Arc::clone(&reachable), shutdown.clone());
     tasks.push(("sampler", runtime.spawn(sampler)));
     tracing::info!(worker = name, "working on the queue");
-    (Working(tasks), reachable)
+    Ok((Working(tasks), reachable))
 }
 
 impl Working {

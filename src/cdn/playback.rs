@@ -1,6 +1,10 @@
 //! The URLs a listener gets. In: a version and what the listener may hear. Out: a URL whose token
 //! opens exactly that directory, on the CDN's or our own host, or a path when no host is configured.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Result};
 use crate::hls::playlist::Scope;
@@ -43,8 +47,8 @@ impl Signer {
 #[derive(Clone, Debug)]
 pub struct Links {
     base: String,
-    /// `None` when the origin asks for no token.
-    signer: Option<Signer>,
+    /// `None` when the origin asks for no token. Shared by clones: a new key is every user's.
+    signer: Arc<ArcSwapOption<Signer>>,
     ttl_s: u64,
 }
 
@@ -53,12 +57,17 @@ impl Links {
     /// without a signer they carry no token.
     pub fn new(base: Option<&str>, signer: Option<impl Into<Signer>>, ttl_s: u64) -> Links {
         let base = base.unwrap_or_default().trim_end_matches('/').to_owned();
-        Links { base, signer: signer.map(Into::into), ttl_s }
+        Links { base, signer: Arc::new(ArcSwapOption::from_pointee(signer.map(Into::into))), ttl_s }
     }
 
     /// Seconds a token lives; `None` when there is none.
     pub fn ttl_s(&self) -> Option<u64> {
-        self.signer.is_some().then_some(self.ttl_s)
+        self.signer.load().is_some().then_some(self.ttl_s)
+    }
+
+    /// Signs with another key from now on, here and in every clone.
+    pub fn replace_signer(&self, signer: Option<Signer>) {
+        self.signer.store(signer.map(Arc::new));
     }
 
     /// The scheme and host that media come from; `None` when they come from the host of the page.
@@ -76,7 +85,7 @@ impl Links {
         let version_dir = format!("/a/{track}/{version}/");
         let directory = format!("{version_dir}{}", scope.directory());
         let expires_s = now_s + self.ttl_s;
-        let (before, behind) = match &self.signer {
+        let (before, behind) = match self.signer.load().as_deref() {
             None => (String::new(), String::new()),
             Some(Signer::BunnyPath(key)) => (bunny::sign_directory(key, &directory, expires_s), String::new()),
             Some(Signer::BunnyQuery(key)) => {

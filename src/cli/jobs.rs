@@ -371,6 +371,14 @@ pub(super) fn beside<F>(settings: &Settings, work: F) -> Result<ExitCode>
 where
     F: AsyncFnOnce(Db) -> Result<()>,
 {
+    beside_with(settings, async |_, db| work(db).await)
+}
+
+/// As `beside`, with the settings.
+pub(super) fn beside_with<F>(settings: &Settings, work: F) -> Result<ExitCode>
+where
+    F: AsyncFnOnce(&Config, Db) -> Result<()>,
+{
     let config = settings.load()?.checked()?;
     absent(&config)?;
     with_runtime(async {
@@ -379,7 +387,7 @@ where
         if schema.have != schema.known {
             return Err(Error::usage("the database is older than this program; run `segue migrate`"));
         }
-        work(db.clone()).await?;
+        work(&config, db.clone()).await?;
         db.close().await;
         Ok(ExitCode::SUCCESS)
     })

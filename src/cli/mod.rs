@@ -5,6 +5,7 @@ mod blocks;
 mod config_cmd;
 #[cfg(feature = "transcode")]
 mod encode;
+mod health;
 #[cfg(feature = "control")]
 mod jobs;
 #[cfg(feature = "control")]
@@ -13,10 +14,14 @@ mod ledger;
 mod migrate;
 #[cfg(feature = "control")]
 mod purge;
+#[cfg(feature = "control")]
+mod reconcile;
 mod serve;
 mod sign;
 #[cfg(any(feature = "transcode", all(feature = "control", feature = "s3")))]
 mod signals;
+#[cfg(feature = "control")]
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +49,8 @@ struct Cli {
 enum Command {
     /// Run the server: public listener, admin listener with /metrics, drain on SIGTERM.
     Serve(serve::ServeArgs),
+    /// Ask the server on this machine whether it lives, or is ready to serve: for probes of containers.
+    Health(health::HealthArgs),
     /// Transcode files and publish them into the store, without a server.
     #[cfg(feature = "transcode")]
     Publish(encode::PublishArgs),
@@ -78,10 +85,17 @@ enum Command {
     #[cfg(feature = "control")]
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Look at every payment and refund that is open for too long, and believe what the provider has.
+    #[cfg(feature = "control")]
+    Reconcile(reconcile::ReconcileArgs),
     /// Make keys for the control API.
     #[cfg(feature = "control")]
     #[command(subcommand)]
     Key(jobs::KeyCommand),
+    /// Make accounts, say what people may do, remove a lost second factor.
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    User(users::UserCommand),
     /// Print the description of the control API (OpenAPI 3.1), which servers have at /api/v1/openapi.json.
     #[cfg(feature = "control")]
     Openapi,
@@ -179,6 +193,7 @@ fn command_of(args: impl Iterator<Item = std::ffi::OsString>) -> String {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Health(args) => health::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "transcode")]
         Command::Publish(args) => encode::publish(&args),
         #[cfg(feature = "transcode")]
@@ -200,7 +215,11 @@ fn run(command: Command) -> Result<ExitCode> {
         #[cfg(feature = "control")]
         Command::Ledger(command) => ledger::run(&command),
         #[cfg(feature = "control")]
+        Command::Reconcile(args) => reconcile::run(&args),
+        #[cfg(feature = "control")]
         Command::Key(command) => jobs::key(&command),
+        #[cfg(feature = "control")]
+        Command::User(command) => users::run(&command),
         #[cfg(feature = "control")]
         Command::Openapi => {
             use crate::api::openapi;

@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use super::Settings;
 use crate::app::{self, Roles};
 use crate::base::Result;
-use crate::config::Profile;
+use crate::config::{Config, Profile};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Settings,
@@ -42,20 +42,27 @@ enum Role {
     Worker,
 }
 
+impl ServeArgs {
+    /// The settings with these flags over them.
+    fn load(&self) -> Result<Config> {
+        let mut config = self.settings.load()?;
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        if let Some(listen) = self.admin_listen {
+            config.server.admin_listen = listen;
+        }
+        Ok(config)
+    }
+}
+
 /// Names are not looked up: which of a name's addresses should be listened on?
-fn address(text: &str) -> std::result::Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> std::result::Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "give an IP address and a port, 127.0.0.1:8080 or [::1]:8080")
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
-    let mut config = args.settings.load()?;
-    if let Some(listen) = args.listen {
-        config.server.listen = listen;
-    }
-    if let Some(listen) = args.admin_listen {
-        config.server.admin_listen = listen;
-    }
-    let config = config.checked()?;
+    let config = args.load()?.checked()?;
     #[cfg(feature = "transcode")]
     let demo = args.demo;
     #[cfg(not(feature = "transcode"))]
@@ -81,5 +88,6 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     if matches!(args.role, Role::Worker) {
         return app::work(&config);
     }
-    app::serve(&config, Roles { pages, demo, work })
+    let again = args.clone();
+    app::serve(&config, Roles { pages, demo, work }, Box::new(move || again.load()))
 }

@@ -103,6 +103,19 @@ fn read_alone(path: &[String], value: Value) -> std::result::Result<Config, toml
     path.iter().rev().fold(value, nest).try_into()
 }
 
+/// Whether there is such a key, whatever its value.
+pub(super) fn is_known(path: &[String]) -> bool {
+    // Hardly any key takes a date; serde then says that it wants something else, or that there is no such key.
+    let date = Value::Datetime("1970-01-01".parse().expect("a date"));
+    let unknown = |message: &str| path.iter().any(|part| is_unknown(message, part));
+    !is_section(path) && read_alone(path, date).err().is_none_or(|cause| !unknown(cause.message()))
+}
+
+/// Whether a key takes such a value.
+pub(super) fn takes(path: &[String], value: &Value) -> bool {
+    read_alone(path, value.clone()).is_ok()
+}
+
 /// A key that no section has.
 const PROBE: &str = "?";
 
@@ -151,9 +164,13 @@ fn why(path: &[String], message: &str) -> String {
         };
     }
     // Whoever forgot the brackets around a key shall not find it in a log.
-    let secret = path
-        .iter()
-        .any(|part| ["keys", "secret_header", "access_key", "secret_key", "session_token"].contains(&part.as_str()));
+    let secret = path.iter().any(|part| {
+        part == "keys"
+            || part.contains("secret")
+            || part.ends_with("_key")
+            || (part.ends_with("_token") && part != "require_token")
+            || part == "smtp"
+    });
     let wanted = match message.rsplit_once(", expected ") {
         Some((_, wanted)) if secret => format!("must be {}", in_words(wanted)),
         None if secret && !message.starts_with("missing field") => "cannot be read".to_owned(),

@@ -125,7 +125,7 @@ impl Db {
         let row = tx
             .first(
                 "select api_key.sha256, api_key.user_id, users.role, api_key.may_read, api_key.may_write, api_key.may_admin,
-                   api_key.used_us, case when users.totp_since_us is null then 0 else 1 end as second_factor
+                   api_key.used_us, users.totp_since_us
                  from api_key join users on users.id = api_key.user_id
                  where api_key.id = $1 and api_key.revoked_us is null
                    and (api_key.expires_us is null or api_key.expires_us > $2) and users.disabled_us is null",
@@ -137,7 +137,7 @@ impl Db {
                 sha256: row.text("sha256")?,
                 user: user_id(&row.text("user_id")?)?,
                 role: role(&row.text("role")?)?,
-                second_factor: row.int("second_factor")? == 1,
+                second_factor: row.int_or_null("totp_since_us")?.is_some(),
                 scopes: scopes(&row)?,
                 used_us: row.int_or_null("used_us")?,
             })

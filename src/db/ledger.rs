@@ -172,6 +172,16 @@ impl Db {
         Ok(posted)
     }
 
+    /// The events that moved money, one for each journal that did: at most 100,000.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn ledger_sources(&self) -> Result<Vec<String>> {
+        let mut tx = self.begin_read().await?;
+        let sql = "select source from ledger_journal where phase in ('posted', 'post') limit 100000";
+        tx.all(sql, args![]).await?.iter().map(|row| row.text("source")).collect()
+    }
+
     /// What was posted to an account as of some time: (debits, credits) in minor units; `None`: there is no such
     /// account. Reads at most 256 postings for `Recorded`, those of one hour and a sum for each hour before it for
     /// `Effective`.

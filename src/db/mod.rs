@@ -10,6 +10,7 @@ pub mod api_keys;
 mod conn;
 pub mod deliveries;
 pub mod dmca;
+pub mod health;
 pub mod jobs;
 pub mod ledger;
 pub mod limits;

@@ -288,7 +288,13 @@ impl super::Db {
     pub async fn book_provider_fee(&self, reference: &str, amount: Amount, now_us: i64) -> Result<Posted> {
         let booking = chart::provider_fee(reference, amount, now_us)?;
         let mut tx = self.begin().await?;
-        let posted = try_book(&mut tx, &booking, now_us).await?;
+        let mut posted = try_book(&mut tx, &booking, now_us).await?;
+        if posted == Posted::IdTaken
+            && let Some((known, place)) = ledger::journal(&mut tx, booking.journal.id()).await?
+            && known.postings() == booking.journal.postings()
+        {
+            posted = Posted::Exists(place); // the same, booked at another time
+        }
         tx.commit().await?;
         Ok(posted)
     }

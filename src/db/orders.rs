@@ -6,8 +6,9 @@
 
 use super::conn::{Row, Tx, args};
 use super::money::{Claim, Request, book, claim, lock_order, move_order, net, word};
+use super::tracks::{grant_licence, revoke_licence};
 use super::{Db, products, subscriptions};
-use crate::base::id::sortable;
+use crate::base::id::{TrackId, sortable};
 use crate::base::{Error, Result};
 use crate::ledger::order::{self, LicenceKind, OrderId, ProductId, Share, Split, Status, Terms, by_seller};
 use crate::ledger::transfer::TransferId;
@@ -339,6 +340,23 @@ impl Db {
         Ok(moved)
     }
 
+    /// Payments and refunds that were made in `[from_us, to_us)` and that the provider was known to have: at most 100,000.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn known_to_provider(&self, from_us: i64, to_us: i64) -> Result<Vec<String>> {
+        let mut tx = self.begin_read().await?;
+        let rows = tx
+            .all(
+                "select id from payment where created_us >= $1 and created_us < $2 and seen_us is not null
+                 union all select id from refund where created_us >= $1 and created_us < $2 and known_us is not null
+                 limit 100000",
+                args![from_us, to_us],
+            )
+            .await?;
+        rows.iter().map(|row| row.text("id")).collect()
+    }
+
     /// Payments whose end nobody heard of although they were made before `before_us`: of orders and of subscriptions.
     ///
     /// # Errors
@@ -405,7 +423,7 @@ async fn price(
 async fn learn(tx: &mut Tx, id: &str, seen: &Seen, now_us: i64) -> Result<()> {
     tx.execute(
         "update payment set provider_state = $2, client_secret = coalesce($3, client_secret), updated_us = $4,
-           seen_us = coalesce(seen_us, $4), alarm = null
+           seen_us = case when $2 in ('missing', 'refused') then seen_us else coalesce(seen_us, $4) end, alarm = null
          where id = $1 and (provider_state is null or provider_state <> $2 or alarm is not null
            or (client_secret is null and cast($3 as text) is not null))",
         args![id, &seen.state, seen.client_secret.as_deref(), now_us],
@@ -512,7 +530,19 @@ pub(super) async fn revoke(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()
 
 /// The one place that tells the access decision what a buyer may hear: `granted_us`, or nothing any more unless another
 /// licence of theirs is in force.
-async fn entitle(_tx: &mut Tx, _order: &Order, _granted_us: Option<i64>, _now_us: i64) -> Result<()> {
+async fn entitle(tx: &mut Tx, order: &Order, granted_us: Option<i64>, now_us: i64) -> Result<()> {
+    for track in order.items.iter().filter_map(|item| TrackId::decode(item.track.as_deref()?)) {
+        match granted_us {
+            Some(granted_us) => grant_licence(tx, &order.buyer, track, granted_us).await?,
+            None => {
+                let sql =
+                    "select 1 as one from licence where holder = $1 and track = $2 and revoked_us is null limit 1";
+                if tx.first(sql, args![&order.buyer, track.as_str()]).await?.is_none() {
+                    revoke_licence(tx, &order.buyer, track, now_us).await?;
+                }
+            }
+        }
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::base::id::sortable;
 use crate::jobs::backoff::Backoff;
 
 /// Tries of one mail: about a day, as long as what most of them open is valid.
-pub const TRIES_MAX: i64 = 12;
+pub const TRIES_MAX: i64 = 32;
 /// Rows that one look of the janitor removes.
 const BATCH: i64 = 500;
 
@@ -102,7 +102,7 @@ impl Db {
             });
         }
         tx.commit().await?;
-        taken.sort_by(|a, b| a.id.cmp(&b.id));
+        taken.sort_by(|a, b| (a.created_us, &a.id).cmp(&(b.created_us, &b.id)));
         Ok(taken)
     }
 

@@ -218,7 +218,7 @@ impl Db {
         let mut tx = self.begin_read().await?;
         let row = tx
             .first(
-                "select session.user_id, session.created_us, users.role, case when session.mfa_us is null then 0 else 1 end as second_factor
+                "select session.user_id, session.created_us, users.role, session.mfa_us
                  from session join users on users.id = session.user_id
                  where session.id = $1 and session.ended_us is null and session.expires_us > $2
                    and users.disabled_us is null",
@@ -229,7 +229,7 @@ impl Db {
             Ok(Standing {
                 user: user_id(&row.text("user_id")?)?,
                 role: role(&row.text("role")?)?,
-                second_factor: row.int("second_factor")? == 1,
+                second_factor: row.int_or_null("mfa_us")?.is_some(),
                 created_us: row.int("created_us")?,
             })
         })

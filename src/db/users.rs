@@ -106,9 +106,7 @@ pub enum Verified {
 /// Every column of a `User`.
 macro_rules! columns {
     () => {
-        "id, email, name, role, created_us, case when totp_since_us is null then 0 else 1 end as second_factor, \
-         case when password is null then 0 else 1 end as has_password, \
-         case when disabled_us is null then 0 else 1 end as disabled"
+        "id, email, name, role, password, totp_since_us, disabled_us, created_us"
     };
 }
 
@@ -151,13 +149,10 @@ impl Db {
         let mut tx = self.begin_read().await?;
         let row = tx
             .first(
-                "select id, password, 1 as verified, case when totp_since_us is null then 0 else 1 end as second_factor,
-                   case when disabled_us is null then 0 else 1 end as disabled
-                 from users where email_key = $1
+                "select id, password, totp_since_us, disabled_us, 'user' as kind from users where email_key = $1
                  union all
-                 select id, password, 0 as verified, 0 as second_factor, 0 as disabled
-                 from registration where email_key = $1
-                 order by verified desc, id desc limit 1",
+                 select id, password, null, null, 'registration' from registration where email_key = $1
+                 order by kind desc, id desc limit 1",
                 args![email.key()],
             )
             .await?;
@@ -165,9 +160,9 @@ impl Db {
             Ok(Credential {
                 id: user_id(&row.text("id")?)?,
                 password: row.text_or_null("password")?,
-                verified: row.int("verified")? == 1,
-                second_factor: row.int("second_factor")? == 1,
-                disabled: row.int("disabled")? == 1,
+                verified: row.text("kind")? == "user",
+                second_factor: row.int_or_null("totp_since_us")?.is_some(),
+                disabled: row.int_or_null("disabled_us")?.is_some(),
             })
         })
         .transpose()
@@ -612,9 +607,9 @@ fn user(row: &Row) -> Result<User> {
         email: row.text_or_null("email")?,
         name: row.text_or_null("name")?,
         role: role(&row.text("role")?)?,
-        second_factor: row.int("second_factor")? == 1,
-        has_password: row.int("has_password")? == 1,
-        disabled: row.int("disabled")? == 1,
+        second_factor: row.int_or_null("totp_since_us")?.is_some(),
+        has_password: row.text_or_null("password")?.is_some(),
+        disabled: row.int_or_null("disabled_us")?.is_some(),
         created_us: row.int("created_us")?,
     })
 }

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use metrics::{Counter, counter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 pub use clamd::{Address, Clamd};
 use local::LocalSink;
@@ -193,7 +194,9 @@ impl Intake {
     /// # Errors
     /// When the database refuses.
     pub async fn create(&self, new: &NewUpload) -> Result<Created> {
-        self.db.create_upload(new, &self.options.rules, self.now_us()).await
+        // Neither its name nor its owner: spans are for people who need to know neither.
+        let span = tracing::info_span!("announce_upload", kind = new.kind.as_str(), bytes = new.bytes);
+        self.db.create_upload(new, &self.options.rules, self.now_us()).instrument(span).await
     }
 
     /// Takes the right to write.
@@ -244,7 +247,8 @@ impl Intake {
     /// # Errors
     /// When the store or the scanner does not answer.
     pub async fn verify(&self, upload: &Upload) -> Result<Verdict> {
-        verify::verify(self, upload).await
+        let span = tracing::info_span!("verify_upload", id = upload.id.as_str(), bytes = upload.bytes);
+        verify::verify(self, upload).instrument(span).await
     }
 
     /// Puts off the next look, and says why to the owner.

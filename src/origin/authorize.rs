@@ -40,11 +40,16 @@ fn by_cookie<'r>(verifier: &Verifier, headers: &'r HeaderMap, query: &str) -> Op
 
 /// Who asks: the connection's peer, or whom a trusted proxy says it asks for.
 pub(super) fn client<B>(request: &Request<B>, peer: SocketAddr, trust_proxy: bool) -> IpAddr {
+    client_by(request.headers(), peer, trust_proxy)
+}
+
+/// The same, by the headers alone.
+pub(super) fn client_by(headers: &HeaderMap, peer: SocketAddr, trust_proxy: bool) -> IpAddr {
     const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
     if !trust_proxy {
         return peer.ip();
     }
-    let mut said = request.headers().get_all(X_REAL_IP).iter();
+    let mut said = headers.get_all(X_REAL_IP).iter();
     match (said.next(), said.next()) {
         // Two are one that the proxy let through and one of its own, and nobody can tell which.
         (Some(said), None) => said.to_str().ok().and_then(|said| said.trim().parse().ok()).unwrap_or(peer.ip()),

@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, RANGE, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response};
@@ -105,7 +106,7 @@ impl Default for Options {
 /// The origin; one for the process, shared by the cores.
 pub struct Origin {
     options: Options,
-    verifier: Verifier,
+    verifier: ArcSwap<Verifier>,
     clock: Clock,
     blocks: Arc<Blocks>,
     gate: Gate,
@@ -136,7 +137,7 @@ impl Origin {
             metrics: Metrics::new(),
             cmcd: cmcd::Counters::new(),
             options,
-            verifier: verifier.into(),
+            verifier: ArcSwap::from_pointee(verifier.into()),
             clock,
         }))
     }
@@ -144,6 +145,16 @@ impl Origin {
     /// What is blocked, for whoever else answers for tracks.
     pub fn blocks(&self) -> Arc<Blocks> {
         self.blocks.clone()
+    }
+
+    /// Takes other keys for every request from now on; what was remembered of tokens of the old ones is worth nothing.
+    pub fn replace_verifier(&self, verifier: Verifier) {
+        self.verifier.store(Arc::new(verifier));
+    }
+
+    /// Who sent a request that is not media: the connection's peer, or whom our own proxy says it asks for.
+    pub fn client(&self, headers: &HeaderMap, peer: SocketAddr) -> std::net::IpAddr {
+        authorize::client_by(headers, peer, self.trusts(headers))
     }
 
     /// Whether what a request says of its sender may be believed: it comes from a proxy that knows the secret.
@@ -253,7 +264,8 @@ impl Origin {
             return None;
         }
         let client = authorize::client(request, peer, self.options.trust_proxy);
-        let refused = authorize::authorize(&self.verifier, target, request, client, self.clock.unix_s()).err()?;
+        let refused =
+            authorize::authorize(&self.verifier.load(), target, request, client, self.clock.unix_s()).err()?;
         self.metrics.refused(refused);
         // Neither token nor URL: they would open the door for whoever reads the log.
         tracing::debug!(reason = refused.as_str(), track = %target.track, client = redact::address(client), "refused");

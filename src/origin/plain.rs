@@ -46,7 +46,7 @@ impl Origin {
                 return None;
             }
             let presented = Presented::Path(target.token?);
-            self.verifier.verify(presented, target.path, peer.ip(), self.clock.unix_s()).ok()?;
+            self.verifier.load().verify(presented, target.path, peer.ip(), self.clock.unix_s()).ok()?;
         }
         let version = self.cache.get(&(target.track, target.version))?;
         let object = version.select(&target.object, &fields(request, target.route()))?;

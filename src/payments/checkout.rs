@@ -8,8 +8,8 @@ use crate::db::orders::{Applied, Order, Payment, Refusal, Seen, Standing};
 use crate::db::subscriptions::{Plan, Subscribed, Subscription};
 use crate::ledger::order::{LicenceKind, ProductId, Status};
 use crate::ledger::subscription::{self, SubscriptionId};
-use crate::providers::Fault;
 use crate::providers::hyperswitch::{NewPayment, is_untouched};
+use crate::providers::wire::Fault;
 
 /// A payment that is open longer than this is looked at, and ended when nobody has begun to pay. The provider's own
 /// session ends after a quarter of an hour.

@@ -14,6 +14,7 @@ pub mod payout;
 pub mod refunding;
 pub mod sweep;
 pub mod webhook;
+pub mod worker;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::{Error, Kind, Result};
 use crate::db::Db;
+use crate::db::health::{Health, Since};
 use crate::db::subscriptions::Plan;
 use crate::jobs::backoff::Backoff;
 use crate::ledger::order::Terms;
@@ -79,6 +81,21 @@ impl Payments {
 
     fn stripe(&self) -> Result<&Stripe> {
         self.stripe.as_ref().ok_or_else(|| Error::new(Kind::Unavailable, "transfers are not configured"))
+    }
+
+    /// How the money stands.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn health(&self) -> Result<Health> {
+        // A sweep has had its chance.
+        let swept_us = self.now_us() - self.options.sweep_every.as_micros() as i64;
+        let since = Since {
+            payments_us: swept_us - checkout::OPEN_US,
+            refunds_us: swept_us - refunding::OPEN_US,
+            orphans_us: self.now_us() - refunding::ORPHAN_US,
+        };
+        self.db.money_health(since).await
     }
 
     fn delay_us(&self) -> i64 {

@@ -5,8 +5,8 @@ use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::transfers::{Failure, Step, Transfer, reversal_key};
 use crate::ledger::transfer::{Status, TransferId};
-use crate::providers::Fault;
 use crate::providers::stripe::{self, NewTransfer};
+use crate::providers::wire::Fault;
 
 /// Rows of one pass.
 pub const PASS: i64 = 20;

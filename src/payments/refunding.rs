@@ -8,8 +8,8 @@ use crate::db::orders::Applied;
 use crate::db::refunds::{By, Refund, Requested, Seen, Standing};
 use crate::ledger::order::OrderId;
 use crate::ledger::refund::{RefundId, Status};
-use crate::providers::Fault;
 use crate::providers::hyperswitch::NewRefund;
+use crate::providers::wire::Fault;
 
 /// A refund that the provider has is looked at again after this long.
 pub const OPEN_US: i64 = 30 * 60 * 1_000_000;

@@ -1,11 +1,15 @@
 //! The sweep: everything that is open for too long is looked at, through the same code as webhooks. It can be run again
 //! at any time, and a provider that does not answer leaves a row for the next one.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::{Payments, checkout, refunding};
-use crate::base::Result;
+use crate::base::{Error, Kind, Result};
 use crate::db::orders::Applied;
+use crate::ledger::refund::RefundId;
+use crate::providers::wire::Fault;
 
 /// Rows of one phase of a sweep that are read at once.
 const BATCH: i64 = 50;
@@ -36,6 +40,24 @@ pub struct Phase {
     pub unread: u64,
 }
 
+impl Compared {
+    fn count(&mut self, what: &str, id: &str, applied: &Applied) {
+        self.looked += 1;
+        match applied {
+            Applied::Changed(how) => {
+                self.moved += 1;
+                tracing::warn!(what, id, how, "a comparison with the provider found news");
+            }
+            Applied::Unknown => {
+                self.strange += 1;
+                tracing::error!(what, id, "the provider has something that nobody here knows");
+            }
+            Applied::Alarm(why) => tracing::error!(what, id, why, "the provider has something that is not ours"),
+            Applied::Nothing => {}
+        }
+    }
+}
+
 impl Phase {
     fn count(&mut self, what: &str, id: &str, looked: Result<Applied>) {
         self.looked += 1;
@@ -50,7 +72,75 @@ impl Phase {
     }
 }
 
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// Payments and refunds that the provider has of that time.
+    pub looked: u64,
+    /// … of them, those that moved one of ours on.
+    pub moved: u64,
+    /// … and those that nobody here knows.
+    pub strange: u64,
+    /// Ours of that time that the provider was known to have, and does not list.
+    pub missing: u64,
+}
+
+/// Pages of one comparison, at most.
+const PAGES_MAX: usize = 1_000;
+/// At both ends of the time that is compared: the provider's clock, and requests on their way, in microseconds.
+const EDGE_US: i64 = 3_600_000_000;
+
 impl Payments {
+    /// Compares everything of `[from_us, to_us)` both ways: what the provider has is believed as always, what nobody here
+    /// knows and what is not there is told.
+    ///
+    /// # Errors
+    /// `Unavailable` when the provider does not say; when the database refuses.
+    pub async fn compare(&self, from_us: i64, to_us: i64) -> Result<Compared> {
+        let provider = self.hyperswitch()?;
+        let silent = |fault: Fault| {
+            Error::new(Kind::Unavailable, format!("cannot list what the provider has: {}", fault.words()))
+        };
+        let (mut compared, mut listed) = (Compared::default(), HashSet::new());
+        let mut after: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let page = provider.payments(from_us, to_us, after.as_deref()).await.map_err(silent)?;
+            after = page.last().map(|(id, _)| id.clone());
+            for (id, seen) in page {
+                let applied = self.db.apply_payment(&id, &seen, self.delay_us(), self.now_us()).await?;
+                compared.count("payment", &id, &applied);
+                listed.insert(id);
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut offset = 0;
+        for _ in 0..PAGES_MAX {
+            let (page, total) = provider.refunds(from_us, to_us, offset).await.map_err(silent)?;
+            offset += page.len();
+            let last = page.is_empty() || offset >= total;
+            for (id, seen) in page {
+                let applied = match RefundId::decode(&id) {
+                    Some(ours) => self.db.apply_refund(&ours, &seen, self.now_us()).await?,
+                    None => Applied::Unknown,
+                };
+                compared.count("refund", &id, &applied);
+                listed.insert(id);
+            }
+            if last {
+                break;
+            }
+        }
+        for id in self.db.known_to_provider(from_us + EDGE_US, to_us - EDGE_US).await? {
+            if !listed.contains(&id) {
+                compared.missing += 1;
+                tracing::error!(id, "the provider does not list what it was known to have");
+            }
+        }
+        Ok(compared)
+    }
+
     /// One sweep over everything that is open for too long.
     ///
     /// # Errors

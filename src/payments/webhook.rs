@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use metrics::counter;
+
 use super::Payments;
-use crate::base::Result;
+use crate::base::{Result, telemetry};
 use crate::db::orders::Applied;
 use crate::db::webhooks::{Delivery, Incoming, Outcome};
 use crate::jobs::backoff::Backoff;
@@ -54,6 +56,8 @@ pub enum Received {
     Accepted,
     /// It is not, or nobody can tell.
     Unsigned,
+    /// It is from the provider, and about nothing that could be looked at.
+    Malformed,
 }
 
 impl Payments {
@@ -75,15 +79,19 @@ impl Payments {
             }
         };
         // Of a stranger's body nothing is read.
-        let (event_id, event_type) = match (valid, envelope.sender) {
-            (false, _) => (None, None),
+        let (event_id, event_type, whole) = match (valid, envelope.sender) {
+            (false, _) => (None, None, false),
             (true, Sender::Hyperswitch) => {
-                let event = hyperswitch::Event::read(envelope.body).unwrap_or_default();
-                (event.id, event.kind)
+                let event = hyperswitch::Event::read(envelope.body);
+                let whole = event.as_ref().is_some_and(hyperswitch::Event::is_whole);
+                let event = event.unwrap_or_default();
+                (event.id, event.kind, whole)
             }
             (true, Sender::Stripe) => {
-                let (id, kind, _) = stripe::read_event(envelope.body).unwrap_or_default();
-                (id, kind)
+                let event = stripe::read_event(envelope.body);
+                let whole = event.is_some();
+                let (id, kind, _) = event.unwrap_or_default();
+                (id, kind, whole)
             }
         };
         let kept = if valid { envelope.body } else { &envelope.body[..envelope.body.len().min(UNSIGNED_BYTES_MAX)] };
@@ -112,7 +120,13 @@ impl Payments {
             }
             Err(error) => return Err(error),
         }
-        Ok(if valid { Received::Accepted } else { Received::Unsigned })
+        let (received, result) = match (valid, whole) {
+            (false, _) => (Received::Unsigned, "unsigned"),
+            (true, false) => (Received::Malformed, "malformed"),
+            (true, true) => (Received::Accepted, "accepted"),
+        };
+        counter!(telemetry::WEBHOOKS, "result" => result).increment(1);
+        Ok(received)
     }
 
     /// Processes deliveries that wait. Returns how many there were.
@@ -152,6 +166,7 @@ impl Payments {
     async fn of_hyperswitch(&self, kind: &str, payload: &str) -> Result<bool> {
         let event = hyperswitch::Event::read(payload.as_bytes()).unwrap_or_default();
         if kind.starts_with("dispute_") {
+            counter!(telemetry::DISPUTES).increment(1);
             tracing::error!(
                 kind,
                 payment = event.payment,

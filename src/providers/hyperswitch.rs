@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Sha512;
 
-use super::{Account, Answer, Fault, Transport, agent, json};
+use super::wire::{Account, Answer, Fault, Transport, agent, is_name, json};
 use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::db::orders::{Seen as PaymentSeen, Standing as PaymentStanding};
@@ -147,6 +147,24 @@ impl Hyperswitch {
         Ok(page.data.into_iter().map(|payment| (payment.payment_id.clone(), seen(payment))).collect())
     }
 
+    /// Refunds made in `[from_us, to_us)` behind the first `offset`: at most a hundred, and how many there are.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn refunds(&self, from_us: i64, to_us: i64, offset: usize) -> Result<(Vec<RefundSeenAs>, usize), Fault> {
+        #[derive(Deserialize)]
+        struct Page {
+            data: Vec<Refund>,
+            #[serde(default)]
+            total_count: usize,
+        }
+        let time = crate::base::clock::rfc3339;
+        let body = json!({ "limit": 100, "offset": offset, "start_time": time(from_us), "end_time": time(to_us) });
+        let page: Page = json(&self.call(Method::POST, "/refunds/list", Some(body)).await?)?;
+        let seen = page.data.into_iter().map(|refund| (refund.refund_id.clone(), seen_refund(refund)));
+        Ok((seen.collect(), page.total_count))
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, Fault> {
         let request = Request::builder()
             .method(method)
@@ -167,6 +185,8 @@ impl Hyperswitch {
 
 /// A payment's id and what it means.
 pub type PaymentSeenAs = (String, PaymentSeen);
+/// A refund's id and what it means.
+pub type RefundSeenAs = (String, RefundSeen);
 
 /// Whether a webhook is from the provider: HMAC-SHA512 over exactly the bytes of the body, in lower-case hexadecimal,
 /// with the hash key's text as the key.
@@ -191,10 +211,19 @@ pub struct Event {
 }
 
 impl Event {
+    /// Whether it names what its kind says that it is about. Kinds that we do not know need not.
+    pub fn is_whole(&self) -> bool {
+        match self.kind.as_deref() {
+            Some(kind) if kind.starts_with("refund_") => self.refund.is_some(),
+            Some(kind) if kind.starts_with("payment_") => self.payment.is_some(),
+            _ => true,
+        }
+    }
+
     /// Reads what is there; the rest of an event is never believed.
     pub fn read(body: &[u8]) -> Option<Event> {
         let value: Value = serde_json::from_slice(body).ok()?;
-        let text = |value: &Value| value.as_str().filter(|text| super::is_name(text)).map(str::to_owned);
+        let text = |value: &Value| value.as_str().filter(|text| is_name(text)).map(str::to_owned);
         let object = &value["content"]["object"];
         Some(Event {
             id: text(&value["event_id"]),
@@ -265,19 +294,23 @@ fn decode_refund(id: &str, answer: &Answer) -> Result<RefundSeen, Fault> {
     if refund.refund_id != id {
         return Err(Fault::Silence(format!("asked for {id}, it answered about {}", refund.refund_id)));
     }
+    Ok(seen_refund(refund))
+}
+
+fn seen_refund(refund: Refund) -> RefundSeen {
     let standing = match refund.status.as_str() {
         "succeeded" => RefundStanding::Succeeded,
         "failed" => RefundStanding::Failed,
         _ => RefundStanding::Open, // pending, review, and what a later version adds
     };
-    Ok(RefundSeen {
+    RefundSeen {
         standing,
         state: refund.status,
         amount_minor: refund.amount,
         currency: refund.currency,
         payment: refund.payment_id,
         error: refund.error_message,
-    })
+    }
 }
 
 fn fault(answer: &Answer) -> Fault {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 
-use super::{Account, Answer, Fault, Transport, agent, json};
+use super::wire::{Account, Answer, Fault, Transport, agent, is_name, json};
 use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::ledger::Amount;
@@ -241,7 +241,7 @@ pub fn is_signed(body: &[u8], signature: Option<&str>, secrets: &[Secret], now_s
 /// What a webhook is about: (event id, type, transfer).
 pub fn read_event(body: &[u8]) -> Option<(Option<String>, Option<String>, Option<String>)> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let text = |value: &Value| value.as_str().filter(|text| super::is_name(text)).map(str::to_owned);
+    let text = |value: &Value| value.as_str().filter(|text| is_name(text)).map(str::to_owned);
     let object = &value["data"]["object"];
     let transfer = match object["object"].as_str() {
         Some("transfer") => text(&object["id"]),

@@ -152,7 +152,7 @@ impl Sender {
 }
 
 /// `v1,` and base64, for each secret: a receiver accepts any that it can verify.
-fn signatures(secrets: &[Secret], id: &str, timestamp_s: i64, body: &str) -> String {
+pub fn signatures(secrets: &[Secret], id: &str, timestamp_s: i64, body: &str) -> String {
     let sign = |secret: &Secret| {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).expect("HMAC takes keys of any length");
         mac.update(format!("{id}.{timestamp_s}.{body}").as_bytes());

@@ -28,6 +28,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const DELETED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How often first rungs are looked for that were replaced, or that nobody will replace any more.
 const INTERIM_EVERY: Duration = Duration::from_secs(300);
+/// How often what accounts leave behind is looked for.
+const ACCOUNTS_EVERY: Duration = Duration::from_secs(60);
 
 /// How to tidy.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +70,7 @@ pub async fn run(
 #[derive(Default)]
 struct Swept {
     attempts: Option<Instant>,
+    accounts: Option<Instant>,
     interims: Option<Instant>,
 }
 
@@ -135,6 +138,15 @@ async fn tidy(
         && let Err(error) = interims(db, store).await
     {
         tracing::warn!(error = error.chain(), "cannot look for first rungs that are not wanted any more");
+    }
+    if due(&mut swept.accounts, ACCOUNTS_EVERY) {
+        let ended_before_us = now_us - options.keep.as_micros() as i64;
+        // Each look takes some rows; what is left is there at the next.
+        let gone = db.sweep_limits(now_us).await? + db.sweep_accounts(now_us, ended_before_us).await?;
+        let gone = gone + db.sweep_mails(ended_before_us).await?;
+        if gone > 0 {
+            tracing::debug!(rows = gone, "forgot limits, tokens, sessions and mails that say nothing any more");
+        }
     }
     if due(&mut swept.attempts, SWEEP_EVERY) {
         match catalogue::remove_deleted(db, store, now_us - DELETED_KEPT.as_micros() as i64).await {

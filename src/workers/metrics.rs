@@ -112,6 +112,10 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
     let waiting = gauge!(telemetry::CALLBACKS_WAITING);
     let verifying = gauge!(telemetry::UPLOADS_VERIFYING);
     let purges = gauge!(telemetry::PURGES_WAITING);
+    let mails = gauge!(telemetry::MAILS_WAITING);
+    for outcome in ["ok", "refused", "throttled"] {
+        counter!(telemetry::LOGINS, "outcome" => outcome).increment(0);
+    }
     for outcome in ["done", "failed", "refused"] {
         counter!(telemetry::PURGES, "outcome" => outcome).increment(0);
     }
@@ -128,6 +132,7 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
         let now_us = clock.unix_us();
         let standing = db.standing(now_us).await;
         reachable.store(standing.is_ok(), Ordering::Relaxed);
+        mails.set(db.mails_waiting().await.map_or(-1.0, |waiting| waiting as f64));
         purges.set(db.purges_waiting().await.map_or(-1.0, |waiting| waiting as f64));
         let known = if standing.is_ok() { 0.0 } else { -1.0 };
         queued.iter().chain(&ages).for_each(|gauge| gauge.set(known));

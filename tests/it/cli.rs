@@ -843,3 +843,18 @@ fn settings_about_tokens_that_cannot_be_meant_are_all_named() {
         assert!(!shown.contains(secret), "{shown}");
     }
 }
+
+#[test]
+fn the_health_of_a_server_is_asked_without_other_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = crate::support::Server::start(dir.path(), &["--role", "origin"], &[]);
+    let admin = server.admin.to_string();
+    let alive = run(["health", "--admin-listen", &admin]);
+    assert!(alive.status.success() && said(&alive) == "alive\n", "{}", said(&alive));
+    // A container's health check has the image's settings and no flags.
+    let ready = segue().args(["health", "--ready"]).env("SEGUE_SERVER__ADMIN_LISTEN", &admin).output().unwrap();
+    assert!(ready.status.success() && said(&ready).contains("\"ready\":true"), "{}", said(&ready));
+    drop(server);
+    refused(&["health", "--admin-listen", &admin], 1, &[&admin, "no server answers"]);
+    refused(&["health", "--admin-listen", "localhost"], 2, &["--admin-listen"]);
+}

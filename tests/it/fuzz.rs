@@ -22,7 +22,7 @@ const ROUNDS: usize = 5_000;
 #[test]
 fn every_target_survives_its_corpus_and_mutations_of_it() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    for (name, run) in targets::ALL {
+    for &(name, run) in targets::ALL {
         let mut inputs = seeds(name);
         if let Ok(files) = fs::read_dir(corpora.join(name)) {
             let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
@@ -70,6 +70,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "cmaf" => sections(),
         "tokens" => signed(),
         "version" | "playlists" => documents(),
+        "wishes" => wishes(),
         _ => vec![],
     }
 }
@@ -92,6 +93,27 @@ fn sections() -> Vec<Vec<u8>> {
     let flac = header(Setup::Flac(info), 0).encode();
     let segment = encode_segment(1, 0, false, &[([1u8; 9], 1_024), ([2; 9], 1_024), ([3; 9], 1_024)]);
     vec![[&aac[..], &segment].concat(), aac, flac, segment]
+}
+
+/// What the queue holds for a song, and for what may be a film.
+fn wishes() -> Vec<Vec<u8>> {
+    use segue::hls::ladder::Ladder;
+    use segue::hls::ladder::video::Choice;
+    use segue::jobs::transcode::Wish;
+    let of = |choice: Choice, source: &str, callback: Option<&str>| {
+        let (ladder, video) = Wish::plans(choice);
+        let track = segue::base::id::TrackId::decode("trk_x").unwrap();
+        let (source, callback) = (source.to_owned(), callback.map(str::to_owned));
+        Wish { source, track, title: "Song".into(), ladder, video, callback }.encode().into_bytes()
+    };
+    vec![
+        of(
+            Choice::Audio(Ladder::default_audio()),
+            "https://example.com/song.flac?x=1",
+            Some("https://example.com/told"),
+        ),
+        of(Choice::built_in(), "/films/clip.mp4", None),
+    ]
 }
 
 fn signed() -> Vec<Vec<u8>> {
@@ -149,7 +171,7 @@ fn documents() -> Vec<Vec<u8>> {
 
 impl Random {
     /// Changes a little, or puts in what is rarely meant well.
-    fn mutate(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
+    pub(crate) fn mutate(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
         const WORDS: [&[u8]; 24] = [
             b"0",
             b"-",

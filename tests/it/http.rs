@@ -10,7 +10,7 @@ mod h2;
 mod heads;
 mod limits;
 mod plain;
-mod seeing;
+pub(crate) mod seeing;
 mod semantics;
 mod tls;
 mod tokens;

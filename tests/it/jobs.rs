@@ -668,10 +668,12 @@ fn the_api_takes_a_job_and_tells_how_it_goes() {
     fs::rename(&wav, inbox.join("song.wav")).unwrap();
     std::os::unix::fs::symlink(&secret, inbox.join("link.wav")).unwrap();
 
+    let site = site.with("SEGUE_AUTH__ACCOUNTS", "false");
     let closed = site.serve();
     let refused = send(closed.addr, "POST", "/api/v1/transcodes", &[], "{}");
     assert_eq!((refused.status, json_of(&refused)["type"].as_str()), (503, Some("/problems/no-api-keys")));
     drop(closed);
+    let site = site.with("SEGUE_AUTH__ACCOUNTS", "true");
 
     let site =
         site.with("SEGUE_API__KEYS", &keys).with("SEGUE_API__SOURCE_DIRS", &format!("[{:?}]", inbox.to_str().unwrap()));

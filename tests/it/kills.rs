@@ -174,3 +174,35 @@ fn names(dir: &Path) -> Vec<String> {
     let entries: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     entries.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
 }
+
+/// The database is brought up to date by whoever comes next, wherever the one before it died.
+#[test]
+fn a_migration_that_is_killed_at_any_moment_is_finished_by_the_next() {
+    let server = crate::postgres::Postgres::start();
+    let mut dice = Dice::new(13);
+    let mut killed = 0;
+    for round in 0..rounds() * 2 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = server.database(&format!("round{round}"));
+        let command = |args: &[&str]| {
+            let mut command = crate::support::segue();
+            command.args(args).arg("--data").arg(dir.path());
+            if round % 2 == 0 {
+                command.env("DATABASE_URL", &url);
+            }
+            command
+        };
+        for _ in 0..3 {
+            let mut victim = command(&["migrate"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(dice.below(60_000)));
+            killed += usize::from(victim.try_wait().unwrap().is_none());
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+        }
+        for args in [&["migrate"][..], &["migrate", "--check"], &["ledger", "verify"], &["jobs", "list"]] {
+            let done = command(args).output().unwrap();
+            assert!(done.status.success(), "round {round}, {args:?}: {}", crate::support::said(&done));
+        }
+    }
+    assert!(killed >= rounds(), "{killed} died in the middle");
+}

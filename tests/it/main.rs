@@ -1,6 +1,8 @@
 //! Integration tests, one binary: what a user outside the process can see, over real sockets, with
 //! real files, real players and real peers.
 
+mod api_fuzz;
+mod auth;
 mod cli;
 mod clients;
 mod databases;
@@ -11,11 +13,14 @@ mod kills;
 mod ledger;
 mod light;
 mod money;
+mod nodes;
 mod openapi;
+mod ops;
 mod players;
 mod postgres;
 mod purges;
 mod queue;
+mod soak;
 #[cfg(feature = "s3")]
 mod store;
 mod support;

@@ -1,7 +1,9 @@
 //! Money that really moves, as far as we can tell: flows against providers in every mood, on every database.
 
+mod api;
 mod fakes;
 mod flows;
+mod simulation;
 
 use std::fs;
 use std::path::Path;

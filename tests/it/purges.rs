@@ -141,7 +141,7 @@ fn purge(provider: Provider, wishes: &[What], script: Vec<Does>, done: Does) -> 
             url: api.url(),
             poll: Duration::from_millis(5),
             backoff: Backoff { first: Duration::from_millis(20), most: Duration::from_millis(50) },
-            try_max: Duration::from_millis(300),
+            try_max: Duration::from_secs(3),
         };
         let (trigger, shutdown) = shutdown::channel();
         let worker = tokio::spawn(purges::run(db.clone(), options, Clock::System, shutdown));

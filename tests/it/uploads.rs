@@ -7,9 +7,10 @@ mod clients;
 mod faults;
 mod form;
 mod rows;
+mod traces;
 mod tus;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::postgres::Postgres;
 use crate::store::rgw::{ACCESS_KEY, Rgw, SECRET_KEY};
-use crate::support::{Random, Reply, Server};
+use crate::support::{Random, Reply, Server, answer};
 
 /// A data directory and what a server needs to start in it.
 struct Site {
@@ -195,7 +196,7 @@ impl Api {
 }
 
 /// One request with a body. An answer may come before all of it was taken.
-fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub(crate) fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut stream = begin(addr, method, path, headers, body.len());
     let _ = stream.write_all(body);
     answer(stream)
@@ -215,23 +216,8 @@ fn begin(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], l
     stream
 }
 
-fn answer(mut stream: TcpStream) -> Reply {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => break, // a reset after the answer: it was sent while we still wrote
-            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
-        }
-    }
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole response head") + 4;
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    Reply { status, head, body: bytes.split_off(end) }
-}
-
 /// A WAV of noise: so many bytes in all.
-fn wav(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn wav(bytes: usize, seed: u64) -> Vec<u8> {
     let mut wav = b"RIFF".to_vec();
     wav.extend((bytes as u32 - 8).to_le_bytes());
     wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x02\0");
@@ -252,7 +238,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// A form: fields, then the file.
-fn form_body(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Vec<u8>) {
+pub(crate) fn form_body(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, value) in fields {
         body.extend(

@@ -66,6 +66,8 @@ pub const CONNECTIONS_OPENED: &str = "segue_origin_connections_opened_total";
 pub const TLS_HANDSHAKES: &str = "segue_tls_handshakes_total";
 /// Attempts to read the certificate again, by `outcome`: `changed`, `failed`.
 pub const TLS_RELOADS: &str = "segue_tls_reloads_total";
+/// Attempts to take new signing keys, by `outcome`: `changed`, `failed`.
+pub const KEY_RELOADS: &str = "segue_key_reloads_total";
 /// When the certificate expires, in seconds since 1970.
 pub const TLS_NOT_AFTER: &str = "segue_tls_certificate_not_after_seconds";
 /// 1 when cold files are read by io_uring, 0 when by threads.
@@ -103,6 +105,15 @@ pub const CALLBACKS: &str = "segue_callback_tries_total";
 /// Callbacks that wait to be delivered.
 pub const CALLBACKS_WAITING: &str = "segue_callbacks_waiting";
 
+/// Mails, by `outcome`: `sent`, `failed`.
+pub const MAILS: &str = "segue_mail_tries_total";
+/// Mails that wait to be sent.
+pub const MAILS_WAITING: &str = "segue_mails_waiting";
+/// Logins and what else proves who somebody is, by `outcome`: `ok`, `refused`, `throttled`.
+pub const LOGINS: &str = "segue_login_tries_total";
+/// Requests refused because a limit was used up, by `limit`.
+pub const RATE_LIMITED: &str = "segue_rate_limited_total";
+
 /// Bytes of uploads that were taken from senders.
 pub const UPLOAD_BYTES: &str = "segue_upload_bytes_total";
 /// Uploads that became ready or ended, by `outcome`: `ready`, `refused`, `expired`, `aborted`.
@@ -132,6 +143,38 @@ pub const CMCD_MEASURED: &str = "segue_cmcd_measured_throughput_bits_per_second"
 pub const CMCD_BITRATE: &str = "segue_cmcd_encoded_bitrate_bits_per_second";
 /// Most throughput the player has use for (`rtp`), in bits per second.
 pub const CMCD_REQUESTED: &str = "segue_cmcd_requested_throughput_bits_per_second";
+
+/// Refunds of which nobody knows for five minutes whether the provider has them; -1, as with the next ones: nobody could
+/// look.
+pub const ORPHAN_REFUNDS: &str = "segue_ledger_orphan_refund_rows";
+/// Orders that wait for their payment although a sweep has looked.
+pub const STUCK_ORDERS: &str = "segue_ledger_stuck_orders_pending";
+/// Refunds that wait although a sweep has looked.
+pub const STUCK_REFUNDS: &str = "segue_ledger_stuck_refunds_pending";
+/// Transfers that were tried five times or given up.
+pub const FAILED_TRANSFERS: &str = "segue_ledger_failed_transfers_at_max_retry";
+/// Transfers that have to come back.
+pub const PENDING_REVERSALS: &str = "segue_ledger_reversal_pending_transfers";
+/// Payments and refunds at the provider that are not what we asked for.
+pub const MONEY_ALARMS: &str = "segue_ledger_alarms";
+/// Posted debits less credits, by `currency`; `XXX` stands for none and shows that somebody looks.
+pub const TRIAL_BALANCE: &str = "segue_ledger_trial_balance_minor_units";
+/// Journals without a seal.
+pub const UNSEALED: &str = "segue_ledger_unsealed_journals";
+/// 1 when every seal and balance was what the postings say, 0 when not; looked at once an hour.
+pub const CHAIN_VALID: &str = "segue_ledger_hash_chain_valid";
+/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `subscriptions`, `comparison`.
+pub const SWEEP_ACTIONS: &str = "segue_reconciler_actions_total";
+/// Refunds that no provider knew of.
+pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
+/// Seconds that the last sweep took.
+pub const SWEEP_SECONDS: &str = "segue_reconciler_sweep_duration_seconds";
+/// When the last sweep of this process ended, in seconds since 1970; without payments now.
+pub const SWEEP_LAST: &str = "segue_reconciler_last_run_timestamp";
+/// Deliveries of providers that were taken, by `result`: `accepted`, `unsigned`, `malformed`.
+pub const WEBHOOKS: &str = "segue_payment_webhooks_total";
+/// Disputes that a provider told of.
+pub const DISPUTES: &str = "segue_payment_disputes_total";
 
 /// Log lines left out because the writer was behind.
 pub const LOG_DROPPED: &str = "segue_log_dropped_total";
@@ -178,6 +221,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, CONNECTIONS_OPENED, "Connections by the protocol their peer spoke: http1 or h2."),
     (Kind::Counter, TLS_HANDSHAKES, "TLS handshakes by outcome."),
     (Kind::Counter, TLS_RELOADS, "Attempts to read the certificate again, by outcome: changed or failed."),
+    (Kind::Counter, KEY_RELOADS, "Attempts to take new signing keys, by outcome: changed or failed."),
     (Kind::Gauge, TLS_NOT_AFTER, "When the certificate expires, in seconds since 1970."),
     (Kind::Gauge, BLOCKS, "Tracks that are blocked, private or deleted."),
     (Kind::Gauge, BLOCKS_AGE, "Seconds since the origin last learned which tracks are blocked."),
@@ -202,6 +246,10 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, TRANSCODE_PLAYABLE, "Seconds until the first rung of a new track could be played."),
     (Kind::Counter, CALLBACKS, "Tries to deliver a callback, by outcome: delivered or failed."),
     (Kind::Gauge, CALLBACKS_WAITING, "Callbacks that wait to be delivered."),
+    (Kind::Counter, MAILS, "Tries to send a mail, by outcome: sent or failed."),
+    (Kind::Gauge, MAILS_WAITING, "Mails that wait to be sent."),
+    (Kind::Counter, LOGINS, "Tries to log in, by outcome: ok, refused or throttled."),
+    (Kind::Counter, RATE_LIMITED, "Requests refused because a limit was used up, by limit."),
     (Kind::Counter, UPLOAD_BYTES, "Bytes of uploads taken from senders."),
     (Kind::Counter, UPLOADS, "Uploads that became ready or ended, by outcome."),
     (Kind::Counter, UPLOADS_REFUSED, "Uploads refused, by reason."),
@@ -216,6 +264,29 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, CMCD_MEASURED, "CMCD mtp: throughput the player measured."),
     (Kind::Histogram, CMCD_BITRATE, "CMCD br: encoded bitrate of the object."),
     (Kind::Histogram, CMCD_REQUESTED, "CMCD rtp: the most throughput the player has use for."),
+    (
+        Kind::Gauge,
+        ORPHAN_REFUNDS,
+        "Refunds of which nobody knows whether the provider has them; -1: nobody could look.",
+    ),
+    (Kind::Gauge, STUCK_ORDERS, "Orders that wait for their payment although a sweep has looked."),
+    (Kind::Gauge, STUCK_REFUNDS, "Refunds that wait although a sweep has looked."),
+    (Kind::Gauge, FAILED_TRANSFERS, "Transfers that were tried five times or given up."),
+    (Kind::Gauge, PENDING_REVERSALS, "Transfers that have to come back."),
+    (Kind::Gauge, MONEY_ALARMS, "Payments and refunds at the provider that are not what we asked for."),
+    (Kind::Gauge, TRIAL_BALANCE, "Posted debits less credits, by currency; anything but 0 is wrong."),
+    (Kind::Gauge, UNSEALED, "Journals without a seal."),
+    (Kind::Gauge, CHAIN_VALID, "1 when every seal and balance was what the postings say, at the last look."),
+    (Kind::Counter, SWEEP_ACTIONS, "What sweeps moved on, by phase."),
+    (Kind::Counter, SWEEP_ORPHANS, "Refunds that no provider knew of."),
+    (Kind::Gauge, SWEEP_SECONDS, "Seconds that the last sweep took."),
+    (
+        Kind::Gauge,
+        SWEEP_LAST,
+        "When the last sweep of this process ended, in seconds since 1970; without payments now.",
+    ),
+    (Kind::Counter, WEBHOOKS, "Deliveries of providers, by result: accepted, unsigned or malformed."),
+    (Kind::Counter, DISPUTES, "Disputes that a provider told of."),
     (Kind::Counter, LOG_DROPPED, "Log lines left out: standard error was too slow, or libraries wrote too many."),
     (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
     (

@@ -308,7 +308,7 @@ fn a_peer_that_stops_reading_its_socket_is_let_go() {
     for stream in 0..50 {
         raw.frame(HEADERS, END_HEADERS | END_STREAM, 2 * stream + 1, &request_block(&bench.a("flac/00002.mp4")));
     }
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while raw.try_frame(PING, 0, 0, &[0; 8]).is_ok() {
         assert!(std::time::Instant::now() < deadline, "still connected");
         std::thread::sleep(Duration::from_millis(50));

@@ -353,16 +353,16 @@ fn readiness_says_why_not() {
 
 /// A collector: an OTLP/HTTP receiver that keeps what it is sent.
 #[cfg(feature = "otel")]
-mod spans {
+pub(crate) mod spans {
     use super::*;
 
-    struct Collector {
+    pub(crate) struct Collector {
         address: SocketAddr,
         bodies: Arc<Mutex<Vec<Vec<u8>>>>,
     }
 
     impl Collector {
-        fn start() -> Collector {
+        pub(crate) fn start() -> Collector {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let bodies = Arc::new(Mutex::new(vec![]));
@@ -392,11 +392,17 @@ mod spans {
             Collector { address, bodies }
         }
 
-        fn url(&self) -> String {
+        pub(crate) fn url(&self) -> String {
             format!("http://{}", self.address)
         }
 
-        fn spans(&self) -> Vec<Span> {
+        /// Whether any span carries this text, anywhere.
+        pub(crate) fn carries(&self, text: &str) -> bool {
+            let bodies = self.bodies.lock().unwrap();
+            bodies.iter().any(|body| body.windows(text.len()).any(|part| part == text.as_bytes()))
+        }
+
+        pub(crate) fn spans(&self) -> Vec<Span> {
             let bodies = self.bodies.lock().unwrap();
             let spans = |body: &Vec<u8>| {
                 let scopes = fields(body, 1).flat_map(|resource| fields(resource, 2));
@@ -408,11 +414,11 @@ mod spans {
 
     /// What we look at of `opentelemetry.proto.trace.v1.Span`.
     #[derive(Debug)]
-    struct Span {
+    pub(crate) struct Span {
         trace: String,
         id: String,
         parent: String,
-        name: String,
+        pub(crate) name: String,
         kind: u64,
         attributes: BTreeMap<String, String>,
     }

@@ -15,7 +15,7 @@ use segue::base::secret::Secret;
 use segue::base::{Error, Kind, crash, hex};
 use segue::providers::hyperswitch::Hyperswitch;
 use segue::providers::stripe::Stripe;
-use segue::providers::{Account, Answer, Sent, Transport};
+use segue::providers::wire::{Account, Answer, Sent, Transport};
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha512};
 
@@ -106,7 +106,7 @@ pub(super) struct World {
     pub(super) whims: Option<(Random, usize)>,
     /// What was asked: method and path.
     pub(super) asked: Vec<String>,
-    late: Vec<(String, String, Option<String>, String)>,
+    late: Vec<(u64, String, String, Option<String>, String)>,
     /// What new refunds are at first: `pending`, `succeeded`, `review` …
     pub(super) refunds_are: String,
     clock: Clock,
@@ -158,7 +158,7 @@ impl World {
         match mood {
             Mood::Deaf => None,
             Mood::Late if method == "POST" => {
-                self.late.push((method.into(), target.into(), key.clone(), body.into()));
+                self.late.push((self.clock.unix_s(), method.into(), target.into(), key.clone(), body.into()));
                 None
             }
             Mood::Late => None,
@@ -187,9 +187,12 @@ impl World {
         }
     }
 
-    /// Requests that were late arrive now.
+    /// Requests that were late arrive now, unless they were on their way for longer than any network keeps them.
     pub(super) fn land(&mut self) {
-        for (method, target, key, body) in std::mem::take(&mut self.late) {
+        for (sent_s, method, target, key, body) in std::mem::take(&mut self.late) {
+            if self.clock.unix_s() > sent_s + 3_600 {
+                continue;
+            }
             self.act(&method, &target, key.as_deref(), &body, false);
         }
     }
@@ -334,6 +337,19 @@ impl World {
                 }
                 self.refunds.insert(id.clone(), refund);
                 self.show_refund(&id)
+            }
+            ("POST", ["refunds", "list"]) => {
+                let (from, to) = (text("start_time"), text("end_time"));
+                let made = |refund: &&Refund| {
+                    let at = rfc3339(refund.created_s as i64 * 1_000_000);
+                    at >= from && at < to
+                };
+                let offset = value["offset"].as_u64().unwrap() as usize;
+                let ids: Vec<String> =
+                    self.refunds.iter().filter(|(_, refund)| made(refund)).map(|(id, _)| id.clone()).collect();
+                let page = ids.iter().skip(offset).take(value["limit"].as_u64().unwrap() as usize);
+                let data: Vec<Value> = page.filter_map(|id| Some(self.show_refund(id)?.1)).collect();
+                Some((200, json!({ "count": data.len(), "total_count": ids.len(), "data": data })))
             }
             ("GET", ["refunds", id]) if self.refunds.contains_key(*id) => self.show_refund(id),
             ("GET", _) => missing(),

@@ -12,6 +12,7 @@ use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
 use segue::db::refunds::{By, Refund, Requested};
 use segue::db::subscriptions::Plan;
+use segue::db::tracks::has_licence;
 use segue::db::transfers::Transfer;
 use segue::jobs::backoff::Backoff;
 use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatus, Terms};
@@ -47,6 +48,7 @@ const CASES: &[Case] = cases![around whole:
     a_reversal_ends_whatever_it_finds,
     a_transfer_in_flight_is_taken_back_when_it_lands,
     debts_are_paid_by_later_sales,
+    a_comparison_finds_what_nobody_told,
     subscriptions_let_in_whoever_paid,
     webhooks_are_logged_and_believed_only_as_hints,
     products_are_changed_by_their_sellers,
@@ -223,6 +225,11 @@ impl Shop {
         licences.into_iter().map(|licence| licence.revoked_us.is_none()).collect()
     }
 
+    async fn may_hear(&self, product: &Product) -> bool {
+        let track = product.track.as_ref().unwrap().parse().unwrap();
+        has_licence(&mut self.db().begin_read().await.unwrap(), "usr_buyer", track).await.unwrap()
+    }
+
     /// The transfer of a seller's latest order, made.
     async fn transferred(&self, seller: &str) -> Transfer {
         assert!(self.payments.transfer_due().await.unwrap() > 0);
@@ -256,6 +263,7 @@ async fn a_purchase_is_licensed_and_passed_on(db: Db) {
     let paid = shop.order(&order.id).await;
     assert_eq!((paid.status, paid.paid_us), (OrderStatus::Paid, Some(shop.now_us())));
     assert_eq!(shop.licences().await, [true, true]);
+    assert!(shop.may_hear(&a).await && shop.may_hear(&b).await);
     // 10 % of 333 are 33.3: the largest remainder is the seller's.
     assert_eq!((shop.balance("a").await, shop.balance("b").await), ((900, 0, 0), (300, 0, 0)));
     assert_eq!(shop.on_account("psp:clearing:USD").await, 1333);
@@ -442,27 +450,29 @@ async fn a_refund_takes_everything_back(db: Db) {
     let shop = Shop::new(&db);
     let (a, b) = (shop.product("a", 1000).await, shop.product("b", 500).await);
     let order = shop.paid(&[&a, &b]).await;
-    shop.payments.options.backoff.delay_us(1);
+    let other = shop.paid(&[&b]).await;
     let refund = shop.refunding(&order.id).await;
     assert_eq!((refund.status, refund.known_us.is_some()), (RefundStatus::Pending, true));
     assert_eq!(shop.order(&order.id).await.status, OrderStatus::RefundPending);
     assert_eq!(shop.balance("a").await, (900, 900, 0), "reserved, not taken");
-    assert_eq!(shop.licences().await, [true, true], "until the money is back");
-    // Nobody is paid while a refund is open.
+    assert_eq!(shop.licences().await, [true; 3], "until the money is back");
+    // Nobody is paid for an order while its refund is open.
     shop.payments.transfer_due().await.unwrap();
-    assert!(shop.world.with(|world| world.transfers.is_empty()));
+    let paid = shop.world.with(|world| world.transfers.values().map(|t| t.group.clone()).collect::<Vec<_>>());
+    assert_eq!(paid, [format!("order_{}", other.id)]);
     shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
     assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
     let after = shop.order(&order.id).await;
     assert_eq!((after.status, after.refunded_us), (OrderStatus::Refunded, Some(shop.now_us())));
-    assert_eq!(shop.licences().await, [false, false]);
+    assert_eq!(shop.licences().await, [true, false, false]);
+    assert!(!shop.may_hear(&a).await && shop.may_hear(&b).await, "bought twice, given back once");
     for seller in ["a", "b"] {
         assert_eq!(shop.balance(seller).await, (0, 0, 0));
-        assert_eq!(shop.transfer_of(seller).await.status, TransferStatus::PermanentlyFailed);
+        let of =
+            shop.db().transfers(seller, None, 10).await.unwrap().into_iter().find(|t| t.order == order.id).unwrap();
+        assert_eq!(of.status, TransferStatus::PermanentlyFailed);
     }
-    for account in ["psp:clearing:USD", "platform:fees:USD"] {
-        assert_eq!(shop.on_account(account).await, 0, "{account}");
-    }
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.on_account("platform:fees:USD").await), (50, -50));
     shop.clock.advance(7200);
     let again = (shop.db().refund(&refund.id).await.unwrap(), shop.order(&order.id).await);
     assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Nothing);
@@ -818,6 +828,47 @@ async fn debts_are_paid_by_later_sales(db: Db) {
     shop.transferred("a").await;
 }
 
+async fn a_comparison_finds_what_nobody_told(db: Db) {
+    const HOUR: i64 = 3_600_000_000;
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let (late, refunded, lost) =
+        (shop.paid(&[&product]).await, shop.paid(&[&product]).await, shop.paid(&[&product]).await);
+    let failed = shop.ordered(&[&product]).await;
+    shop.world.with(|world| world.pay(&failed.payment.id, "failed"));
+    shop.payments.look_at_payment(&failed.payment.id).await.unwrap();
+    // A refund that was given up arrives after all, another one succeeds, a failed payment is paid; no webhook tells.
+    shop.world.with(|world| world.script.push_back(Mood::Late));
+    let given_up = shop.refunding(&late.id).await;
+    let known = shop.refunding(&refunded.id).await;
+    shop.clock.advance(5 * 60 + 1);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.db().refund(&given_up.id).await.unwrap().unwrap().status, RefundStatus::Failed);
+    shop.world.with(|world| {
+        world.land();
+        for refund in [&given_up, &known] {
+            world.settle_refund(refund.id.as_str(), "succeeded");
+        }
+        world.pay(&failed.payment.id, "succeeded");
+        // And the provider has lost one, and has one that is not ours.
+        let payment = world.payments.remove(&lost.payment.id).unwrap();
+        world.payments.insert("pay_somebody_elses_1234567890a".into(), payment);
+    });
+    shop.clock.advance(2 * 3600);
+    let day = |hours: i64| shop.payments.compare(shop.now_us() - hours * HOUR, shop.now_us());
+    let compared = day(24).await.unwrap();
+    assert_eq!((compared.looked, compared.moved, compared.strange, compared.missing), (6, 3, 1, 1));
+    for (order, status) in
+        [(&late, OrderStatus::Refunded), (&refunded, OrderStatus::Refunded), (&failed, OrderStatus::Paid)]
+    {
+        assert_eq!(shop.order(&order.id).await.status, status);
+    }
+    assert_eq!(day(24).await.unwrap().moved, 0);
+    assert_eq!(day(1).await.unwrap().looked, 0, "only of that time");
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    assert!(day(24).await.is_err());
+}
+
 async fn subscriptions_let_in_whoever_paid(db: Db) {
     let mut shop = Shop::new(&db);
     let join = async |shop: &Shop, who: &str, plan: &str, key: &str| {
@@ -928,9 +979,13 @@ async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {
         r#"{"event_id":"e","event_type":"invented","content":{"object":{"payment_id":"\u0000"}}}"#,
     ] {
         let signature = signed_512(body, HYPERSWITCH_SECRET);
-        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+        let expected = if body == "not json" { Received::Malformed } else { Received::Accepted };
+        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, expected);
     }
-    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 4);
+    let lost = r#"{"event_id":"e2","event_type":"refund_succeeded","content":{"object":{"payment_id":"pay_1"}}}"#;
+    let signature = signed_512(lost, HYPERSWITCH_SECRET);
+    assert_eq!(shop.receive(lost, Some(&signature), Sender::Hyperswitch).await, Received::Malformed);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 5);
     assert_eq!(shop.receive("\0 \u{1f4a9}", None, Sender::Hyperswitch).await, Received::Unsigned);
     // Stripe: somebody took a transfer of a refunded order back.
     let transfer = to_come_back(&shop, &product).await;

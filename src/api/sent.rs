@@ -1,0 +1,69 @@
+//! JSON that was sent: of the right type, short enough, and with the fields that are known here and no others.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// The largest body, in bytes: forms of people have some hundreds.
+const BYTES_MAX: usize = 64 << 10;
+
+/// A JSON body. Types say `deny_unknown_fields`: nobody sets what nobody reads (ASVS 15.3.3).
+#[derive(Debug)]
+pub(super) struct Sent<T>(pub(super) T);
+
+/// The same, or nothing at all.
+#[derive(Debug)]
+pub(super) struct SentOrNot<T>(pub(super) Option<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, _: &S) -> Result<Sent<T>, Problem> {
+        let (head, bytes) = read(request).await?;
+        decode(&head, &bytes).map(Sent)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for SentOrNot<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, _: &S) -> Result<SentOrNot<T>, Problem> {
+        let (head, bytes) = read(request).await?;
+        Ok(SentOrNot(if bytes.is_empty() { None } else { Some(decode(&head, &bytes)?) }))
+    }
+}
+
+async fn read(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
+    let (head, body) = request.into_parts();
+    let read = Limited::new(body, BYTES_MAX).collect().await.map_err(|cause| match cause.is::<LengthLimitError>() {
+        true => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "The body is too large",
+            format!("send at most {BYTES_MAX} bytes"),
+        ),
+        false => invalid("it broke off".into()),
+    })?;
+    Ok((head.headers, read.to_bytes()))
+}
+
+/// Only what a page cannot send to another site without being asked: not a form (ASVS 3.5.2).
+fn decode<T: DeserializeOwned>(head: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
+    let said = head.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = said.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-type",
+            "The body is of a type that is not read here",
+            "send Content-Type: application/json",
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(|cause| invalid(cause.to_string()))
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail)
+}

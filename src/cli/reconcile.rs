@@ -1,0 +1,51 @@
+//! `segue reconcile`: one sweep over everything that is open, beside the servers.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::jobs::beside_with;
+use super::{Settings, say};
+use crate::app;
+use crate::base::{Error, Result};
+
+/// Look at every payment and refund that is open for too long, and believe what the provider has.
+#[derive(Args, Debug)]
+#[command(after_help = "Safe to run at any time: what was swept before is not changed again.")]
+pub(super) struct ReconcileArgs {
+    /// One sweep; servers sweep every payments.sweep_s by themselves.
+    #[arg(long, required = true)]
+    once: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(args: &ReconcileArgs) -> Result<ExitCode> {
+    beside_with(&args.settings, async |config, db| {
+        let payments = app::payments::payments(config, &db);
+        if payments.hyperswitch.is_none() {
+            return Err(Error::usage("there is no provider to ask; set payments.enabled to true, and its keys"));
+        }
+        let swept = payments.sweep().await?;
+        if args.json {
+            say(json!(swept));
+        } else {
+            for (what, phase) in
+                [("payments", swept.payments), ("refunds", swept.refunds), ("orphan refunds", swept.orphans)]
+            {
+                say(format!("{what}: {} looked at, {} moved, {} not read", phase.looked, phase.moved, phase.unread));
+            }
+            say(format!("subscriptions: {} ended", swept.subscriptions));
+        }
+        match swept.payments.unread + swept.refunds.unread + swept.orphans.unread {
+            0 => Ok(()),
+            unread => Err(Error::internal(format!(
+                "{unread} rows could not be looked at: the provider did not answer; they wait for the next sweep"
+            ))),
+        }
+    })
+}

@@ -1,0 +1,265 @@
+//! A shop from outside: a server, its buyers and sellers over HTTP, and providers on loopback.
+
+use std::time::{Duration, Instant};
+
+use segue::base::clock::Clock;
+use serde_json::{Value, json};
+
+use super::fakes::{
+    HYPERSWITCH_KEY, HYPERSWITCH_SECRET, Mood, STRIPE_KEY, STRIPE_SECRET, Shared, signed_256, signed_512,
+};
+use crate::support::{Server, run, said, segue};
+
+struct Site {
+    server: Server,
+    world: Shared,
+    buyer: String,
+    seller: String,
+    data: tempfile::TempDir,
+    env: Vec<(String, String)>,
+}
+
+struct Said {
+    status: u16,
+    body: Value,
+}
+
+impl Site {
+    fn start(more: &[(&str, &str)]) -> Site {
+        let data = tempfile::tempdir().unwrap();
+        let world = Shared::new(Clock::System);
+        let url = world.serve();
+        let ((buyer, one), (seller, two)) = (segue::api::keys::make(), segue::api::keys::make());
+        let keys = format!("[{{ id = \"buyer\", sha256 = \"{one}\" }}, {{ id = \"seller\", sha256 = \"{two}\" }}]");
+        let plans = "[{ id = \"pro\", title = \"Pro\", price_minor = 1190, currency = \"USD\", period_days = 30 }, \
+                     { id = \"free\", title = \"Free\", price_minor = 0, currency = \"USD\", period_days = 0 }]";
+        let mut env = vec![
+            ("SEGUE_API__KEYS", keys.as_str()),
+            ("SEGUE_PAYMENTS__ENABLED", "true"),
+            ("SEGUE_PAYMENTS__HYPERSWITCH_URL", &url),
+            ("SEGUE_PAYMENTS__HYPERSWITCH_API_KEY", HYPERSWITCH_KEY),
+            ("SEGUE_PAYMENTS__HYPERSWITCH_WEBHOOK_SECRET", HYPERSWITCH_SECRET),
+            ("SEGUE_PAYMENTS__STRIPE_URL", &url),
+            ("SEGUE_PAYMENTS__STRIPE_API_KEY", STRIPE_KEY),
+            ("SEGUE_PAYMENTS__TRANSFER_DELAY_S", "0"),
+            ("SEGUE_PAYMENTS__PLANS", plans),
+        ];
+        let secrets = format!("[\"{STRIPE_SECRET}-first\"]");
+        env.push(("SEGUE_PAYMENTS__STRIPE_WEBHOOK_SECRETS", &secrets));
+        env.extend_from_slice(more);
+        let server = Server::start(data.path(), &[], &env);
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Site { server, world, buyer, seller, data, env }
+    }
+
+    fn ask(&self, method: &str, path: &str, who: Option<&str>, key: Option<&str>, body: &Value) -> Said {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let auth = who.map(|key| format!("Bearer {key}"));
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(auth.as_deref().map(|value| ("authorization", value)));
+        headers.extend(key.map(|value| ("idempotency-key", value)));
+        self.send(method, path, &headers, body.as_bytes())
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Said {
+        let reply = crate::support::send(self.server.addr, method, path, headers, body);
+        let body = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
+        Said { status: reply.status, body }
+    }
+
+    fn get(&self, path: &str, who: &str) -> Value {
+        let said = self.ask("GET", path, Some(who), None, &Value::Null);
+        assert_eq!(said.status, 200, "{path}: {}", said.body);
+        said.body
+    }
+
+    /// Tells the server what the world has told nobody yet.
+    fn deliver(&self) {
+        while let Some(event) = self.world.with(|world| world.events.pop_front()) {
+            let body = event.to_string();
+            let said = match body.contains("evt_h") {
+                true => {
+                    let signature = signed_512(&body, HYPERSWITCH_SECRET);
+                    let headers = [("x-webhook-signature-512", signature.as_str())];
+                    self.send("POST", "/api/v1/webhooks/hyperswitch", &headers, body.as_bytes())
+                }
+                false => {
+                    let secret = format!("{STRIPE_SECRET}-first");
+                    let signature = signed_256(&body, &secret, Clock::System.unix_s());
+                    self.send("POST", "/api/v1/webhooks/stripe", &[("stripe-signature", &signature)], body.as_bytes())
+                }
+            };
+            assert_eq!(said.status, 200, "{}", said.body);
+        }
+    }
+
+    /// Waits until an order stands like that.
+    fn until(&self, path: &str, who: &str, status: &str) -> Value {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            let body = self.get(path, who);
+            if body["status"] == status {
+                return body;
+            }
+            assert!(Instant::now() < give_up, "{path} never was {status}: {body}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_shop_from_outside() {
+    let site = Site::start(&[]);
+    let (buyer, seller) = (site.buyer.as_str(), site.seller.as_str());
+    // Selling.
+    let product = json!({ "title": "First light", "currency": "USD", "preview_enabled": true,
+        "licences": [{ "kind": "personal", "price_minor": 1000 }], "images": ["https://img.test/a.jpg"] });
+    let problem = |said: &Said| said.body["type"].as_str().unwrap_or_default().to_owned();
+    let without = site.ask("POST", "/api/v1/products", Some(seller), None, &product);
+    assert_eq!((without.status, problem(&without).as_str()), (400, "/problems/idempotency-key-missing"));
+    assert_eq!(site.ask("POST", "/api/v1/products", None, Some("p"), &product).status, 401);
+    let made = site.ask("POST", "/api/v1/products", Some(seller), Some("p"), &product);
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(site.ask("POST", "/api/v1/products", Some(seller), Some("p"), &product).status, 200);
+    let id = made.body["id"].as_str().unwrap();
+    for (field, value) in [
+        ("currency", json!("usd")),
+        ("licences", json!([])),
+        ("licences", json!([{ "kind": "personal", "price_minor": 0 }])),
+        ("licences", json!([{ "kind": "odd", "price_minor": 1 }])),
+        ("images", json!(["http://img.test/a.jpg"])),
+        ("track", json!("trk_nobodys")),
+    ] {
+        let mut wrong = product.clone();
+        wrong[field] = value;
+        let said = site.ask("POST", "/api/v1/products", Some(seller), Some("w"), &wrong);
+        assert_eq!(said.status, 422, "{field}: {}", said.body);
+    }
+    assert_eq!(site.ask("GET", &format!("/api/v1/products/{id}"), None, None, &Value::Null).status, 200);
+    assert_eq!(site.ask("PATCH", &format!("/api/v1/products/{id}"), Some(buyer), None, &json!({})).status, 404);
+    let account =
+        |to: &str| site.ask("PUT", "/api/v1/sellers/me/account", Some(seller), None, &json!({ "destination": to }));
+    assert_eq!((account("nowhere").status, account("acct_1seller").status), (422, 200));
+    // Buying.
+    let wish = json!({ "items": [{ "product": id, "licence": "personal" }] });
+    let ordered = site.ask("POST", "/api/v1/orders", Some(buyer), Some("o"), &wish);
+    assert_eq!((ordered.status, ordered.body["status"].as_str()), (201, Some("pending_payment")), "{}", ordered.body);
+    let order = format!("/api/v1/orders/{}", ordered.body["id"].as_str().unwrap());
+    let payment = ordered.body["payment"]["id"].as_str().unwrap();
+    assert!(ordered.body["payment"]["client_secret"].as_str().unwrap().starts_with(payment));
+    let again = site.ask("POST", "/api/v1/orders", Some(buyer), Some("o"), &wish);
+    assert_eq!((again.status, &again.body["id"]), (200, &ordered.body["id"]));
+    let other =
+        json!({ "items": [{ "product": id, "licence": "personal" }, { "product": id, "licence": "personal" }] });
+    let reused = site.ask("POST", "/api/v1/orders", Some(buyer), Some("o"), &other);
+    assert_eq!((reused.status, problem(&reused).as_str()), (422, "/problems/idempotency-key-reused"));
+    assert_eq!(site.ask("POST", "/api/v1/orders", Some(seller), Some("o"), &wish).status, 422, "one's own");
+    // A provider that does not answer: the same request again finds out.
+    site.world.with(|world| world.script.push_back(Mood::Mute));
+    let silent = site.ask("POST", "/api/v1/orders", Some(buyer), Some("s"), &wish);
+    assert_eq!((silent.status, problem(&silent).as_str()), (503, "/problems/provider-silent"));
+    assert_eq!(site.ask("POST", "/api/v1/orders", Some(buyer), Some("s"), &wish).status, 200);
+    // Paying, and what the webhook does.
+    site.world.with(|world| world.pay(payment, "succeeded"));
+    site.deliver();
+    let paid = site.until(&order, buyer, "paid");
+    assert_eq!(paid["payment"]["client_secret"], Value::Null);
+    assert_eq!(site.get("/api/v1/licences", buyer)["items"][0]["revoked"], Value::Null);
+    let balances = site.get("/api/v1/sellers/me/balance", seller);
+    assert_eq!(balances["balances"][0]["payable_minor"], 850, "15 % are ours");
+    let sold = site.get(&order, seller);
+    assert_eq!((&sold["buyer"], &sold["items"][0]["seller_minor"]), (&Value::Null, &json!(850)));
+    assert_eq!(site.get("/api/v1/sellers/me/transfers", seller)["items"][0]["status"], "pending");
+    for odd in ["/api/v1/licences?before=x%00", "/api/v1/products?track=%00", "/api/v1/orders?before=ord_1"] {
+        assert_eq!(site.ask("GET", odd, Some(buyer), None, &Value::Null).status, 404, "{odd}");
+    }
+    // Giving back.
+    let refund =
+        |who: &str, key: &str| site.ask("POST", &format!("{order}/refund"), Some(who), Some(key), &Value::Null);
+    let asked = refund(buyer, "r");
+    assert_eq!((asked.status, asked.body["status"].as_str()), (202, Some("pending")), "{}", asked.body);
+    assert_eq!(refund(buyer, "r").status, 200);
+    let twice = refund(buyer, "r2");
+    assert_eq!((twice.status, problem(&twice).as_str()), (409, "/problems/refund-already-requested"));
+    assert_eq!(site.get(&order, buyer)["status"], "refund_pending");
+    site.world.with(|world| world.settle_refund(asked.body["id"].as_str().unwrap(), "succeeded"));
+    site.deliver();
+    let refunded = site.until(&order, buyer, "refunded");
+    assert_eq!(refunded["refunds"][0]["status"], "succeeded");
+    assert_ne!(site.get("/api/v1/licences", buyer)["items"][0]["revoked"], Value::Null);
+    // Subscribing.
+    let join = |plan: &str, key: &str| {
+        site.ask("POST", "/api/v1/subscriptions", Some(buyer), Some(key), &json!({ "plan": plan }))
+    };
+    assert_eq!(join("none", "n").status, 422);
+    let joined = join("pro", "j");
+    assert_eq!((joined.status, joined.body["status"].as_str()), (201, Some("pending_payment")), "{}", joined.body);
+    let subscription = format!("/api/v1/subscriptions/{}", joined.body["id"].as_str().unwrap());
+    let complete = |who: &str| site.ask("POST", &format!("{subscription}/complete"), Some(who), None, &Value::Null);
+    assert_eq!(complete(buyer).body["payment"], joined.body["payment"]);
+    assert_eq!((complete(seller).status, join("free", "f").status), (404, 409));
+    let access = |who: &str| {
+        let said = site.ask("GET", "/api/v1/subscriptions/access", Some(who), None, &Value::Null);
+        (said.status, problem(&said))
+    };
+    assert_eq!(access(buyer), (403, "/problems/payment-incomplete".to_owned()));
+    assert_eq!(access(seller), (403, "/problems/upgrade-needed".to_owned()));
+    site.world.with(|world| world.pay(joined.body["payment"]["id"].as_str().unwrap(), "succeeded"));
+    site.deliver();
+    let active = site.until(&subscription, buyer, "active");
+    assert_eq!(active["invoices"][0]["status"], "paid");
+    assert_eq!(access(buyer).0, 204);
+    assert_eq!(complete(buyer).status, 409);
+    // Nobody who is no admin sees the books; the command beside the server does.
+    assert_eq!(site.ask("GET", "/api/v1/admin/ledger", Some(buyer), None, &Value::Null).status, 403);
+    let data = site.data.path().to_str().unwrap();
+    let verified = run(["ledger", "verify", "--data", data]);
+    assert!(verified.status.success(), "{}", said(&verified));
+    let envs = site.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let swept = segue().args(["reconcile", "--once", "--json", "--data", data]).envs(envs).output().unwrap();
+    assert!(swept.status.success(), "{}", said(&swept));
+    let swept: Value = serde_json::from_slice(&swept.stdout).unwrap();
+    assert_eq!(swept["payments"], json!({ "looked": 0, "moved": 0, "unread": 0 }));
+}
+
+#[test]
+fn webhooks_from_outside() {
+    let site = Site::start(&[]);
+    let path = "/api/v1/webhooks/hyperswitch";
+    let post = |path: &str, body: &[u8], signature: Option<&str>| {
+        let headers: Vec<_> = signature.map(|text| ("x-webhook-signature-512", text)).into_iter().collect();
+        site.send("POST", path, &headers, body).status
+    };
+    let event =
+        r#"{"event_id":"evt_1","event_type":"payment_succeeded","content":{"object":{"payment_id":"pay_none"}}}"#;
+    let good = signed_512(event, HYPERSWITCH_SECRET);
+    assert_eq!(post(path, event.as_bytes(), Some(&good)), 200, "of a payment that is not ours");
+    assert_eq!(post("/webhooks/hyperswitch", event.as_bytes(), Some(&good)), 200, "the address that people know");
+    assert_eq!(post(path, event.as_bytes(), None), 401);
+    assert_eq!(post(path, event.replace("pay_none", "pay_nine").as_bytes(), Some(&good)), 401);
+    assert_eq!(post(path, b"not json", Some(&signed_512("not json", HYPERSWITCH_SECRET))), 400);
+    let no_id = r#"{"event_type":"refund_succeeded","content":{"object":{}}}"#;
+    assert_eq!(post(path, no_id.as_bytes(), Some(&signed_512(no_id, HYPERSWITCH_SECRET))), 400);
+    let most = "x".repeat(256 << 10);
+    assert_eq!(post(path, most.as_bytes(), None), 401);
+    let more = format!("{most}x");
+    assert_eq!(post(path, more.as_bytes(), Some(&signed_512(&more, HYPERSWITCH_SECRET))), 413);
+    // Every delivery is logged but the one that was too large; of strangers' only the beginning is kept.
+    let file = site.data.path().join("segue.db");
+    let sql = "select count(*), sum(signature_valid), max(length(payload)), count(source_ip), count(request_id) from webhook_delivery";
+    let read = std::process::Command::new("sqlite3").arg(file).arg(sql).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), "7|4|4096|7|7");
+}
+
+#[test]
+fn without_a_provider_nothing_is_sold_and_nothing_is_given_away() {
+    let site = Site::start(&[("SEGUE_PAYMENTS__ENABLED", "false")]);
+    let ask = |path: &str, body: Value| site.ask("POST", path, Some(&site.buyer), Some("k"), &body).status;
+    assert_eq!(ask("/api/v1/orders", json!({ "items": [] })), 503);
+    assert_eq!(ask("/api/v1/subscriptions", json!({ "plan": "pro" })), 503);
+    assert_eq!(ask("/api/v1/subscriptions", json!({ "plan": "free" })), 201);
+    assert_eq!(site.send("POST", "/webhooks/hyperswitch", &[], b"{}").status, 401);
+    let swept = run(["reconcile", "--once", "--data", site.data.path().to_str().unwrap()]);
+    assert_eq!(swept.status.code(), Some(2));
+    assert!(said(&swept).contains("payments.enabled"), "{}", said(&swept));
+}
