@@ -22,7 +22,8 @@ fn known_and_unknown_addresses_are_answered_in_the_same_words() {
     let site = Site::embedded();
     let api = site.serve();
     api.member("known@example.org");
-    let asks: [(&str, fn(&str) -> Value); 3] = [
+    type Ask = (&'static str, fn(&str) -> Value);
+    let asks: [Ask; 3] = [
         ("auth/login", |email| json!({ "email": email, "password": "not the password" })),
         ("auth/register", |email| json!({ "email": email, "password": "another good pass phrase" })),
         ("auth/password/reset-request", |email| json!({ "email": email })),

@@ -243,7 +243,8 @@ fn what_the_provider_did_not_say_to_us_now_logs_nobody_in() {
         .with("SEGUE_AUTH__PROVIDERS", &fake.settings())
         .with("SEGUE_AUTH__RETURN_TO", "[\"https://app.example.org/\"]");
     let api = site.serve();
-    let wrong: [(&str, fn(&mut Given)); 9] = [
+    type Wrong = (&'static str, fn(&mut Given));
+    let wrong: [Wrong; 9] = [
         ("another key", |given| given.honest = false),
         ("another issuer", |given| given.claims["iss"] = json!("https://evil.example")),
         ("another audience", |given| given.claims["aud"] = json!("somebody else")),
