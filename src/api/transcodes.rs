@@ -177,7 +177,7 @@ async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, heade
     let wish = wish(&queue, &caller, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
-    let enqueued = enqueue(&queue, &client, &wish.0, &new).await?;
+    let enqueued = enqueue(&queue, &caller, &wish.0, &new).await?;
     let (status, id) = match enqueued {
         Enqueued::New(id) => (StatusCode::ACCEPTED, id),
         Enqueued::Known(id) => (StatusCode::OK, id),
@@ -198,7 +198,13 @@ async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, heade
 
 /// Enqueues in one transaction with the look at the upload, which nobody removes in between, and at the track, which is
 /// the caller's from now on if it was nobody's.
-async fn enqueue(queue: &Queue, client: &str, wish: &Wish, new: &NewJob) -> std::result::Result<Enqueued, Problem> {
+async fn enqueue(
+    queue: &Queue,
+    caller: &Principal,
+    wish: &Wish,
+    new: &NewJob,
+) -> std::result::Result<Enqueued, Problem> {
+    let client = caller.subject.as_str();
     let mut tx = queue.db.begin().await?;
     let now_us = queue.clock.unix_us();
     let upload = match wish.upload() {
@@ -210,7 +216,7 @@ async fn enqueue(queue: &Queue, client: &str, wish: &Wish, new: &NewJob) -> std:
         None => None,
     };
     // A program of the operator may make a version of what the operator published; another owner's track is not there.
-    let whose = (client, true);
+    let whose = (client, caller.user.is_none());
     if !db::tracks::claim(&mut tx, (wish.track, &wish.title), whose, queue.backend, now_us).await? {
         return Err(Problem::not_found());
     }
