@@ -8,21 +8,21 @@
 
 FROM debian:bookworm-slim AS toolchain
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PATH=/usr/local/cargo/bin:$PATH
 WORKDIR /src
 # The same set-up as on a developer's machine, before the sources: a layer that stays while only they change.
 COPY Cargo.toml ./
 COPY .ci/setup .ci/setup
 RUN .ci/setup build && rm -rf /var/lib/apt/lists/*
-ENV PATH=/root/.cargo/bin:$PATH
 COPY . .
 
 FROM toolchain AS build-origin
-RUN --mount=type=cache,target=/root/.cargo/registry --mount=type=cache,target=/src/target,id=segue-origin \
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=segue-target \
     cargo build --release --locked --bin segue --no-default-features --features s3,otel \
     && install -D target/release/segue /out/segue
 
 FROM toolchain AS build-full
-RUN --mount=type=cache,target=/root/.cargo/registry --mount=type=cache,target=/src/target,id=segue-full \
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=segue-target \
     cargo build --release --locked --bin segue && install -D target/release/segue /out/segue
 
 # ── what both run on ──

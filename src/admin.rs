@@ -153,7 +153,10 @@ async fn observe(request: Request, next: Next) -> Response {
     seconds.record_duration(took);
     metrics::counter!(telemetry::CONTROL_STATEMENTS, "route" => route.to_owned()).increment(u64::from(statements));
     if status.as_u16() >= 400 {
-        response.headers_mut().insert(request_id::X_REQUEST_ID, request_id::value(&id));
+        let headers = response.headers_mut();
+        headers.insert(request_id::X_REQUEST_ID, request_id::value(&id));
+        // axum's own refusals, of a path that is no UTF-8 say, name no cache; nobody shall keep them.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     if access::wants(status.as_u16()) {
         let body_bytes = response.body().size_hint().exact().unwrap_or(0);

@@ -66,7 +66,7 @@ pub fn callbacks(data: &[u8]) {
     assert!(!verifies(&secret("forged"), id, time_s, body) || words == "forged", "{text:?} by a stranger");
 }
 
-/// What may be an API key, one a line: nobody is named but by the key that there is.
+/// Whatever is shown as a key of the API: read in one way only, and nobody's but the one that was made.
 pub fn keys(data: &[u8]) {
     thread_local! {
         static MADE: (String, Keys) = {
@@ -75,17 +75,29 @@ pub fn keys(data: &[u8]) {
             (key, keys)
         };
     }
+    let whose = |keys: &Keys, text: &str| {
+        api_key::decode(text).and_then(|presented| keys.whose(&presented.sha256).map(str::to_owned))
+    };
     MADE.with(|(key, keys)| {
-        let named = |text: &str| keys.whose(&api_key::decode(text)?.sha256);
         for line in data.split(|byte| *byte == b'\n').take(8) {
-            let text = String::from_utf8_lossy(line);
-            assert_eq!(named(&text), None, "nobody can guess {text:?}");
+            let Ok(text) = std::str::from_utf8(line) else { continue };
+            assert_eq!(whose(keys, text), None, "nobody can guess {text:?}");
+            if let Some(read) = api_key::decode(text) {
+                assert!(
+                    api_key::is_meant(text) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                );
+                assert_eq!(read.sha256, digest::digest(&digest::SHA256, line).as_ref());
+            }
         }
-        assert_eq!(named(key), Some("made"));
+        // Ours opens; changed in any place, cut or longer it does not.
+        assert_eq!(whose(keys, key).as_deref(), Some("made"));
         let at = data.iter().map(|byte| usize::from(*byte)).sum::<usize>() % key.len();
         let mut forged = key.clone().into_bytes();
         forged[at] = if forged[at] == b'a' { b'b' } else { b'a' };
-        assert_eq!(named(&String::from_utf8(forged).expect("ASCII")), None, "changed at {at}");
+        let forged = String::from_utf8(forged).expect("ASCII");
+        for wrong in [forged.as_str(), &key[..at], &format!("{key}a"), &format!("{key} ")] {
+            assert_eq!(whose(keys, wrong), None, "changed at {at}: {wrong:?}");
+        }
     });
 }
 

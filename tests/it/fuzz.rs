@@ -104,7 +104,7 @@ fn wishes() -> Vec<Vec<u8>> {
         let (ladder, video) = Wish::plans(choice);
         let track = segue::base::id::TrackId::decode("trk_x").unwrap();
         let (source, callback) = (source.to_owned(), callback.map(str::to_owned));
-        Wish { source, track, title: "Song".into(), ladder, video, preview_start_ms: None, callback }
+        Wish { source, track, title: "Song".into(), ladder, video, callback, preview_start_ms: None }
             .encode()
             .into_bytes()
     };

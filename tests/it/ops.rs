@@ -191,3 +191,10 @@ fn every_test_that_the_threat_model_names_is_one() {
         assert!(root().join(format!("fuzz/fuzz_targets/{target}.rs")).exists(), "{target}");
     }
 }
+
+/// Each is the work of strangers that is compiled, trusted and kept up to date. Who adds some raises the number, and says why.
+#[test]
+fn the_number_of_dependencies_is_watched() {
+    let crates = read("Cargo.lock").matches("[[package]]\n").count();
+    assert!((100..=500).contains(&crates), "Cargo.lock has {crates} crates");
+}

@@ -280,6 +280,8 @@ fn check_settings(settings: &str, workload: &Value) {
             "database-url" => "postgres://segue:hush@db.example.com:5432/segue".to_owned(),
             "api-keys" => format!("[{{ id = \"ci\", sha256 = \"{}\" }}]", "0".repeat(64)),
             "callback-secrets" => "0123456789abcdef0123456789abcdef".to_owned(),
+            "auth-secrets" => "fedcba9876543210fedcba9876543210".to_owned(),
+            "mail-smtp" => "smtps://segue:hush@mail.example.com:465".to_owned(),
             _ => "hush-hush".to_owned(),
         };
         let path = dir.path().join(secret);
