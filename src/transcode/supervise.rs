@@ -35,6 +35,8 @@ pub(super) fn attempt(
     let started = Instant::now();
     let wall = options.limits.wall(plan.input_bytes);
     let mut last_event = None;
+    // From when on it could have given its first samples, and how long it had waited for a core by then.
+    let (mut since, mut excused) = (started, Duration::ZERO);
     loop {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Cancelled, "cancelled"));
@@ -42,8 +44,18 @@ pub(super) fn attempt(
         if let Some(error) = source.failure() {
             return Err(error);
         }
-        check_time(plan, &options.limits, started, wall, last_event, source.arriving_since())
-            .map_err(|late| running.starved(plan).filter(|_| started.elapsed() <= wall).unwrap_or(late))?;
+        let times = (started, since);
+        if let Err(late) = check_time(plan, &options.limits, times, wall, last_event, source.arriving_since()) {
+            let in_time = started.elapsed() <= wall;
+            // A machine that is too busy to run it says nothing about the input.
+            let waited = running.waited_for_a_core();
+            if in_time && waited.saturating_sub(excused) >= last_event.unwrap_or(since).elapsed() / 4 {
+                (since, excused) = (Instant::now(), waited);
+                last_event = last_event.map(|_| since);
+                continue;
+            }
+            return Err(running.starved(plan).filter(|_| in_time).unwrap_or(late));
+        }
         running.check_memory(plan, options.limits.resident_bytes_max)?;
         // 50 ms: how soon a cancelled attempt ends.
         match running.events.recv_timeout(Duration::from_millis(50)) {
@@ -103,7 +115,7 @@ fn warn_of_gaps(report: &Report) {
 fn check_time(
     plan: &Plan,
     limits: &Limits,
-    started: Instant,
+    (started, first): (Instant, Instant),
     wall: Duration,
     last_event: Option<Instant>,
     arriving: Option<Instant>,
@@ -124,7 +136,7 @@ fn check_time(
     let since = |at: Instant| arriving.map_or(at, |arrived| arrived.max(at)).elapsed().as_secs();
     match last_event {
         // Broken files make decoders search for ever without an error (seen once in 2000 starts).
-        None if since(started) > limits.first_sample_s => {
+        None if since(first) > limits.first_sample_s => {
             let most = limits.first_sample_s;
             let what = if plan.video.is_some() { "picture" } else { "audio" };
             late(format!("no {what} could be decoded within {most} s"))
@@ -202,6 +214,17 @@ impl Running {
             true => Err(out_of_memory(plan, most)),
             false => Ok(()),
         }
+    }
+
+    /// How long the thread that waited longest has stood in line for a core; zero where the kernel does not say.
+    fn waited_for_a_core(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        // The second field of schedstat, in nanoseconds (Documentation/scheduler/sched-stats.rst).
+        let waited = tasks.filter_map(|task| {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split(' ').nth(1)?.parse().ok()
+        });
+        Duration::from_nanos(waited.max().unwrap_or(0))
     }
 
     /// Why a child stands still that has most of the address space it may have: a thread that cannot be started for
