@@ -125,6 +125,14 @@ fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
         let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in all.into_iter().flatten() {
+            // Every refusal is a problem, also where a route only says which.
+            for (status, response) in &mut operation.responses.responses {
+                if let (RefOr::T(response), true) = (response, status.starts_with(['4', '5'])) {
+                    let content = std::mem::take(&mut response.content);
+                    let named = content.into_iter().map(|(_, content)| ("application/problem+json".into(), content));
+                    response.content = named.collect();
+                }
+            }
             for (status, response) in &refused {
                 operation.responses.responses.entry(status.clone()).or_insert_with(|| response.clone());
             }

@@ -694,7 +694,7 @@ fn the_api_takes_a_job_and_tells_how_it_goes() {
         assert_eq!(reply.header("cache-control"), Some("no-store"));
     };
     let wish = r#"{"source":"song.wav","title":"By API","priority":9}"#;
-    problem(&post("Bearer sgk_wrong", "1", wish), 401, "unauthorized");
+    problem(&post("Bearer sgk_wrong", "1", wish), 401, "credentials-unknown");
     problem(
         &send(server.addr, "POST", "/api/v1/transcodes", &[("Authorization", &bearer)], wish),
         400,
