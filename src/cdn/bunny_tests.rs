@@ -72,6 +72,26 @@ fn parameters_may_come_in_any_order_but_only_once() {
 }
 
 #[test]
+fn a_signature_that_begins_like_the_address_flag_is_a_signature() {
+    let (key, keys, own) = (key("SecurityKey"), keys(), ip(OTHER));
+    let (mut met, mut met_bound) = (0, 0);
+    for expires_s in EXPIRES..EXPIRES + 40_000 {
+        for address in [None, Some(own)] {
+            let grant = Grant { path: "/a/x/", token_path: Some("/a/x/"), expires_s, address, ..Grant::default() };
+            let token = key.sign_prefix(&grant);
+            let begins = |start: &str| token["/bcdn_token=HS256-".len()..].starts_with(start);
+            match address {
+                None if begins("1-") => met += 1,
+                Some(_) if begins("1-1-") => met_bound += 1,
+                _ => continue,
+            }
+            assert_eq!(keys.verify(Presented::Path(&token[1..]), "/a/x/y", own, NOW), Ok(()), "{token}");
+        }
+    }
+    assert!(met > 0 && met_bound > 0, "one in 4,096: {met} and {met_bound}");
+}
+
+#[test]
 fn what_cannot_be_read_is_refused() {
     let good = "bcdn_token=HS256-eDdImDQrYpUsIeBGhYneeT-UPzdVKoG6RMvOCu8WKGk";
     for bad in [
