@@ -66,8 +66,19 @@ enum Found {
     Nobody,
     /// There are, and they open nothing: why.
     Wrong(Wrong),
-    /// Whose they are, and which session or key it is.
-    Named(Principal, Option<Session>),
+    /// Whose they are, and by what.
+    Named(Principal, By),
+}
+
+/// By what somebody was named.
+#[derive(Clone, Debug)]
+enum By {
+    /// A key of the configuration.
+    Program,
+    /// A person's key, by its id.
+    Key(String),
+    /// A session.
+    Session(Session),
 }
 
 /// Why credentials open nothing.
@@ -110,9 +121,9 @@ pub async fn named(State(door): State<Arc<Door>>, request: Request, next: Next) 
         Found::Nobody if door.is_empty() => _ = head.extensions.insert(Wrong::NoKeys),
         Found::Nobody => {}
         Found::Wrong(wrong) => _ = head.extensions.insert(wrong),
-        Found::Named(principal, session) => {
+        Found::Named(principal, by) => {
             head.extensions.insert(principal);
-            if let Some(session) = session {
+            if let By::Session(session) = by {
                 head.extensions.insert(session);
             }
         }
@@ -185,18 +196,18 @@ impl Door {
         // A mistyped key is refused before it costs a look.
         let Some(presented) = api_key::decode(key) else { return Ok(Found::Wrong(Wrong::Unknown)) };
         if let Some(name) = self.keys.whose(&presented.sha256) {
-            return Ok(Found::Named(Principal::program(name), None));
+            return Ok(Found::Named(Principal::program(name), By::Program));
         }
-        let (Some(accounts), Some(id)) = (&self.accounts, &presented.id) else {
+        let (Some(accounts), Some(id)) = (&self.accounts, presented.id) else {
             return Ok(Found::Wrong(if self.is_empty() { Wrong::NoKeys } else { Wrong::Unknown }));
         };
         let now_us = accounts.clock.unix_us();
-        let Some(held) = accounts.db.held_key(id, now_us).await? else { return Ok(Found::Wrong(Wrong::Unknown)) };
+        let Some(held) = accounts.db.held_key(&id, now_us).await? else { return Ok(Found::Wrong(Wrong::Unknown)) };
         if !bool::from(hex::encode(&presented.sha256).as_bytes().ct_eq(held.sha256.as_bytes())) {
             return Ok(Found::Wrong(Wrong::Unknown));
         }
         if held.used_us.is_none_or(|used_us| used_us + KEY_NOTED_US < now_us) {
-            accounts.db.note_key(id, now_us).await?;
+            accounts.db.note_key(&id, now_us).await?;
         }
         // What its person may do now, and of that what the key opens.
         let admin = held.scopes.admin && held.role == Role::Admin && held.second_factor;
@@ -207,7 +218,7 @@ impl Door {
             scopes: Scopes { admin, ..held.scopes },
             via: Via::ApiKey,
         };
-        Ok(Found::Named(principal, None))
+        Ok(Found::Named(principal, By::Key(id)))
     }
 
     /// Whether whoever was found may ask this now; with the limit that was taken from.
@@ -221,13 +232,11 @@ impl Door {
         }
         let Some(limiter) = &self.limiter else { return Ok(None) };
         let limit = match found {
-            Found::Named(Principal { user: None, subject, .. }, _) => Limit::program(subject),
-            Found::Named(Principal { via: Via::ApiKey, .. }, _) => {
-                // The key, and not its person: each has its own.
-                let id = presented_id(&head.headers).unwrap_or_default();
-                if writes { Limit::key_writes(&id) } else { Limit::key_reads(&id) }
-            }
-            Found::Named(principal, _) => Limit::user(&principal.subject),
+            Found::Named(program, By::Program) => Limit::program(&program.subject),
+            // The key, and not its person: each has its own.
+            Found::Named(_, By::Key(id)) if writes => Limit::key_writes(id),
+            Found::Named(_, By::Key(id)) => Limit::key_reads(id),
+            Found::Named(person, By::Session(_)) => Limit::user(&person.subject),
             Found::Nobody | Found::Wrong(_) => Limit::anyone(place),
         };
         let taken = limiter.take(&limit).await?;
@@ -240,13 +249,6 @@ impl Door {
 
 /// A key's last use is written down at most so often, in microseconds.
 const KEY_NOTED_US: i64 = 300_000_000;
-
-fn presented_id(headers: &HeaderMap) -> Option<String> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
-    let key = bearer.map(|(_, key)| key.trim()).filter(|key| api_key::is_meant(key));
-    let key = key.or_else(|| headers.get("x-api-key")?.to_str().ok().map(str::trim))?;
-    api_key::decode(key)?.id
-}
 
 async fn by_token(accounts: &Accounts, token: &str, via: Via) -> Result<Found> {
     let claims = match accounts.tokens.check(token, accounts.clock.unix_s()) {
@@ -273,7 +275,7 @@ async fn by_token(accounts: &Accounts, token: &str, via: Via) -> Result<Found> {
         second_factor: standing.second_factor,
         created_us: standing.created_us,
     };
-    Ok(Found::Named(principal, Some(session)))
+    Ok(Found::Named(principal, By::Session(session)))
 }
 
 /// By cookies, which a browser sends whoever made it ask: a change also needs the token that only our pages can read.
@@ -281,7 +283,7 @@ async fn by_cookie(accounts: &Accounts, head: &Parts) -> Result<Found> {
     let Some(token) = cookies::get(&head.headers, cookies::ACCESS) else { return Ok(Found::Nobody) };
     let found = by_token(accounts, token, Via::Cookie).await?;
     match &found {
-        Found::Named(_, Some(session)) if !is_safe(head) && !has_csrf(accounts, &head.headers, &session.id) => {
+        Found::Named(_, By::Session(session)) if !is_safe(head) && !has_csrf(accounts, &head.headers, &session.id) => {
             Ok(Found::Wrong(Wrong::Csrf))
         }
         _ => Ok(found),

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use super::App;
 use super::caller::Caller;
 use super::problem::Problem;
-use super::tracks::{Answer, Checked, Sent, read};
+use super::sent::{self, Raw};
+use super::tracks::{Answer, Checked};
 use super::transcodes::{no_store, wrong_method, wrong_query};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
@@ -48,8 +49,8 @@ pub(super) fn routes(app: Arc<App>) -> Router {
 }
 
 /// `POST /api/v1/dmca/notice`: from anybody. What names no track of ours is kept all the same, in the same words.
-async fn notice(State(app): State<Arc<App>>, body: Sent) -> Answer {
-    let notice: Notice = read(body)?;
+async fn notice(State(app): State<Arc<App>>, body: Raw) -> Answer {
+    let notice: Notice = sent::json_of(body)?;
     let bad = |name, detail: String| Problem::new(StatusCode::BAD_REQUEST, name, "The notice cannot be taken", detail);
     if let Some(field) = notice.too_long() {
         return Err(bad("notice-too-long", format!("{field} has more than {FIELD_CHARS_MAX} characters")));
@@ -151,9 +152,9 @@ struct Ruling {
 }
 
 impl Ruling {
-    fn of(body: Sent) -> Checked<Ruling> {
+    fn of(body: Raw) -> Checked<Ruling> {
         let nothing = body.as_ref().is_ok_and(axum::body::Bytes::is_empty);
-        let ruling: Ruling = if nothing { Ruling::default() } else { read(body)? };
+        let ruling: Ruling = if nothing { Ruling::default() } else { sent::json_of(body)? };
         match &ruling.reason {
             Some(reason) if reason.trim().is_empty() || reason.chars().count() > FIELD_CHARS_MAX => {
                 let detail = format!("a reason has 1 to {FIELD_CHARS_MAX} characters");
@@ -170,7 +171,7 @@ impl Ruling {
 }
 
 /// `POST …/takedown`, answered when this server is dark; the others are within the same two seconds.
-async fn take_down(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn take_down(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let Ruling { track, .. } = Ruling::of(body)?;
     let purge_due_us = app.purges.then_some(by.now_us + super::DARK_US);
@@ -193,7 +194,7 @@ async fn take_down(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id)
 }
 
 /// `POST …/dismiss` with `{"reason":"…"}`.
-async fn dismiss(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn dismiss(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;
     let mut tx = app.db.begin().await?;
@@ -203,9 +204,9 @@ async fn dismiss(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): 
 }
 
 /// `POST …/counter-notice` with the elements of 512(g)(3): the track is back after ten business days.
-async fn dispute(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn dispute(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
-    let counter: Counter = read(body)?;
+    let counter: Counter = sent::json_of(body)?;
     let missing = counter.missing();
     if !missing.is_empty() || !counter.fits() {
         let detail = match missing.is_empty() {
@@ -221,7 +222,7 @@ async fn dispute(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): 
 }
 
 /// `POST …/court-action` with `{"reason":"…"}`: the complainant went to court, so the track stays dark.
-async fn uphold(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn uphold(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;
     let mut tx = app.db.begin().await?;
@@ -231,7 +232,7 @@ async fn uphold(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): P
 }
 
 /// `POST …/restore`: when the clock says so; with a reason at once, because the complainant withdrew or a court decided.
-async fn restore(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn restore(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;
     let ruled = catalogue::put_back((&app.db, &app.store), &id, ruling.reason.as_deref(), by).await?;

@@ -46,6 +46,11 @@ impl Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, name, title, detail)
     }
 
+    /// A body that cannot be read.
+    pub fn unreadable(status: StatusCode, why: impl Into<String>) -> Problem {
+        Problem::new(status, "body-invalid", "The body cannot be read", why)
+    }
+
     /// No such thing, or not yours: the same words for both.
     pub fn not_found() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", "check the id and the API key")

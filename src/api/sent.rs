@@ -1,6 +1,7 @@
 //! JSON that was sent: of the right type, short enough, and with the fields that are known here and no others.
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -44,7 +45,7 @@ async fn read(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
             "The body is too large",
             format!("send at most {BYTES_MAX} bytes"),
         ),
-        false => invalid("it broke off".into()),
+        false => Problem::unreadable(StatusCode::BAD_REQUEST, "it broke off"),
     })?;
     Ok((head.headers, read.to_bytes()))
 }
@@ -61,9 +62,23 @@ fn decode<T: DeserializeOwned>(head: &HeaderMap, bytes: &[u8]) -> Result<T, Prob
             "send Content-Type: application/json",
         ));
     }
-    serde_json::from_slice(bytes).map_err(|cause| invalid(cause.to_string()))
+    json(bytes)
 }
 
-fn invalid(detail: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail)
+/// A request's body, or why there is none: for routes that look at its bytes too, or whose clients name no type.
+pub(super) type Raw = Result<Bytes, BytesRejection>;
+
+/// The bytes of a body.
+pub(super) fn bytes(body: Raw) -> Result<Bytes, Problem> {
+    body.map_err(|cause| Problem::unreadable(cause.status(), cause.body_text()))
+}
+
+/// What JSON says, of the type that is wanted.
+pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|cause| Problem::unreadable(StatusCode::BAD_REQUEST, cause.to_string()))
+}
+
+/// The JSON of a body.
+pub(super) fn json_of<T: DeserializeOwned>(body: Raw) -> Result<T, Problem> {
+    json(&bytes(body)?)
 }

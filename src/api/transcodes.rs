@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http_body_util::channel::{Channel, Sender};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -27,6 +26,7 @@ use super::caller::Creator;
 use super::described::{CallbackList, JobList, JobView, Redelivered, RetryView};
 use super::openapi::Refused;
 use super::problem::Problem;
+use super::sent::{self, Raw};
 use crate::auth::UserId;
 use crate::auth::principal::Principal;
 use crate::base::clock::Clock;
@@ -96,9 +96,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
 
 type Answer = std::result::Result<Response, Problem>;
 
-/// A request's body, or why there is none.
-type Sent = std::result::Result<Bytes, BytesRejection>;
-
 pub(super) fn wrong_query(cause: &QueryRejection) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", cause.body_text())
 }
@@ -111,15 +108,6 @@ async fn no_such_route() -> Problem {
 pub(super) async fn wrong_method() -> Problem {
     let title = "There is no such method here";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
-}
-
-/// Reads a JSON body.
-fn read<T: DeserializeOwned>(body: Sent) -> std::result::Result<T, Problem> {
-    let body = body
-        .map_err(|cause| Problem::new(cause.status(), "body-invalid", "The body cannot be read", cause.body_text()))?;
-    serde_json::from_slice(&body).map_err(|cause| {
-        Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", cause.to_string())
-    })
 }
 
 /// What to transcode.
@@ -170,10 +158,10 @@ struct Asks {
         Refused
     )
 )]
-async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, headers: HeaderMap, body: Sent) -> Answer {
+async fn create(State(queue): State<Arc<Queue>>, Creator(caller): Creator, headers: HeaderMap, body: Raw) -> Answer {
     let client = caller.subject.clone();
     let key = idempotency_key(&headers)?;
-    let asks: Asks = read(body)?;
+    let asks: Asks = sent::json_of(body)?;
     let wish = wish(&queue, &caller, &key, asks).await?;
     let priority = wish.1;
     let new = wish.0.job(&client, priority, Some(key), queue.failures_max);
@@ -300,12 +288,7 @@ async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(
     request_body(content = Option<RetryView>, description = "Nothing: all of it"),
     responses((status = 202, description = "It is in the queue again", body = JobView), Refused)
 )]
-async fn retry(
-    State(queue): State<Arc<Queue>>,
-    Creator(caller): Creator,
-    Path(id): Path<String>,
-    body: Sent,
-) -> Answer {
+async fn retry(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>, body: Raw) -> Answer {
     #[derive(Deserialize, Default)]
     #[serde(deny_unknown_fields)]
     struct Retry {
@@ -313,7 +296,7 @@ async fn retry(
     }
     let job = find(&queue, &caller.subject, &id).await?;
     let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
-    let Retry { rungs } = if nothing { Retry::default() } else { read(body)? };
+    let Retry { rungs } = if nothing { Retry::default() } else { sent::json_of(body)? };
     Wish::decode(&job.input)?
         .ladder_of(rungs.as_deref())
         .map_err(|error| Problem::unprocessable("rung-unknown", "There is no such rung", error.chain()))?;

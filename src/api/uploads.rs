@@ -24,6 +24,7 @@ use super::caller::{self, Creator};
 use super::described::{AnnouncesView, FormView, PartUrls, PartsView, SentParts, UploadList, UploadView, WantsParts};
 use super::openapi::Refused;
 use super::problem::Problem;
+use super::sent;
 use super::transcodes::{given_key, no_store, wrong_query};
 use super::tus;
 use crate::base::Error;
@@ -794,10 +795,9 @@ pub(super) fn optional_key(headers: &HeaderMap) -> Checked<Option<String>> {
 
 /// A JSON body.
 async fn read<T: DeserializeOwned>(body: Body) -> Checked<T> {
-    let wrong =
-        |detail: String| Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail);
-    let bytes = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|cause| wrong(cause.to_string()))?;
-    serde_json::from_slice(&bytes.to_bytes()).map_err(|cause| wrong(cause.to_string()))
+    let bytes = Limited::new(body, JSON_BYTES_MAX).collect().await;
+    let bytes = bytes.map_err(|cause| Problem::unreadable(StatusCode::BAD_REQUEST, cause.to_string()))?;
+    sent::json(&bytes.to_bytes())
 }
 
 /// The method that is meant (tus: `X-HTTP-Method-Override`).

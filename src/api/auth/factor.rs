@@ -190,7 +190,7 @@ async fn verify(
         (None, Some(code)) => by_recovery(&accounts, &user, code).await?,
         _ => {
             let detail = "send code or recovery_code, and not both";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", detail));
+            return Err(Problem::unreadable(StatusCode::BAD_REQUEST, detail));
         }
     };
     if !shown {

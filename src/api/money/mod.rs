@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problem;
+use super::sent::{self, Raw as Sent};
 use super::transcodes::{self, no_store};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
@@ -75,7 +76,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
 }
 
 type Answer = Result<Response, Problem>;
-type Sent = Result<Bytes, BytesRejection>;
 type Asked = Result<Query<Page>, QueryRejection>;
 
 #[derive(Debug, Default, Deserialize)]
@@ -142,12 +142,10 @@ fn forbidden(name: &'static str, title: &'static str, detail: &str) -> Problem {
 
 /// Reads a JSON body; nothing is `{}`.
 fn read<T: DeserializeOwned>(body: Sent) -> Result<(T, Value), Problem> {
-    let wrong = |status, detail| Problem::new(status, "body-invalid", "The body cannot be read", detail);
-    let body = body.map_err(|cause| wrong(cause.status(), cause.body_text()))?;
+    let body = sent::bytes(body)?;
     let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-    let bad = |cause: serde_json::Error| wrong(StatusCode::BAD_REQUEST, cause.to_string());
-    let value: Value = serde_json::from_slice(&body).map_err(bad)?;
-    Ok((serde_json::from_slice(&body).map_err(bad)?, value))
+    let value = sent::json(&body)?;
+    Ok((sent::json(&body)?, value))
 }
 
 /// What was asked for under a key, so that the same key means the same.

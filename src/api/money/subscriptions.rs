@@ -17,6 +17,7 @@ use crate::api::caller::Caller;
 use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
 use crate::api::transcodes::no_store;
+use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
 use crate::db::orders::Payment;
 use crate::db::subscriptions::{Invoice, Plan, Subscription};
@@ -148,11 +149,16 @@ pub(super) async fn show(
     Caller(caller): Caller,
     Path(id): Path<String>,
 ) -> Answer {
-    let id = SubscriptionId::decode(&id).ok_or_else(Problem::not_found)?;
-    let subscription = payments.db.subscription(&id).await?.filter(|known| known.subject == caller.subject);
-    let subscription = subscription.ok_or_else(Problem::not_found)?;
-    let invoices = payments.db.invoices(&id).await?;
+    let subscription = own(&payments, &caller, &id).await?;
+    let invoices = payments.db.invoices(&subscription.id).await?;
     Ok(shown(StatusCode::OK, view(&subscription, None, &invoices)))
+}
+
+/// A subscription of the caller; anybody else's does not exist.
+async fn own(payments: &Payments, caller: &Principal, id: &str) -> Result<Subscription, Problem> {
+    let id = SubscriptionId::decode(id).ok_or_else(Problem::not_found)?;
+    let subscription = payments.db.subscription(&id).await?.filter(|known| known.subject == caller.subject);
+    subscription.ok_or_else(Problem::not_found)
 }
 
 /// `DELETE /api/v1/subscriptions/{id}`: ends it.
@@ -170,9 +176,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Answer {
     let caller = writer(caller)?;
-    let id = SubscriptionId::decode(&id).ok_or_else(Problem::not_found)?;
-    let subscription = payments.db.subscription(&id).await?.filter(|known| known.subject == caller.subject);
-    subscription.ok_or_else(Problem::not_found)?;
+    let id = own(&payments, &caller, &id).await?.id;
     payments.db.cancel_subscription(&id, payments.clock.unix_us()).await?;
     let subscription = payments.db.subscription(&id).await?.ok_or_else(Problem::not_found)?;
     Ok(shown(StatusCode::OK, view(&subscription, None, &[])))

@@ -55,7 +55,7 @@ async fn take(payments: &Payments, sender: Sender, signed_by: &str, request: Req
                 let detail = format!("a delivery has at most {BODY_BYTES_MAX} bytes");
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The delivery is too large", detail)
             }
-            false => Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read", "it broke off"),
+            false => Problem::unreadable(StatusCode::BAD_REQUEST, "it broke off"),
         })?;
     let text = |headers: &HeaderMap, name: &str| headers.get(name)?.to_str().ok().map(|text| clipped(text).to_owned());
     let peer = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_string());

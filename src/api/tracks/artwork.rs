@@ -18,7 +18,8 @@ use super::super::caller::{Anyone, Caller};
 use super::super::gate::{self, Shared};
 use super::super::problem::Problem;
 use super::super::transcodes::{no_store, wrong_query};
-use super::{Answer, Sent, own, shown};
+use super::{Answer, own, shown};
+use crate::api::sent::Raw;
 use crate::base::{Error, Kind};
 use crate::origin::conditional::{self, Validators, Verdict};
 use crate::pictures::{self, Refusal};
@@ -36,7 +37,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 /// `PUT /api/v1/tracks/{id}/artwork` with a JPEG, PNG or WebP as its body.
-async fn set(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn set(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let bytes = body.map_err(|cause| {
         Problem::new(

@@ -13,14 +13,12 @@ use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +27,7 @@ use super::caller::{Anyone, Caller};
 use super::gate::{self, Known, Refused, Shared};
 use super::problem::Problem;
 use super::transcodes::{given_key, no_store, wrong_method, wrong_query};
+use crate::api::sent::{self, Raw};
 use crate::auth::principal::Principal;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result as Outcome, hex};
@@ -54,8 +53,6 @@ const PREVIEW_START_S_MAX: f64 = 36_000.0;
 
 pub(super) type Answer = Result<Response, Problem>;
 pub(super) type Checked<T> = Result<T, Problem>;
-/// A request's body, or why there is none.
-pub(super) type Sent = Result<Bytes, BytesRejection>;
 
 /// The routes.
 pub(super) fn routes(app: Arc<App>) -> Router {
@@ -121,11 +118,11 @@ impl Price {
 }
 
 /// `POST /api/v1/tracks`: with the same `Idempotency-Key` the same track.
-async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: HeaderMap, body: Sent) -> Answer {
+async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: HeaderMap, body: Raw) -> Answer {
     writes(&caller)?;
-    let body = body.map_err(|cause| unreadable(cause.status(), cause.body_text()))?;
+    let body = sent::bytes(body)?;
     let made_from = hex::encode(&Sha256::digest(&body));
-    let asks: Asks = decoded(&body)?;
+    let asks: Asks = sent::json(&body)?;
     let key = headers.get("idempotency-key").map(given_key).transpose()?;
     let id = key.as_deref().map_or_else(TrackId::random, |key| track_for(&caller.subject, &format!("track\n{key}")));
     let upload = asks.upload.as_deref().map(|id| UploadId::decode(id).ok_or_else(unknown_upload)).transpose()?;
@@ -180,14 +177,14 @@ async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: He
 
 /// `PUT /api/v1/tracks/{id}/source` with `{"upload":"upl_…"}`: another version, which replaces the one that is shown when
 /// all of it is there.
-async fn source(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn source(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Source {
         upload: String,
     }
     let known = own(&app, &id, &caller).await?;
-    let Source { upload } = read(body)?;
+    let Source { upload } = sent::json_of(body)?;
     let upload = UploadId::decode(&upload).ok_or_else(unknown_upload)?;
     let now_us = app.clock.unix_us();
     let mut tx = app.db.begin().await?;
@@ -334,9 +331,9 @@ impl Wanted {
 }
 
 /// `PATCH /api/v1/tracks/{id}`.
-async fn change(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Sent) -> Answer {
+async fn change(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let known = own(&app, &id, &caller).await?;
-    let (title, changes) = read::<Wanted>(body)?.changes()?;
+    let (title, changes) = sent::json_of::<Wanted>(body)?.changes()?;
     let now_us = app.clock.unix_us();
     if let Some(title) = title
         && !catalogue::retitle(&app.db, &app.store, known.id, &title, now_us).await?
@@ -407,9 +404,9 @@ impl Several {
 }
 
 /// `POST /api/v1/tracks/batch/update` with `{"ids":[…],"changes":{…}}`: those that are the caller's.
-async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Sent) -> Answer {
+async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Raw) -> Answer {
     writes(&caller)?;
-    let several: Several = read(body)?;
+    let several: Several = sent::json_of(body)?;
     several.checked()?;
     let (title, changes) = several.changes.changes()?;
     if title.is_some() || changes.preview_start_ms.is_some() || changes == Changes::default() {
@@ -428,9 +425,9 @@ async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, bod
 }
 
 /// `POST /api/v1/tracks/batch/delete` with `{"ids":[…]}`: those that are the caller's.
-async fn delete_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Sent) -> Answer {
+async fn delete_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Raw) -> Answer {
     writes(&caller)?;
-    let several: Several = read(body)?;
+    let several: Several = sent::json_of(body)?;
     several.checked()?;
     let theirs = app.db.owned_tracks(&several.ids, Some(&caller.subject)).await?;
     let theirs: Vec<TrackId> = theirs.iter().filter_map(|id| TrackId::decode(id)).collect();
@@ -591,19 +588,6 @@ pub(super) fn problem(refused: Refused) -> Problem {
 async fn shown(app: &App, id: TrackId, status: StatusCode) -> Answer {
     let row = app.db.track(id).await?.ok_or_else(Problem::not_found)?;
     Ok(no_store((status, axum::Json(view::own(&row))).into_response()))
-}
-
-/// Reads a JSON body.
-pub(super) fn read<T: DeserializeOwned>(body: Sent) -> Checked<T> {
-    decoded(&body.map_err(|cause| unreadable(cause.status(), cause.body_text()))?)
-}
-
-fn decoded<T: DeserializeOwned>(body: &Bytes) -> Checked<T> {
-    serde_json::from_slice(body).map_err(|cause| unreadable(StatusCode::BAD_REQUEST, cause.to_string()))
-}
-
-fn unreadable(status: StatusCode, why: String) -> Problem {
-    Problem::new(status, "body-invalid", "The body cannot be read", why)
 }
 
 fn wrong_title(error: Error) -> Problem {

@@ -12,7 +12,8 @@ use super::super::App;
 use super::super::caller::Caller;
 use super::super::problem::Problem;
 use super::super::transcodes::no_store;
-use super::{Answer, Sent, find_own, own, read};
+use super::{Answer, find_own, own};
+use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
 use crate::db::tracks::{NewShare, Share};
 use crate::tracks::share::{self, LABEL_CHARS_MAX, SHARES_MAX, ShareId, VALID_S, VALID_S_MAX};
@@ -29,11 +30,11 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     Path(id): Path<String>,
-    body: Sent,
+    body: Raw,
 ) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let nothing = body.as_ref().is_ok_and(axum::body::Bytes::is_empty);
-    let Asks { label, expires_in_s } = if nothing { Asks::default() } else { read(body)? };
+    let Asks { label, expires_in_s } = if nothing { Asks::default() } else { sent::json_of(body)? };
     let valid_s = expires_in_s.unwrap_or(VALID_S);
     if !(60..=VALID_S_MAX).contains(&valid_s) {
         let detail = format!("expires_in_s is 60 to {VALID_S_MAX}");
@@ -84,13 +85,13 @@ pub(super) async fn revoke(
 }
 
 /// `POST /api/v1/shares/resolve` with `{"token":"sgs_…"}`: what it is a token of. In a body, because addresses are logged.
-pub(super) async fn resolve(State(app): State<Arc<App>>, body: Sent) -> Answer {
+pub(super) async fn resolve(State(app): State<Arc<App>>, body: Raw) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Has {
         token: String,
     }
-    let Has { token } = read(body)?;
+    let Has { token } = sent::json_of(body)?;
     let sha256 = share::digest(&token).ok_or_else(Problem::not_found)?;
     let found = app.db.share_of(&sha256, app.clock.unix_us()).await?.ok_or_else(Problem::not_found)?;
     let watch = format!("/watch/{}?share={token}", found.track);

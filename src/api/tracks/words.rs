@@ -16,7 +16,8 @@ use super::super::gate::{self, Shared};
 use super::super::plays;
 use super::super::problem::Problem;
 use super::super::transcodes::{no_store, wrong_query};
-use super::{Answer, Sent, find_own, own, problem, read};
+use super::{Answer, find_own, own, problem};
+use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
 use crate::db::tracks::Lyrics;
 use crate::tracks::access::Want;
@@ -54,10 +55,10 @@ pub(super) async fn set_lyrics(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     Path(id): Path<String>,
-    body: Sent,
+    body: Raw,
 ) -> Answer {
     let known = own(&app, &id, &caller).await?;
-    let Words { text, language } = read(body)?;
+    let Words { text, language } = sent::json_of(body)?;
     if text.trim().is_empty()
         || text.len() > LYRICS_BYTES_MAX
         || text.chars().any(|c| c.is_control() && !"\n\r\t".contains(c))
