@@ -1,8 +1,8 @@
 //! Measures the source while it passes: loudness (EBU R128) and the waveform.
 
-use ebur128::{EbuR128, Mode};
 use md5::{Digest as _, Md5};
 
+use super::loudness::Meter;
 use super::plan::Format;
 use super::true_peak::TruePeak;
 use crate::base::{Error, Result, hex};
@@ -17,7 +17,7 @@ const REPLAY_GAIN_LUFS: f64 = -18.0;
 /// Measures a source block by block; its memory does not grow but for 8 bytes per 100 ms (loudness).
 pub(super) struct Analysis {
     channels: usize,
-    meter: EbuR128,
+    meter: Meter,
     peak: TruePeak,
     /// The block as float, reused.
     samples: Vec<f32>,
@@ -36,13 +36,12 @@ struct Waveform {
 
 impl Analysis {
     /// `md5_bits`: 16 or 24, when the MD5 of the samples is wanted.
-    pub(super) fn new(format: Format, md5_bits: Option<u32>) -> Result<Analysis> {
+    pub(super) fn new(format: Format, md5_bits: Option<u32>) -> Analysis {
         let channels = format.channels as usize;
-        let meter = EbuR128::new(format.channels, format.rate, Mode::I | Mode::LRA)
-            .map_err(|cause| Error::internal("loudness cannot be measured").because(cause))?;
+        let meter = Meter::new(format.rate, channels);
         let peak = TruePeak::new(format.rate, channels);
         let md5 = md5_bits.map(|bits| (Md5::new(), bits));
-        Ok(Analysis { channels, meter, peak, samples: Vec::new(), wave: Waveform::new(), md5 })
+        Analysis { channels, meter, peak, samples: Vec::new(), wave: Waveform::new(), md5 }
     }
 
     /// A block of interleaved samples in one of the decoder's four formats. Answers the points of the
@@ -62,8 +61,7 @@ impl Analysis {
             }
             other => return Err(Error::internal(format!("samples of format {other} cannot be measured"))),
         }
-        let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
-        self.meter.add_frames_f32(&self.samples).map_err(failed)?;
+        self.meter.add(&self.samples);
         self.peak.add(&self.samples);
         let mut points = Vec::new();
         self.wave.add(&self.samples, self.channels, &mut points);
@@ -90,21 +88,20 @@ impl Analysis {
     }
 
     /// The numbers, and the last point of the waveform.
-    pub(super) fn finish(mut self) -> Result<(Loudness, Vec<u8>)> {
+    pub(super) fn finish(mut self) -> (Loudness, Vec<u8>) {
         let mut points = Vec::new();
         self.wave.flush(&mut points);
-        let failed = |cause| Error::internal("loudness cannot be measured").because(cause);
         let (peak, sample_peak) = (f64::from(self.peak.peak()), f64::from(self.peak.sample_peak()));
-        let integrated = self.meter.loudness_global().map_err(failed)?;
+        let integrated = self.meter.integrated();
         let replay_gain = finite(REPLAY_GAIN_LUFS - integrated)
             .map(|track_gain_db| ReplayGain { track_gain_db, track_peak: (sample_peak * 1e6).round() / 1e6 });
         let loudness = Loudness {
             integrated_lufs: finite(integrated),
-            range_lu: finite(self.meter.loudness_range().map_err(failed)?).unwrap_or(0.0),
+            range_lu: finite(self.meter.range()).unwrap_or(0.0),
             true_peak_dbtp: finite(20.0 * peak.log10()),
             replay_gain,
         };
-        Ok((loudness, points))
+        (loudness, points)
     }
 }
 

@@ -10,6 +10,7 @@ mod child;
 mod fetch;
 mod gst;
 mod guard;
+mod loudness;
 mod options;
 mod plan;
 mod preview;

@@ -14,7 +14,7 @@ mod video;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gst::prelude::*;
 
@@ -57,7 +57,8 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     let (rest, lanes) = (again()?, [again()?, again()?]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (turns, halt) = (Turns::new(cores.saturating_sub(LANES)), AtomicBool::new(false));
-    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns };
+    let lanes_at_work = AtomicUsize::new(LANES);
+    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, lanes: &lanes_at_work };
     std::thread::scope(|scope| {
         let (mut others, mut files) = (Vec::new(), Some((lanes, rest)));
         let first = pass.first(file, &mut |parts, rungs| {
@@ -103,6 +104,8 @@ struct Pass<'a> {
     halt: &'a AtomicBool,
     /// What the rest waits for. Each lane of the first rung adds one when it is done: a core is free.
     turns: &'a Arc<Turns>,
+    /// Lanes at work. With the last of them the first rung is whole, and what is left has all cores.
+    lanes: &'a AtomicUsize,
 }
 
 /// How many samples were decoded, and what encoded them.
@@ -138,13 +141,15 @@ impl<'a> Pass<'a> {
             }
             // What this pass is the only one for has one core, not as many as there would be lanes.
             self.turns.add(if lanes.is_empty() { LANES - 1 } else { 0 });
-            let analysis = Some(Analysis::new(format, self.plan.md5_bits)?);
+            let analysis = Some(Analysis::new(format, self.plan.md5_bits));
             let hop = Hop::open(self, sample, Part { plans: here, turns: None, lane: None }, analysis)?;
             others(lanes, Part { plans: rungs, turns: Some(Arc::clone(self.turns)), lane: None });
             Ok(hop)
         })?;
         let mut outcome = hop.finish_first(codec)?;
-        self.turns.add(if joiner.is_none() { 1 } else { 0 });
+        if joiner.is_none() {
+            self.turns.open();
+        }
         if let Some((joiner, plan)) = joiner {
             let rung = loop {
                 encode::halted(self.halt)?;
@@ -162,7 +167,10 @@ impl<'a> Pass<'a> {
     /// Some slices of the first rung.
     fn lane(&self, file: File, part: Part) -> Result<Done> {
         let done = self.encode(file, part);
-        self.turns.add(1);
+        match self.lanes.fetch_sub(1, Ordering::Relaxed) {
+            1 => self.turns.open(),
+            _ => self.turns.add(1),
+        }
         done
     }
 
@@ -423,7 +431,7 @@ impl<'a> Hop<'a> {
     fn finish_first(&mut self, codec: Option<String>) -> Result<Outcome> {
         let analysis = self.analysis.take().ok_or_else(|| Error::internal("nothing was measured"))?;
         let md5 = analysis.md5();
-        let (loudness, points) = analysis.finish()?;
+        let (loudness, points) = analysis.finish();
         self.pipe.send(&Event::Peaks, &points);
         let mut preview_start = 0;
         let encoders = self.finish_rungs()?;

@@ -64,6 +64,11 @@ impl Seen {
     fn log(mut self) -> String {
         self.server.signal("TERM");
         assert!(self.server.child.wait().unwrap().success());
+        self.logged()
+    }
+
+    /// What has been written to the log so far.
+    fn logged(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 }
@@ -305,7 +310,7 @@ fn a_storm_of_errors_leaves_a_few_lines_and_a_count() {
     }
     client.request("GET", &seen.segment(0), "").expect(200);
     let counted = || {
-        let lines = seen.log().lines().filter(|line| line.contains("GET /a/")).count();
+        let lines = seen.logged().lines().filter(|line| line.contains("GET /a/")).count();
         lines as f64 + seen.metrics()["segue_log_access_suppressed_total"]
     };
     // Counted behind the answers, four times a second where there is a core to do it on.
