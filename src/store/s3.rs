@@ -46,6 +46,9 @@ use crate::base::error::Context as _;
 use crate::base::secret::Secret;
 use crate::base::{Error, Kind, Result};
 
+/// How much the threads that talk to the bucket stand back: a third of a core's time where the core has more to do.
+const NICE: i32 = 5;
+
 /// Where the bucket is and how to talk to it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -197,6 +200,10 @@ impl Bucket {
             .worker_threads(2)
             .max_blocking_threads(16) // they write what was fetched
             .thread_name("s3")
+            .on_thread_start(|| {
+                // A thread's own (sched(7)): who asks for what is here goes before who must wait anyway.
+                let _ = rustix::process::setpriority_process(None, NICE);
+            })
             .enable_all()
             .build()
             .context(|| "cannot start the threads that talk to the bucket")?;

@@ -115,9 +115,17 @@ impl Waveform {
         while !samples.is_empty() {
             let room = (SAMPLES_PER_POINT as usize - self.count) * channels;
             let (part, rest) = samples.split_at(room.min(samples.len()));
-            // Not `f32::min`, whose rule for NaN keeps it from being one instruction for several samples.
-            self.low = part.iter().fold(self.low, |low, x| if *x < low { *x } else { low });
-            self.high = part.iter().fold(self.high, |high, x| if *x > high { *x } else { high });
+            let (blocks, last) = part.as_chunks::<8>();
+            let (mut low, mut high) = ([self.low; 8], [self.high; 8]);
+            for block in blocks {
+                // Not `f32::min`, whose rule for NaN keeps it from being one instruction for several samples.
+                for (lane, x) in block.iter().enumerate() {
+                    low[lane] = if *x < low[lane] { *x } else { low[lane] };
+                    high[lane] = if *x > high[lane] { *x } else { high[lane] };
+                }
+            }
+            self.low = low.iter().chain(last).fold(f32::INFINITY, |low, x| x.min(low));
+            self.high = high.iter().chain(last).fold(f32::NEG_INFINITY, |high, x| x.max(high));
             self.count += part.len() / channels;
             if self.count == SAMPLES_PER_POINT as usize {
                 self.flush(points);

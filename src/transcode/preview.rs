@@ -79,8 +79,11 @@ impl Highlight {
         }
         let full = self.rate / BLOCKS_PER_S * self.channels;
         self.heard += (bytes.len() / (4 * self.channels)) as u64;
-        for word in bytes.as_chunks().0 {
-            self.open.push(narrow(*word));
+        let mut words = bytes.as_chunks().0;
+        while !words.is_empty() {
+            let (here, later) = words.split_at((full - self.open.len()).min(words.len()));
+            self.open.extend(here.iter().map(|word| narrow(*word)));
+            words = later;
             if self.open.len() == full {
                 let next = Vec::with_capacity(full);
                 let samples = std::mem::replace(&mut self.open, next);
@@ -100,7 +103,7 @@ impl Highlight {
     }
 
     fn close(&mut self, samples: Vec<i16>) {
-        let energy = samples.iter().map(|s| f64::from(*s).powi(2)).sum();
+        let energy = samples.iter().map(|s| u64::from(s.unsigned_abs()).pow(2)).sum::<u64>() as f64;
         self.energy += energy;
         self.recent.push_back(Arc::new(Block { samples, energy }));
         if self.recent.len() > BLOCKS_MAX {
