@@ -8,9 +8,10 @@
 //! {dir}/.gone-…                     evicted, being removed
 //! ```
 //! A file is fetched in chunks of about 1 MiB that begin and end where slices do, so that each can be checked
-//! against the hashes of `version.json` before a byte of it is shown. Nothing else says what is there: after a
-//! restart a chunk without a hole in it is read and checked once more, when it is first wanted. So a power cut, a
-//! full disk or a bad sector costs a fetch and never a wrong byte.
+//! against the hashes of `version.json` before a byte of it is shown. Each slice is checked, written and shown while
+//! the rest of its chunk is on its way; a fetch that breaks off goes on behind the last of them. Nothing else says what
+//! is there: after a restart a chunk without a hole in it is read and checked once more, when it is first wanted. So a
+//! power cut, a full disk or a bad sector costs a fetch and never a wrong byte.
 //!
 //! Eviction takes whole versions, those first that nobody came back to (a crawler that reads everything once
 //! pushes out only what was read once), then by last use. Files are unlinked, not emptied: who is reading one
@@ -21,11 +22,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use metrics::{Counter, Gauge, counter, gauge};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
@@ -71,6 +72,9 @@ impl Options {
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Chunks that arrive damaged are asked for again this often.
 const DAMAGED_MAX: u32 = 3;
+/// What has come of a chunk is shown when it is so much, or was so long on its way; and at the end.
+const SHOWN_BYTES: usize = 256 << 10;
+const SHOWN_EVERY: Duration = Duration::from_millis(25);
 /// A chunk that is read again after this pause was wanted by somebody else: the version is worth keeping.
 const REUSE_S: u32 = 60;
 
@@ -308,7 +312,7 @@ impl DiskCache {
                 let chunks = chunks(object, rung);
                 let cached = Arc::new(CachedFile {
                     key: format!("v/{track}/{version}/{}", object.name),
-                    states: chunks.iter().map(|_| AtomicU8::new(ABSENT)).collect(),
+                    here: chunks.iter().map(|_| AtomicU64::new(0)).collect(),
                     touched_s: chunks.iter().map(|_| AtomicU32::new(0)).collect(),
                     missing: AtomicUsize::new(chunks.len()),
                     chunks,
@@ -425,24 +429,30 @@ struct CachedFile {
     file: Arc<File>,
     /// Invariant: in order, without gaps, together the file.
     chunks: Box<[Chunk]>,
-    /// By chunk: `ABSENT`, `PRESENT`.
-    states: Box<[AtomicU8]>,
+    /// By chunk: until where its bytes are here; its end, when all are.
+    here: Box<[AtomicU64]>,
     /// By chunk: when it was last read, as `DiskCache::now_s`.
     touched_s: Box<[AtomicU32]>,
-    /// How many are absent.
+    /// How many are not whole.
     missing: AtomicUsize,
     /// Whether nothing of it can be on the disk from an earlier process.
     is_new: bool,
     entry: Arc<Entry>,
     cache: Arc<DiskCache>,
-    /// Chunks on their way, and their outcome. Held to look up or change, never across a wait.
-    waiting: Mutex<HashMap<usize, watch::Receiver<Option<Landed>>>>,
+    /// Chunks on their way. Held to look up or change, never across a wait.
+    waiting: Mutex<HashMap<usize, watch::Receiver<Arrival>>>,
+}
+
+/// How far a chunk on its way has come.
+#[derive(Debug, Default)]
+struct Arrival {
+    /// Its bytes are here until there.
+    here: u64,
+    /// The outcome, at its end.
+    landed: Option<Landed>,
 }
 
 type Landed = std::result::Result<(), Arc<Error>>;
-
-const ABSENT: u8 = 0;
-const PRESENT: u8 = 1;
 
 /// A stretch of a file that is fetched and checked at once.
 #[derive(Debug)]
@@ -494,12 +504,29 @@ impl Chunk {
         self.proofs.iter().all(|(length, proof)| {
             let Some((piece, after)) = rest.split_at_checked(*length as usize) else { return false };
             rest = after;
-            match proof {
-                Proof::Slice(hash) => version::digest128(piece) == *hash,
-                Proof::Whole(sha256) => hex::encode(&Sha256::digest(piece)) == *sha256,
-                Proof::Free => is_free_box(piece),
-            }
+            proof.is_of(piece)
         }) && rest.is_empty()
+    }
+
+    /// What is to be checked from `at` on, which is where one of its proofs begins.
+    fn proofs_from(&self, at: u64) -> &[(u64, Proof)] {
+        let mut begins = self.start;
+        let mut before = |(length, _): &(u64, Proof)| {
+            let is_before = begins < at;
+            begins += length;
+            is_before
+        };
+        &self.proofs[self.proofs.iter().take_while(|proof| before(proof)).count()..]
+    }
+}
+
+impl Proof {
+    fn is_of(&self, bytes: &[u8]) -> bool {
+        match self {
+            Proof::Slice(hash) => version::digest128(bytes) == *hash,
+            Proof::Whole(sha256) => hex::encode(&Sha256::digest(bytes)) == *sha256,
+            Proof::Free => is_free_box(bytes),
+        }
     }
 }
 
@@ -526,11 +553,12 @@ impl Source for CachedFile {
             return u64::MAX;
         }
         // A few are more than a frame: who wants more asks again.
-        for (chunk, state) in self.chunks[from..].iter().zip(&self.states[from..]).take(4) {
-            if state.load(Ordering::Acquire) != PRESENT {
+        for (chunk, here) in self.chunks[from..].iter().zip(&self.here[from..]).take(4) {
+            let here = here.load(Ordering::Acquire);
+            until = until.max(here);
+            if here < chunk.end {
                 break;
             }
-            until = chunk.end;
         }
         until
     }
@@ -548,8 +576,10 @@ impl Source for CachedFile {
         let wait = self.cache.options.wait;
         Box::pin(async move {
             let mut arrival = arrival?;
-            match tokio::time::timeout(wait, arrival.wait_for(Option::is_some)).await {
-                Ok(Ok(landed)) => landed.clone().expect("it was waited for"),
+            let enough = |arrival: &Arrival| arrival.here > at || arrival.landed.is_some();
+            match tokio::time::timeout(wait, arrival.wait_for(enough)).await {
+                Ok(Ok(arrival)) if arrival.here > at => Ok(()),
+                Ok(Ok(arrival)) => arrival.landed.clone().expect("it was waited for"),
                 Ok(Err(_)) => Err(Arc::new(Error::new(Kind::Unavailable, "a fetch died"))),
                 Err(_) => Err(Arc::new(Error::new(Kind::Unavailable, "the bucket takes too long"))),
             }
@@ -579,13 +609,13 @@ impl CachedFile {
     }
 
     /// The arrival of a chunk: one that is on its way, or a new fetch.
-    fn begin(self: &Arc<Self>, number: usize) -> std::result::Result<watch::Receiver<Option<Landed>>, Arc<Error>> {
+    fn begin(self: &Arc<Self>, number: usize) -> std::result::Result<watch::Receiver<Arrival>, Arc<Error>> {
         let mut waiting = self.waiting();
         if let Some(arrival) = waiting.get(&number) {
             return Ok(arrival.clone());
         }
-        let is_here = self.states.get(number).is_none_or(|state| state.load(Ordering::Acquire) == PRESENT);
-        let (tx, rx) = watch::channel(is_here.then_some(Ok(())));
+        let is_here = self.chunks.get(number).is_none_or(|chunk| self.has(number) == chunk.end);
+        let (tx, rx) = watch::channel(Arrival { here: 0, landed: is_here.then_some(Ok(())) });
         if !is_here {
             if self.cache.queued.fetch_add(1, Ordering::Relaxed) >= self.cache.options.fetches_max {
                 self.cache.queued.fetch_sub(1, Ordering::Relaxed);
@@ -599,32 +629,33 @@ impl CachedFile {
         Ok(rx)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<usize, watch::Receiver<Option<Landed>>>> {
+    /// Until where a chunk is here.
+    fn has(&self, number: usize) -> u64 {
+        self.here[number].load(Ordering::Acquire)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<usize, watch::Receiver<Arrival>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn bring(self: &Arc<Self>, number: usize) -> Result<()> {
+    async fn bring(self: &Arc<Self>, number: usize, tell: &watch::Sender<Arrival>) -> Result<()> {
         let _turn = self.cache.turns.acquire().await.expect("the semaphore is never closed");
         if !self.is_new {
             let file = self.clone();
             if off_the_runtime(move || Ok(file.has_on_disk(number))).await? {
-                self.show(number);
+                self.show(number, self.chunks[number].end);
                 return Ok(());
             }
         }
-        let bytes = self.download(number).await?;
-        let length = bytes.len() as u64;
-        let (file, start) = (self.clone(), self.chunks[number].start);
-        off_the_runtime(move || file.write(&bytes, start)).await?;
-        self.show(number);
+        self.download(number, tell).await?;
         self.cache.counts.fetches.increment(1);
-        self.cache.counts.fetched_bytes.increment(length);
         let cache = self.cache.clone();
         {
             let _versions = cache.lock(); // or it would be evicted between the question and the sum
             if self.is_evicted() {
                 return Ok(());
             }
+            let length = self.chunks[number].end - self.chunks[number].start;
             self.entry.bytes.fetch_add(length, Ordering::Relaxed);
             cache.used.fetch_add(length, Ordering::Relaxed);
         }
@@ -635,27 +666,75 @@ impl CachedFile {
         .await
     }
 
-    async fn download(&self, number: usize) -> Result<Bytes> {
-        let chunk = &self.chunks[number];
-        for _ in 0..DAMAGED_MAX {
-            let bytes = self.cache.bucket.get(&self.key, chunk.start..chunk.end).await?;
-            if chunk.is(&bytes) {
-                return Ok(bytes);
+    /// Fetches what a chunk lacks; tried again from where it broke off.
+    async fn download(self: &Arc<Self>, number: usize, tell: &watch::Sender<Arrival>) -> Result<()> {
+        let (mut attempt, mut damaged) = (0, 0);
+        loop {
+            self.cache.bucket.pause(attempt).await;
+            let error = match self.download_once(number, tell).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    damaged += 1;
+                    self.cache.counts.damaged.increment(1);
+                    let start = self.has(number);
+                    tracing::warn!(key = self.key, start, "bytes that are not what version.json says; asking again");
+                    if damaged < DAMAGED_MAX {
+                        continue;
+                    }
+                    return Err(self.not_as_said(number));
+                }
+                Err(error) => error,
+            };
+            attempt += 1;
+            if error.kind() != Kind::Unavailable || attempt >= self.cache.bucket.attempts() {
+                return Err(error);
             }
-            self.cache.counts.damaged.increment(1);
-            tracing::warn!(
-                key = self.key,
-                start = chunk.start,
-                "bytes that are not what version.json says; asking again"
-            );
         }
-        let (key, start, end) = (&self.key, chunk.start, chunk.end);
-        Err(Error::new(
-            Kind::Unavailable,
-            format!(
-                "bytes {start} to {end} of {key} are not what version.json says; compare the object with its source"
-            ),
-        ))
+    }
+
+    fn not_as_said(&self, number: usize) -> Error {
+        let (key, start, end) = (&self.key, self.has(number).max(self.chunks[number].start), self.chunks[number].end);
+        let what = format!("bytes {start} to {end} of {key} are not what version.json says");
+        Error::new(Kind::Unavailable, format!("{what}; compare the object with its source"))
+    }
+
+    /// Fetches what a chunk lacks, and shows each slice of it when it has come. False when one is damaged.
+    async fn download_once(self: &Arc<Self>, number: usize, tell: &watch::Sender<Arrival>) -> Result<bool> {
+        let chunk = &self.chunks[number];
+        let mut at = self.has(number).max(chunk.start);
+        let mut proofs = chunk.proofs_from(at).iter();
+        let mut next = proofs.next();
+        let mut arriving = self.cache.bucket.open_range(&self.key, at..chunk.end).await?;
+        let (mut bytes, mut checked, mut shown) = (BytesMut::new(), 0, Instant::now());
+        while at < chunk.end {
+            let frame = arriving.next().await?;
+            let is_last = frame.is_none();
+            bytes.extend_from_slice(&frame.unwrap_or_default());
+            while let Some((length, proof)) = next
+                && let Some(piece) = bytes[checked..].get(..*length as usize)
+            {
+                if !proof.is_of(piece) {
+                    return Ok(false);
+                }
+                checked += piece.len();
+                next = proofs.next();
+            }
+            if is_last && checked < bytes.len() {
+                return Ok(false); // `version.json` says less than the chunk's length: not made by us
+            }
+            // Every time that something is shown, all who wait for it wake up.
+            if checked == 0 || !(next.is_none() || checked >= SHOWN_BYTES || shown.elapsed() >= SHOWN_EVERY) {
+                continue;
+            }
+            let (file, piece) = (self.clone(), bytes.split_to(checked).freeze());
+            let length = piece.len() as u64;
+            off_the_runtime(move || file.write(&piece, at)).await?;
+            (at, checked, shown) = (at + length, 0, Instant::now());
+            self.cache.counts.fetched_bytes.increment(length);
+            self.show(number, at);
+            tell.send_modify(|arrival| arrival.here = at);
+        }
+        Ok(true)
     }
 
     /// Whether an earlier process left the chunk whole.
@@ -689,8 +768,11 @@ impl CachedFile {
         })
     }
 
-    fn show(&self, number: usize) {
-        if self.states[number].swap(PRESENT, Ordering::AcqRel) == ABSENT {
+    /// The bytes of a chunk until there are on the disk.
+    fn show(&self, number: usize, until: u64) {
+        let end = self.chunks[number].end;
+        let before = self.here[number].swap(until, Ordering::AcqRel);
+        if before < end && until == end {
             self.missing.fetch_sub(1, Ordering::AcqRel);
         }
         self.touched_s[number].store(self.cache.now_s(), Ordering::Relaxed);
@@ -704,14 +786,14 @@ struct Flight {
 }
 
 impl Flight {
-    async fn run(self, tell: watch::Sender<Option<Landed>>) {
-        let landed = self.file.bring(self.number).await;
+    async fn run(self, tell: watch::Sender<Arrival>) {
+        let landed = self.file.bring(self.number, &tell).await;
         if let Err(error) = &landed {
             self.file.cache.counts.failures.increment(1);
             tracing::warn!(error = error.chain(), "a chunk cannot be had");
         }
         drop(self); // first out of the map: who comes now finds it on the disk or starts afresh
-        let _ = tell.send(Some(landed.map_err(Arc::new))); // everyone may have left
+        tell.send_modify(|arrival| arrival.landed = Some(landed.map_err(Arc::new)));
     }
 }
 
@@ -846,7 +928,7 @@ mod tests {
             key: "v/trk_1/1/aac-96.mp4".into(),
             file: Arc::new(full),
             chunks: Box::new([Chunk { start: 0, end: 3, proofs: vec![] }]),
-            states: Box::new([AtomicU8::new(ABSENT)]),
+            here: Box::new([AtomicU64::new(0)]),
             touched_s: Box::new([AtomicU32::new(0)]),
             missing: AtomicUsize::new(1),
             is_new: true,

@@ -162,6 +162,36 @@ impl fmt::Debug for Bucket {
     }
 }
 
+/// Bytes of an object on their way.
+pub(super) struct Arriving {
+    bucket: Bucket,
+    key: String,
+    body: ByteStream,
+    /// Bytes that are still to come.
+    left: u64,
+    /// A server that sends a byte now and then would keep a fetch for ever.
+    until: tokio::time::Instant,
+}
+
+impl Arriving {
+    /// The next of them; `None` when all have come.
+    ///
+    /// # Errors
+    /// `Unavailable` when they break off, take too long, or are more than was asked for.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let (bucket, key) = (&self.bucket, &self.key);
+        let wait = self.until.saturating_duration_since(tokio::time::Instant::now());
+        let frame = bucket.frame(key, &mut self.body, wait.min(bucket.0.options.read_timeout)).await?;
+        let came = frame.as_ref().map_or(0, Bytes::len) as u64;
+        match self.left.checked_sub(came) {
+            Some(left) if frame.is_some() || left == 0 => self.left = left,
+            Some(_) => return Err(Error::new(Kind::Unavailable, format!("{} cut {key} short", bucket.place()))),
+            None => return Err(Error::new(Kind::Unavailable, format!("{} gave too much of {key}", bucket.place()))),
+        }
+        Ok(frame)
+    }
+}
+
 impl Bucket {
     /// Prepares to talk to the bucket; asks nothing yet.
     ///
@@ -221,6 +251,11 @@ impl Bucket {
     /// The age from which nobody can still be at an upload or a publish.
     pub fn abandoned(&self) -> Duration {
         self.0.options.abandoned
+    }
+
+    /// How often a request is tried.
+    pub(super) fn attempts(&self) -> u32 {
+        self.0.options.attempts.max(1)
     }
 
     /// Runs `work` beside the caller. Nobody joins it: it tells its end to whoever waits.
@@ -413,7 +448,7 @@ impl Bucket {
             return Ok(Bytes::new());
         }
         let mut last = None;
-        for attempt in 0..self.0.options.attempts.max(1) {
+        for attempt in 0..self.attempts() {
             self.pause(attempt).await;
             match self.get_once(key, &range).await {
                 Err(error) if error.kind() == Kind::Unavailable => last = Some(error),
@@ -424,13 +459,19 @@ impl Bucket {
     }
 
     async fn get_once(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
-        // A server that sends a byte now and then would keep a fetch for ever.
-        let got = tokio::time::timeout(self.0.options.read_timeout * 6, self.get_slowly(key, range)).await;
-        let slow = |_| Error::new(Kind::Unavailable, format!("{} is too slow with {key}", self.place()));
-        got.map_err(slow)?
+        let mut arriving = self.open_range(key, range.clone()).await?;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = arriving.next().await? {
+            bytes.extend_from_slice(&frame);
+        }
+        Ok(bytes.freeze())
     }
 
-    async fn get_slowly(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
+    /// Bytes `range` of an object, which is not empty, as they come. Asked for once.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub(super) async fn open_range(&self, key: &str, range: Range<u64>) -> Result<Arriving> {
         let asked = format!("bytes={}-{}", range.start, range.end - 1);
         let answer = self.0.client.get_object().bucket(self.bucket()).key(self.full(key)).range(asked).send().await;
         let answer = answer.map_err(|cause| self.explain("read", key, cause))?;
@@ -440,11 +481,8 @@ impl Bucket {
             let place = self.place();
             return Err(Error::new(Kind::Unavailable, format!("{place} gave {given} of {key}, not {starts}")));
         }
-        let bytes = self.collect(key, answer, range.end - range.start).await?;
-        match bytes.len() as u64 == range.end - range.start {
-            true => Ok(bytes),
-            false => Err(Error::new(Kind::Unavailable, format!("{} cut {key} short", self.place()))),
-        }
+        let until = tokio::time::Instant::now() + self.0.options.read_timeout * 6;
+        Ok(Arriving { bucket: self.clone(), key: key.into(), body: answer.body, left: range.end - range.start, until })
     }
 
     /// A whole object of at most `bytes_max`.
@@ -453,7 +491,7 @@ impl Bucket {
     /// As `get`; `Invalid` when it is larger.
     pub async fn get_all(&self, key: &str, bytes_max: u64) -> Result<(Bytes, Stat)> {
         let mut last = None;
-        for attempt in 0..self.0.options.attempts.max(1) {
+        for attempt in 0..self.attempts() {
             self.pause(attempt).await;
             let answer = self.0.client.get_object().bucket(self.bucket()).key(self.full(key)).send().await;
             let answer = answer.map_err(|cause| self.explain("read", key, cause))?;
@@ -475,22 +513,25 @@ impl Bucket {
     async fn collect(&self, key: &str, answer: GetObjectOutput, bytes_max: u64) -> Result<Bytes> {
         let mut body = answer.body;
         let mut bytes = BytesMut::new();
-        loop {
-            // A server that stops in the middle of a body is not covered by the SDK's timeouts.
-            let frame = tokio::time::timeout(self.0.options.read_timeout, body.try_next()).await;
-            let broke =
-                |cause: String| Error::new(Kind::Unavailable, format!("{} broke off {key}: {cause}", self.place()));
-            let frame = frame.map_err(|_| broke("nothing came for too long".into()))?;
-            let Some(frame) = frame.map_err(|cause| broke(cause.to_string()))? else { return Ok(bytes.freeze()) };
+        while let Some(frame) = self.frame(key, &mut body, self.0.options.read_timeout).await? {
             if bytes.len() as u64 + frame.len() as u64 > bytes_max {
                 return Err(Error::invalid(format!("{key} in {} is larger than {bytes_max} bytes", self.place())));
             }
             bytes.extend_from_slice(&frame);
         }
+        Ok(bytes.freeze())
+    }
+
+    /// The next bytes of a body; `None` at its end. A server that stops in the middle is not covered by the SDK's
+    /// timeouts.
+    async fn frame(&self, key: &str, body: &mut ByteStream, wait: Duration) -> Result<Option<Bytes>> {
+        let broke = |cause: String| Error::new(Kind::Unavailable, format!("{} broke off {key}: {cause}", self.place()));
+        let frame = tokio::time::timeout(wait, body.try_next()).await;
+        frame.map_err(|_| broke("nothing came for too long".into()))?.map_err(|cause| broke(cause.to_string()))
     }
 
     /// Waits before an attempt that is not the first: 100, 200, 400 ms, up to twice that.
-    async fn pause(&self, attempt: u32) {
+    pub(super) async fn pause(&self, attempt: u32) {
         if attempt > 0 {
             let mut random = [0];
             getrandom::fill(&mut random).expect("the operating system gives random bytes");
