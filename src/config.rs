@@ -154,7 +154,7 @@ pub struct S3 {
     pub role_token_file: Option<PathBuf>,
     /// The machine's metadata service. `AWS_EC2_METADATA_SERVICE_ENDPOINT` below the file.
     pub metadata_url: String,
-    /// The endpoint in URLs that listeners get. Unset: `endpoint`.
+    /// The endpoint in URLs that listeners and senders of parts get. Unset: `endpoint`.
     pub public_endpoint: Option<String>,
     /// Seconds that a URL of a stream from the bucket is valid.
     pub stream_url_s: u64,

@@ -236,8 +236,12 @@ fn created(status: StatusCode, upload: &Upload) -> Response {
 
 /// Makes the row, or finds that of the same key; says why there can be none.
 pub(super) async fn announce(uploads: &Uploads, new: &NewUpload) -> Checked<(StatusCode, Upload)> {
+    answered(uploads, uploads.intake.create(new).await?)
+}
+
+fn answered(uploads: &Uploads, made: Created) -> Checked<(StatusCode, Upload)> {
     let rules = &uploads.intake.options.rules;
-    match uploads.intake.create(new).await? {
+    match made {
         Created::New(upload) => Ok((StatusCode::CREATED, upload)),
         Created::Known(upload) => Ok((StatusCode::OK, upload)),
         Created::Conflict(id) => Err(Problem::unprocessable(
@@ -324,11 +328,16 @@ async fn form(
             idempotency_key,
             place: uploads.intake.place(),
         };
-        let (status, upload) = announce(uploads, &new).await?;
+        let announce = async || answered(uploads, uploads.intake.create_form(&new).await?);
+        let (mut status, mut upload) = announce().await?;
+        // Under way for all anybody knows, or left by a process that died.
+        if status == StatusCode::OK && upload.state.is_open() && uploads.intake.give_up_form(&upload).await? {
+            (status, upload) = announce().await?;
+        }
         if status == StatusCode::OK {
-            return match upload.state {
-                Standing::Created | Standing::Uploading => Err(in_use()),
-                _ => Ok(created(status, &upload)),
+            return match upload.state.is_open() {
+                true => Err(in_use()),
+                false => Ok(created(status, &upload)),
             };
         }
         let taken = file(uploads, &upload, field, &mut form, (most, &allowance)).await;

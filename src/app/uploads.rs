@@ -33,6 +33,7 @@ pub(super) fn intake(config: &Config, db: &Db, store: &Store) -> Result<Arc<Inta
         bodies_max: settings.bodies_max,
         lock: Duration::from_secs(settings.lock_s),
         presign: Duration::from_secs(settings.presign_s),
+        source_valid: Duration::from_secs(config.store.s3.source_url_s),
         clamd: clamd.transpose()?,
     };
     Ok(Arc::new(Intake::new(db.clone(), store, options, Clock::System)))

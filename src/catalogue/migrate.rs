@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! row says `from` ─▶ every version copied, read back, hashed ─▶ one transaction: still that version? record, row
-//!                                                                        └─▶ removed from `from`, when it is asked
+//!                    its pictures too                                   └─▶ removed from `from`, when it is asked
 //! ```
+//! Then the tracks that are there already: pictures that were set while a server still wrote to the other store follow
+//! them.
+//!
 //! Killed anywhere, the row says a store that has everything, and doing it again proves what is there and sends the
 //! rest. A version's name is the hash of its content: copying it twice, or two commands at once, makes the same copy.
 
@@ -22,7 +25,7 @@ use crate::db::tracks::{self as rows, TrackRow};
 use crate::hls::version::VersionIndex;
 use crate::origin::blocks;
 use crate::store::remote::RemoteStore;
-use crate::store::{Backend, LocalStore, Store, mixed};
+use crate::store::{Backend, LocalStore, Store, artwork, mixed};
 use crate::tracks::{State, Track};
 
 /// What to move, and how.
@@ -59,6 +62,8 @@ pub struct Report {
     pub versions: u64,
     /// Bytes of those, sent now or found there.
     pub bytes: u64,
+    /// Tracks whose pictures were copied or found there.
+    pub pictures: u64,
     /// Tracks whose copy in the directory was removed.
     pub deleted: u64,
     /// Tracks that were left, and why: nothing that trying again would change.
@@ -78,7 +83,8 @@ pub struct Report {
 pub struct Left {
     /// As the row has it.
     pub track: String,
-    /// One word: `unreadable`, `no_version`, `no_key`, `deleted`, `no_record`, `missing`, `damaged`, `changed`, `failed`.
+    /// One word: `unreadable`, `no_version`, `no_key`, `deleted`, `no_record`, `missing`, `damaged`, `artwork`,
+    /// `changed`, `failed`.
     pub reason: &'static str,
     /// The same for people.
     pub why: String,
@@ -121,8 +127,11 @@ enum Ended {
     Moved {
         versions: u64,
         bytes: u64,
+        pictures: bool,
         deleted: bool,
     },
+    /// It was where it shall be, and its pictures followed it.
+    Followed,
     /// It was where it shall be, and nothing of it was left elsewhere.
     Nothing,
     Skipped(&'static str, String),
@@ -147,6 +156,7 @@ impl Move {
             moved: 0,
             versions: 0,
             bytes: 0,
+            pictures: 0,
             deleted: 0,
             skipped: 0,
             failed: 0,
@@ -168,14 +178,11 @@ impl Move {
             let (from, to) = (self.store(from), self.store(to));
             blocking(move || blocks::carry_over(&from, &to)).await?;
         }
-        let mut whole = self.db.count_tracks_in(from).await?;
-        if self.options.delete_local {
-            whole += self.db.count_tracks_in(to).await?;
-        }
+        let whole = self.db.count_tracks_in(from).await? + self.db.count_tracks_in(to).await?;
         (self.watch)(Progress::Tracks(whole));
         self.each_row(from).await?;
-        // Those that an earlier command moved, and whose directory was kept then.
-        if self.options.delete_local && !self.report.interrupted {
+        // Those that an earlier command moved: what was kept in the directory then, and pictures set since.
+        if !self.report.interrupted {
             self.each_row(to).await?;
         }
         self.report.remaining = self.db.count_tracks_in(from).await?;
@@ -209,13 +216,15 @@ impl Move {
             Ok(row) => self.one(&row).await,
         };
         match ended {
-            Ok(Ended::Moved { versions, bytes, deleted }) => {
+            Ok(Ended::Moved { versions, bytes, pictures, deleted }) => {
                 self.failures = 0;
                 self.report.moved += 1;
                 self.report.versions += versions;
                 self.report.bytes += bytes;
+                self.report.pictures += u64::from(pictures);
                 self.report.deleted += u64::from(deleted);
             }
+            Ok(Ended::Followed) => self.report.pictures += 1,
             Ok(Ended::Nothing) => {}
             Ok(Ended::Stopped) => self.report.interrupted = true,
             Ok(Ended::Skipped(reason, why)) => {
@@ -250,6 +259,10 @@ impl Move {
 
     async fn one(&self, row: &TrackRow) -> Result<Ended> {
         let skip = |reason, why: String| Ok(Ended::Skipped(reason, why));
+        let is_there = row.backend == self.options.to;
+        if is_there && !self.options.delete_local {
+            return self.follow(row).await; // its versions were proved when it was moved
+        }
         let Some(version) = row.version else {
             return skip("no_version", format!("it is {} and has no version yet", row.state.as_str()));
         };
@@ -259,11 +272,10 @@ impl Move {
         if row.storage_key.is_none() {
             return skip("no_key", format!("its row says {} and has no storage_key", row.backend));
         }
-        let is_there = row.backend == self.options.to;
         let id = row.id;
         let versions = self.versions(id, version).await?;
         if is_there && versions.is_empty() {
-            return Ok(Ended::Nothing);
+            return self.follow(row).await;
         }
         if !is_there && !versions.contains(&version) {
             return skip("missing", format!("version {version} is not in the {} store", self.options.from));
@@ -301,13 +313,71 @@ impl Move {
         }
         let versions = versions.len() as u64;
         if self.options.dry_run {
-            return Ok(Ended::Moved { versions, bytes, deleted: false });
+            return Ok(Ended::Moved { versions, bytes, pictures: row.artwork.is_some(), deleted: false });
         }
-        if !self.commit((id, version), row.backend, record).await? {
-            return skip("changed", "it was published anew meanwhile; run the command again".into());
+        let pictures = match self.pictures(row).await {
+            Ok(Some(copied)) => {
+                bytes += copied;
+                true
+            }
+            Ok(None) => false,
+            Err(error) if matches!(error.kind(), Kind::Invalid | Kind::NotFound) => {
+                return skip("artwork", format!("{}; set them again or remove them", error.chain()));
+            }
+            Err(error) => return Err(error),
+        };
+        if !self.commit(row, version, record).await? {
+            return skip(
+                "changed",
+                "it was published anew or got other pictures meanwhile; run the command again".into(),
+            );
         }
-        let deleted = self.options.delete_local && self.delete((id, version)).await?;
-        Ok(Ended::Moved { versions, bytes, deleted })
+        let deleted = self.options.delete_local && self.delete(row, version).await?;
+        Ok(Ended::Moved { versions, bytes, pictures, deleted })
+    }
+
+    /// Copies the pictures of a track and proves the copy: their bytes, or `None` when it has none.
+    ///
+    /// # Errors
+    /// `NotFound` when no store has them, `Invalid` when they are damaged.
+    async fn pictures(&self, row: &TrackRow) -> Result<Option<u64>> {
+        let Some(hash) = row.artwork.clone() else { return Ok(None) };
+        let (id, from, to) = (row.id, self.store(self.options.from), self.store(self.options.to));
+        let copied = blocking(move || {
+            if let Some(bytes) = artwork::copy((&from, &to), id, &hash)? {
+                return Ok(bytes);
+            }
+            // An earlier command has brought them, and was killed.
+            let there = artwork::all(&to, id, &hash)?;
+            let missing = || Error::not_found(format!("neither store has the pictures {hash}"));
+            Ok(there.ok_or_else(missing)?.iter().map(|(_, bytes)| bytes.len() as u64).sum())
+        });
+        copied.await.map(Some)
+    }
+
+    /// The pictures of a track that is where it shall be, when they are not.
+    async fn follow(&self, row: &TrackRow) -> Result<Ended> {
+        let Some(hash) = row.artwork.clone().filter(|_| row.state != State::Deleted) else { return Ok(Ended::Nothing) };
+        let (id, from, to) = (row.id, self.store(self.options.from), self.store(self.options.to));
+        let (dry_run, delete) = (self.options.dry_run, self.options.delete_local);
+        let followed = blocking(move || {
+            if dry_run {
+                return Ok(false);
+            }
+            let copied = artwork::copy((&from, &to), id, &hash)?.is_some();
+            if copied && delete {
+                artwork::remove(&from, id, &hash)?;
+            }
+            Ok(copied)
+        });
+        match followed.await {
+            Ok(true) => Ok(Ended::Followed),
+            Ok(false) => Ok(Ended::Nothing),
+            Err(error) if error.kind() == Kind::Invalid => {
+                Ok(Ended::Skipped("artwork", format!("{}; set them again or remove them", error.chain())))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The versions that the source has. First rungs that a whole version has replaced are nobody's any more.
@@ -355,26 +425,29 @@ impl Move {
 
     /// The track is where it shall be, unless it shows another version by now. The row is locked while the record is
     /// written, as it is by whoever publishes (`catalogue::show`): neither writes over what the other wrote later.
-    async fn commit(&self, key: (TrackId, VersionId), from: Backend, record: Option<Vec<u8>>) -> Result<bool> {
+    async fn commit(&self, row: &TrackRow, version: VersionId, record: Option<Vec<u8>>) -> Result<bool> {
         let mut tx = self.db.begin().await?;
-        if !rows::moves(&mut tx, key, (from, self.options.to), self.clock.unix_us()).await? {
+        let (id, to) = (row.id, self.options.to);
+        let what = (id, version, row.artwork.as_deref());
+        if !rows::moves(&mut tx, what, (row.backend, to), self.clock.unix_us()).await? {
             return Ok(false);
         }
         if let Some(record) = record {
-            let target = self.store(self.options.to);
-            blocking(move || target.put_record(key.0, &record)).await?;
+            let target = self.store(to);
+            blocking(move || target.put_record(id, &record)).await?;
         }
         tx.commit().await?;
         Ok(true)
     }
 
-    /// Removes from the directory what the bucket has: first the record, then the versions. False when the track
-    /// shows another version by now.
-    async fn delete(&self, (id, version): (TrackId, VersionId)) -> Result<bool> {
+    /// Removes from the directory what the bucket has: first the record, then the versions and pictures. False when the
+    /// track shows another version by now.
+    async fn delete(&self, row: &TrackRow, version: VersionId) -> Result<bool> {
+        let id = row.id;
         let versions = self.versions(id, version).await?;
         let mut tx = self.db.begin().await?;
         let to = self.options.to;
-        if !rows::moves(&mut tx, (id, version), (to, to), self.clock.unix_us()).await? {
+        if !rows::moves(&mut tx, (id, version, row.artwork.as_deref()), (to, to), self.clock.unix_us()).await? {
             return Ok(false);
         }
         let local = self.local.clone();
@@ -384,8 +457,12 @@ impl Move {
         })
         .await?;
         tx.commit().await?;
-        let local = self.local.clone();
-        blocking(move || versions.into_iter().try_for_each(|version| local.remove_version(id, version))).await?;
+        let (local, pictures) = (self.local.clone(), row.artwork.clone());
+        blocking(move || {
+            versions.into_iter().try_for_each(|version| local.remove_version(id, version))?;
+            pictures.map_or(Ok(()), |hash| artwork::remove(&Store::Local(local), id, &hash))
+        })
+        .await?;
         Ok(true)
     }
 

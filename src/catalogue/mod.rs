@@ -181,6 +181,7 @@ pub async fn remove_deleted(db: &Db, store: &Store, before_us: i64) -> Result<us
             for version in store.versions(id, VERSIONS_MAX)? {
                 store.remove_version(id, version)?;
             }
+            store.remove_rest(id)?;
             pictures.map_or(Ok(()), |hash| crate::store::artwork::remove(&store, id, &hash))
         })
         .await?;

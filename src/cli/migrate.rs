@@ -121,9 +121,12 @@ fn summarise(args: &MigrateStorageArgs, report: &Report) -> Result<()> {
     if args.json {
         return tell(json!(report));
     }
-    let Report { from, to, moved, versions, bytes, deleted, skipped, failed, remaining, .. } = report;
+    let Report { from, to, moved, versions, bytes, pictures, deleted, skipped, failed, remaining, .. } = report;
     let would = if report.dry_run { "would be moved" } else { "moved" };
     let mut lines = vec![format!("{moved} tracks {would} from {from} to {to}: {versions} versions, {bytes} bytes")];
+    if *pictures > 0 {
+        lines.push(format!("{pictures} of them or of those there with their pictures"));
+    }
     if *deleted > 0 {
         lines.push(format!("{deleted} removed from the directory"));
     }

@@ -183,10 +183,15 @@ impl Db {
                 concat!("select fingerprint, ", columns!(), " from upload where owner = $1 and idempotency_key = $2");
             if let Some(row) = tx.first(sql, args![&new.owner, key]).await? {
                 let known = upload(&row)?;
-                return Ok(match row.text("fingerprint")? == fingerprint {
-                    true => Created::Known(known),
-                    false => Created::Conflict(known.id),
-                });
+                if row.text("fingerprint")? != fingerprint {
+                    return Ok(Created::Conflict(known.id));
+                }
+                if !matches!(known.state, State::Aborted | State::Expired) {
+                    return Ok(Created::Known(known));
+                }
+                // Nothing came of it: whoever tries again wants another.
+                let sql = "update upload set idempotency_key = null where id = $1";
+                tx.execute(sql, args![known.id.as_str()]).await?;
             }
         }
         if let Some(quota) = exceeded(usage, new.bytes, rules) {

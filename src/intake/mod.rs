@@ -37,9 +37,9 @@ use crate::base::telemetry;
 use crate::base::{Error, Kind, Result};
 use crate::db::Db;
 use crate::db::uploads::{Begun, Created, Verdict, Written};
-use crate::store::Store;
 #[cfg(feature = "s3")]
-use crate::store::s3::Bucket;
+use crate::store::s3::{Bucket, UPLOADS};
+use crate::store::{Backend, Store};
 use crate::uploads::tus::Checksum;
 use crate::uploads::{NewUpload, Part, Place, Reason, Rules, State, Upload, UploadId};
 #[cfg(feature = "s3")]
@@ -56,6 +56,8 @@ pub struct Options {
     pub lock: Duration,
     /// How long URLs for parts are valid.
     pub presign: Duration,
+    /// How long a URL is valid that a transcode reads from; it is signed again when it is not.
+    pub source_valid: Duration,
     /// Who looks for viruses; `None`: nobody.
     pub clamd: Option<Clamd>,
 }
@@ -69,8 +71,11 @@ pub struct Intake {
     pub options: Options,
     /// Directory of uploads to this machine.
     dir: PathBuf,
+    /// The bucket, whether or not new uploads go there.
     #[cfg(feature = "s3")]
     bucket: Option<Bucket>,
+    /// Where new uploads go.
+    place: Place,
     clock: Clock,
     bodies: Arc<Semaphore>,
     received: Counter,
@@ -129,6 +134,8 @@ pub struct Writing {
     state: State,
     lost: Arc<AtomicBool>,
     keeper: JoinHandle<()>,
+    /// As the intake's; of a form, which ends sooner.
+    rules: Rules,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -139,6 +146,8 @@ enum Sink {
     Remote(RemoteSink),
 }
 
+/// How long what a form left holds its room when its process died.
+const FORM_LEFT: Duration = Duration::from_secs(300);
 /// How much may be durable without being written down.
 const COMMIT_BYTES: u64 = 8 << 20;
 
@@ -160,10 +169,10 @@ impl Intake {
         Intake {
             dir: store.uploads_dir(),
             #[cfg(feature = "s3")]
-            bucket: match store {
-                Store::S3(store) => Some(store.bucket().clone()),
-                Store::Both(store) => store.bucket_of_new().cloned(),
-                Store::Local(_) => None,
+            bucket: store.remote().map(|remote| remote.bucket().clone()),
+            place: match store.primary() {
+                Backend::Local => Place::Local,
+                Backend::S3 => Place::S3,
             },
             bodies: Arc::new(Semaphore::new(options.bodies_max)),
             db,
@@ -177,11 +186,7 @@ impl Intake {
 
     /// Where new uploads lie.
     pub fn place(&self) -> Place {
-        #[cfg(feature = "s3")]
-        if self.bucket.is_some() {
-            return Place::S3;
-        }
-        Place::Local
+        self.place
     }
 
     /// Microseconds since 1970.
@@ -197,6 +202,34 @@ impl Intake {
         // Neither its name nor its owner: spans are for people who need to know neither.
         let span = tracing::info_span!("announce_upload", kind = new.kind.as_str(), bytes = new.bytes);
         self.db.create_upload(new, &self.options.rules, self.now_us()).instrument(span).await
+    }
+
+    /// Announces what comes in this very request and cannot be gone on with: when the process dies, its room is given
+    /// back after `FORM_LEFT`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn create_form(&self, new: &NewUpload) -> Result<Created> {
+        self.db.create_upload(new, &self.form_rules(), self.now_us()).await
+    }
+
+    /// Gives up what a form of a process that died has left; false while somebody is at it.
+    ///
+    /// # Errors
+    /// As `begin`.
+    pub async fn give_up_form(self: &Arc<Self>, upload: &Upload) -> Result<bool> {
+        match self.begin(upload).await? {
+            Begin::Writing(writing) => {
+                writing.end().await;
+                self.remove(&upload.id).await
+            }
+            Begin::Taken | Begin::Busy | Begin::Not(_) | Begin::Unknown => Ok(false),
+        }
+    }
+
+    fn form_rules(&self) -> Rules {
+        let rules = &self.options.rules;
+        Rules { expires: rules.expires.min(FORM_LEFT), ..rules.clone() }
     }
 
     /// Takes the right to write.
@@ -239,7 +272,9 @@ impl Intake {
         let keeper = tokio::spawn(keep(Arc::clone(self), upload.id.clone(), upload.writer, Arc::clone(&lost)));
         let (committed, state) = (upload.offset, upload.state);
         let intake = Arc::clone(self);
-        Ok(Begin::Writing(Box::new(Writing { intake, upload, sink, committed, state, lost, keeper, _permit: permit })))
+        let rules = self.options.rules.clone();
+        let writing = Writing { intake, upload, sink, committed, state, lost, keeper, rules, _permit: permit };
+        Ok(Begin::Writing(Box::new(writing)))
     }
 
     /// Looks at an upload all of whose bytes are here. `Err`: it could not be looked at; try later.
@@ -301,7 +336,7 @@ impl Intake {
         }
         for upload in self.db.unswept_uploads().await? {
             // A request to the bucket that was on its way when the upload ended may still arrive: looked at twice.
-            let settled = upload.finished_us.is_some_and(|ended| ended <= self.now_us() - SETTLE_US);
+            let settled = upload.finished_us.is_some_and(|ended| ended <= self.now_us() - self.settle_us(upload.place));
             if settled && self.clear(&upload).await.is_ok() {
                 self.db.swept_upload(&upload.id, self.now_us()).await?;
             }
@@ -320,9 +355,11 @@ impl Intake {
         let swept = 0;
         #[cfg(feature = "s3")]
         if let Some(bucket) = &self.bucket {
-            let unfinished = bucket.ask(|bucket| async move { bucket.unfinished(ORPHAN_AGE).await }).await?;
+            let age = bucket.abandoned(); // a row may be a moment behind its bucket
+            let begun = move |bucket: Bucket| async move { bucket.unfinished_below(UPLOADS, age).await };
+            let unfinished = bucket.ask(begun).await?;
             for (key, store_upload) in unfinished {
-                let Some(id) = key.strip_prefix("uploads/").and_then(|rest| rest.split('/').next()) else { continue };
+                let Some(id) = key.strip_prefix(UPLOADS).and_then(|rest| rest.split('/').next()) else { continue };
                 let Some(id) = UploadId::decode(id) else { continue };
                 let known = self.db.upload(&id).await?.is_some_and(|upload| {
                     upload.state.is_in_flight() && upload.store_upload.as_deref() == Some(&store_upload)
@@ -425,10 +462,10 @@ impl Intake {
             #[cfg(feature = "s3")]
             Place::S3 => {
                 let bucket = self.bucket_of(upload)?.clone();
-                let key = remote::key(&upload.id);
+                let (key, valid) = (remote::key(&upload.id), self.options.source_valid);
                 Ok(Source::Url(Arc::new(move || {
                     let key = key.clone();
-                    bucket.wait(move |bucket: Bucket| async move { bucket.presign_get(&key, SOURCE_VALID).await })
+                    bucket.wait(move |bucket: Bucket| async move { bucket.presign_inside(&key, valid).await })
                 })))
             }
             #[cfg(not(feature = "s3"))]
@@ -467,19 +504,22 @@ impl Intake {
         self.ended.iter().filter(|(known, _)| *known == state).for_each(|(_, counter)| counter.increment(1));
     }
 
+    /// After this long nothing of an upload that ended is on its way any more.
+    fn settle_us(&self, place: Place) -> i64 {
+        let late = match place {
+            Place::Local => Duration::ZERO,
+            #[cfg(feature = "s3")]
+            Place::S3 => self.bucket.as_ref().map(Bucket::patience).unwrap_or_default(),
+            #[cfg(not(feature = "s3"))]
+            Place::S3 => Duration::ZERO,
+        };
+        (late + self.options.lock).as_micros() as i64
+    }
+
     fn lock_us(&self) -> i64 {
         self.options.lock.as_micros() as i64
     }
 }
-
-/// After this long nothing of an upload that ended is on its way any more: a part has three tries of a minute.
-const SETTLE_US: i64 = 240_000_000;
-/// How old an upload in parts without a row has to be.
-#[cfg(feature = "s3")]
-const ORPHAN_AGE: Duration = Duration::from_secs(3600);
-/// How long a URL is valid that a transcode reads from; it is signed again when it is not.
-#[cfg(feature = "s3")]
-const SOURCE_VALID: Duration = Duration::from_secs(3600);
 
 /// Signs a URL; blocks.
 pub type Sign = Arc<dyn Fn() -> Result<String> + Send + Sync>;
@@ -528,6 +568,9 @@ impl Writing {
     /// nothing does. With `most` its end is the end of the upload: less than was announced.
     pub async fn take(&mut self, chunks: &mut impl Chunks, mut checksum: Option<Checksum>, most: Option<u64>) -> Ended {
         let mut ended = Ended::Whole;
+        if most.is_some() {
+            self.rules = self.intake.form_rules();
+        }
         loop {
             let chunk = match chunks.next().await {
                 None => break,
@@ -594,7 +637,7 @@ impl Writing {
             return Ok(true);
         }
         let written = Written { from: self.committed, to, parts: new_parts, tail, length };
-        let (db, rules) = (&self.intake.db, &self.intake.options.rules);
+        let (db, rules) = (&self.intake.db, &self.rules);
         let now_us = self.intake.now_us();
         match db.commit_write(&self.upload.id, self.upload.writer, &written, rules, now_us).await? {
             None => {

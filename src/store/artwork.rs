@@ -13,17 +13,22 @@ use sha2::{Digest as _, Sha256};
 use super::{LocalStore, Store};
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
-use crate::base::{Kind, Result, hex};
+use crate::base::{Error, Kind, Result, hex};
 
 /// Lengths of the longer side in pixels: for a list, a page, a screen.
 pub const SIZES: [u32; 3] = [160, 640, 1200];
 /// The largest picture that we made, in bytes.
 const BYTES_MAX: u64 = 4 << 20;
 
-/// The hash in the names of these pictures.
+/// Pictures of a track, each with its size.
+pub type Pictures = Vec<(u32, Vec<u8>)>;
+
+/// The hash in the names of these pictures, in whatever order they are.
 pub fn hash(pictures: &[(u32, Vec<u8>)]) -> String {
+    let mut falling: Vec<_> = pictures.iter().collect();
+    falling.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size)); // as they are made
     let mut hash = Sha256::new();
-    pictures.iter().for_each(|(_, bytes)| hash.update(Sha256::digest(bytes)));
+    falling.iter().for_each(|(_, bytes)| hash.update(Sha256::digest(bytes)));
     hex::encode(&hash.finalize()[..10])
 }
 
@@ -69,6 +74,51 @@ pub fn read(store: &Store, track: TrackId, hash: &str, size: u32) -> Result<Byte
             read => read,
         },
     }
+}
+
+/// All pictures of a track with this hash; `None` when there is none of them.
+///
+/// # Errors
+/// `Invalid` when one is missing or they are not what the hash says; else as `read`.
+pub fn all(store: &Store, track: TrackId, hash: &str) -> Result<Option<Pictures>> {
+    let mut pictures = Vec::with_capacity(SIZES.len());
+    for size in SIZES {
+        match read(store, track, hash, size) {
+            Ok(bytes) => pictures.push((size, bytes.into())),
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match () {
+        () if pictures.is_empty() => Ok(None),
+        () if pictures.len() == SIZES.len() && self::hash(&pictures) == hash => Ok(Some(pictures)),
+        () => Err(Error::invalid(format!(
+            "pictures {hash} of track {track} are damaged in the {} store",
+            store.primary()
+        ))),
+    }
+}
+
+/// Copies the pictures of a track from one store to another and proves the copy; what is there and right is not sent
+/// again. Returns their bytes; `None` when `from` has none of them.
+///
+/// # Errors
+/// `Invalid` when they are damaged in `from`, `Unavailable` when a store does not do as it should.
+pub fn copy((from, to): (&Store, &Store), track: TrackId, hash: &str) -> Result<Option<u64>> {
+    let Some(pictures) = all(from, track, hash)? else { return Ok(None) };
+    let is_there = || match all(to, track, hash) {
+        Ok(there) => Ok(there.as_ref() == Some(&pictures)),
+        Err(error) if error.kind() == Kind::Invalid => Ok(false),
+        Err(error) => Err(error),
+    };
+    if !is_there()? {
+        put(to, track, hash, &pictures)?;
+        if !is_there()? {
+            let what = format!("the copy of pictures {hash} of track {track} is not what was sent; try again");
+            return Err(Error::new(Kind::Unavailable, what));
+        }
+    }
+    Ok(Some(pictures.iter().map(|(_, bytes)| bytes.len() as u64).sum()))
 }
 
 /// Removes the pictures of a track with this hash; none is fine.
@@ -118,7 +168,7 @@ fn from_disk(local: &LocalStore, track: TrackId, name: &str) -> Result<Bytes> {
     let path = directory(local, track).join(name);
     let length = fs::metadata(&path).context(what)?.len();
     if length > BYTES_MAX {
-        return Err(crate::base::Error::invalid(format!("a picture of track {track} is larger than any we make")));
+        return Err(Error::invalid(format!("a picture of track {track} is larger than any we make")));
     }
     fs::read(&path).context(what).map(Bytes::from)
 }

@@ -243,9 +243,17 @@ impl DiskCache {
         VersionIndex::decode_as(version, &document).map_err(|cause| {
             Error::new(Kind::Unavailable, format!("{} is damaged", self.bucket.place())).because(cause)
         })?;
-        self.keep(key, &document, stat.modified_s)
-            .context(|| format!("cannot keep version {version} of track {track} in the cache"))
-            .map_err(|cause| Error::new(Kind::Unavailable, "the cache cannot be written").because(cause))?;
+        let mut kept = self.keep(key, &document, stat.modified_s);
+        if kept.as_ref().is_err_and(is_full) {
+            self.make_room(None);
+            kept = self.keep(key, &document, stat.modified_s);
+        }
+        kept.map_err(|cause| {
+            let what = format!(
+                "cannot keep version {version} of track {track} in the cache; free space or lower cache.bytes_max"
+            );
+            Error::new(Kind::Unavailable, what).because(cause)
+        })?;
         Ok(document)
     }
 
@@ -255,13 +263,19 @@ impl DiskCache {
         if versions.contains_key(&key) {
             return Ok(());
         }
-        fs::create_dir_all(&dir)?;
         let temporary = dir.join("version.tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(document)?;
-        // Every node says the same `Last-Modified`.
-        file.set_modified(UNIX_EPOCH + Duration::from_secs(modified_s))?;
-        fs::rename(&temporary, dir.join(VERSION_DOCUMENT))?;
+        let write = || {
+            fs::create_dir_all(&dir)?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(document)?;
+            // Every node says the same `Last-Modified`.
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(modified_s))?;
+            fs::rename(&temporary, dir.join(VERSION_DOCUMENT))
+        };
+        if let Err(cause) = write() {
+            let _ = fs::remove_dir_all(&dir); // nobody knows it yet; the next start removes what stays
+            return Err(cause);
+        }
         let bytes = (document.len() as u64).next_multiple_of(4096);
         let entry = Entry::new(key, dir, bytes);
         entry.used_s.store(self.now_s(), Ordering::Relaxed);
@@ -352,6 +366,13 @@ impl DiskCache {
         self.counts.used.set(self.used.load(Ordering::Relaxed) as f64);
     }
 
+    /// Evicts a few versions, whatever the budget says: the disk is full. Of what is being read only the names go, and
+    /// the space follows when nobody reads it any more.
+    fn make_room(&self, but: Option<&Arc<Entry>>) {
+        let others = self.victims().into_iter().filter(|other| but.is_none_or(|but| !Arc::ptr_eq(other, but)));
+        others.take(4).for_each(|victim| self.evict(&victim));
+    }
+
     /// All versions, those to be evicted first in front. Of what was come back to, at most four fifths of the
     /// budget are preferred: old favourites must go at last too.
     fn victims(&self) -> Vec<Arc<Entry>> {
@@ -407,6 +428,10 @@ impl DiskCache {
 }
 
 const GONE: &str = ".gone-";
+
+fn is_full(cause: &std::io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
 
 impl Entry {
     fn new(key: Key, dir: PathBuf, bytes: u64) -> Entry {
@@ -752,11 +777,8 @@ impl CachedFile {
     /// Writes what was checked. A full disk costs other versions first.
     fn write(&self, bytes: &[u8], start: u64) -> Result<()> {
         let mut written = self.file.write_all_at(bytes, start);
-        if written.as_ref().is_err_and(|cause| cause.kind() == ErrorKind::StorageFull) {
-            let others = self.cache.victims().into_iter().filter(|other| !Arc::ptr_eq(other, &self.entry));
-            for victim in others.take(4) {
-                self.cache.evict(&victim);
-            }
+        if written.as_ref().is_err_and(is_full) {
+            self.cache.make_room(Some(&self.entry));
             written = self.file.write_all_at(bytes, start);
         }
         written.map_err(|cause| {

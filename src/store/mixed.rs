@@ -46,11 +46,6 @@ impl MixedStore {
         self.local.uploads_dir()
     }
 
-    /// The bucket, when what is new goes there.
-    pub fn bucket_of_new(&self) -> Option<&super::s3::Bucket> {
-        (self.primary == Backend::S3).then(|| self.remote.bucket())
-    }
-
     pub(super) fn backend_of(&self, track: TrackId, version: VersionId) -> Backend {
         match self.local.has_version(track, version) {
             Ok(true) => Backend::Local,

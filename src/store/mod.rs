@@ -411,6 +411,20 @@ impl Store {
         ask!(self, store => store.remove_version(track, version))
     }
 
+    /// Removes what is left of a track whose versions were removed: in a bucket objects of which a killed process
+    /// removed only the document.
+    ///
+    /// # Errors
+    /// When the bucket refuses.
+    pub fn remove_rest(&self, track: TrackId) -> Result<()> {
+        #[cfg(feature = "s3")]
+        if let Some(remote) = self.remote() {
+            return remote.remove_rest(track);
+        }
+        let _ = track; // a directory is removed under another name
+        Ok(())
+    }
+
     /// Reads the record of a track.
     ///
     /// # Errors

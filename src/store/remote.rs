@@ -342,6 +342,13 @@ impl RemoteStore {
         self.remove(interim_key(track, version))
     }
 
+    /// Removes all objects of a track's versions, of such too that have no document any more.
+    pub(super) fn remove_rest(&self, track: TrackId) -> Result<()> {
+        let mut keys = Vec::new();
+        self.each_below(&format!("v/{track}/"), |object| keys.push(object.key))?;
+        keys.into_iter().try_for_each(|key| self.remove(key))
+    }
+
     pub(super) fn stage_links(&self, dir: &Path, index: &VersionIndex) -> Result<Staging> {
         self.local.stage_links(dir, index)
     }

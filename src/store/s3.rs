@@ -128,6 +128,8 @@ const PART_BYTES: u64 = 8 << 20;
 const PARTS_MAX: u64 = 10_000;
 /// Parts on their way at a time: what a file takes of memory is this many of them.
 const PARTS_AT_ONCE: usize = 3;
+/// Pages of unfinished uploads that are asked for in one go.
+const UNFINISHED_PAGES_MAX: usize = 100;
 /// What people upload lies below this; `intake` tidies there.
 pub const UPLOADS: &str = "uploads/";
 /// AWS signs for a week at most.
@@ -589,7 +591,7 @@ impl Bucket {
         answer.map(drop).map_err(|cause| self.explain("remove", key, cause))
     }
 
-    /// Keys and ids of uploads in parts that were begun at least `age` ago and have not ended; a thousand at most.
+    /// Keys and ids of uploads in parts that were begun at least `age` ago and have not ended.
     ///
     /// # Errors
     /// `Unavailable` when the bucket cannot be asked.
@@ -602,30 +604,56 @@ impl Bucket {
     /// # Errors
     /// As `unfinished`.
     pub async fn unfinished_below(&self, below: &str, age: Duration) -> Result<Vec<(String, String)>> {
-        let prefix = &self.0.options.prefix;
-        let list = self.0.client.list_multipart_uploads().bucket(self.bucket()).prefix(self.full(below));
-        let answer = list.send().await.map_err(|cause| self.explain("list unfinished uploads of", "", cause))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let latest = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
-        let old = answer
-            .uploads
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|upload| upload.initiated.is_some_and(|began| began.secs() <= latest));
-        Ok(old.filter_map(|upload| Some((upload.key?.strip_prefix(prefix)?.to_owned(), upload.upload_id?))).collect())
+        self.unfinished_by(below, age, 1_000).await
     }
 
-    /// Takes back uploads in parts that were begun at least `age` ago: what killed processes left. Returns how many.
+    /// The same, asked for `page` at a time; after `UNFINISHED_PAGES_MAX` pages it is enough.
+    ///
+    /// # Errors
+    /// As `unfinished`.
+    pub async fn unfinished_by(&self, below: &str, age: Duration, page: i32) -> Result<Vec<(String, String)>> {
+        let prefix = &self.0.options.prefix;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let latest = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
+        let mut unfinished = Vec::new();
+        let mut after: (Option<String>, Option<String>) = (None, None);
+        for _ in 0..UNFINISHED_PAGES_MAX {
+            let list = self.0.client.list_multipart_uploads().bucket(self.bucket()).prefix(self.full(below));
+            let list = list.max_uploads(page).set_key_marker(after.0.take()).set_upload_id_marker(after.1.take());
+            let answer = list.send().await.map_err(|cause| self.explain("list unfinished uploads of", "", cause))?;
+            after = (answer.next_key_marker().map(str::to_owned), answer.next_upload_id_marker().map(str::to_owned));
+            let more = answer.is_truncated().unwrap_or(false) && after.0.is_some();
+            let uploads = answer.uploads.unwrap_or_default().into_iter();
+            let old = uploads.filter(|upload| upload.initiated.is_some_and(|began| began.secs() <= latest));
+            unfinished.extend(
+                old.filter_map(|upload| Some((upload.key?.strip_prefix(prefix)?.to_owned(), upload.upload_id?))),
+            );
+            if !more {
+                break;
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// Takes back uploads in parts of versions that were begun at least `age` ago: what killed processes left. Of those
+    /// below `UPLOADS` their rows know, and other keys are not ours. Returns how many.
     ///
     /// # Errors
     /// `Unavailable` when the bucket cannot be asked.
     pub async fn sweep(&self, age: Duration) -> Result<usize> {
-        let mut unfinished = self.unfinished(age).await?;
-        unfinished.retain(|(key, _)| !key.starts_with(UPLOADS)); // whether those were left, their rows know
+        let unfinished = self.unfinished_below("v/", age).await?;
         for (key, upload) in &unfinished {
-            self.abort_parts(key, upload).await?;
+            match self.abort_parts(key, upload).await {
+                Err(error) if error.kind() == Kind::NotFound => {} // it has ended meanwhile
+                aborted => aborted?,
+            }
         }
         Ok(unfinished.len())
+    }
+
+    /// After this long no request that was begun is still on its way: every try of one to its end.
+    pub fn patience(&self) -> Duration {
+        self.0.options.read_timeout * 6 * self.0.options.attempts.max(1) * 2
     }
 
     /// Takes back an upload in parts.
@@ -700,7 +728,7 @@ impl Bucket {
         (number, bytes): (i32, u64),
         valid: Duration,
     ) -> Result<String> {
-        let part = self.0.client.upload_part().bucket(self.bucket()).key(self.full(key));
+        let part = self.0.signing.upload_part().bucket(self.bucket()).key(self.full(key));
         let part = part.upload_id(upload).part_number(number);
         let part = part.content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
         let signed =

@@ -1,8 +1,10 @@
 //! SIGKILL at any moment of a job, over and over: what is visible is whole all the time, and at the end every job is
 //! done exactly once and nothing is left.
 //!
-//! A few rounds in `make test`; `make kills ROUNDS=200` for many. A round is one kill of a process that works, at a
-//! random moment or just after something appeared in the store.
+//! A few rounds in `make test`; `make kills ROUNDS=200` for many, of everything that is killed in a test: jobs and schema
+//! migrations here, uploads in `uploads::kills`, publishes to a bucket in `store::faults`, moves between stores in
+//! `store::migrate`. A round is one kill of a process that works, at a random moment or just after something appeared in
+//! the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,11 +19,20 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::jobs::{Site, Worker, events};
-use crate::support::Server;
+use crate::support::{Random, Server};
 
 /// Kills in all; half of them of a server that does everything, half of one of two workers.
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     std::env::var("KILL_ROUNDS").map_or(8, |text| text.parse().expect("KILL_ROUNDS is a number"))
+}
+
+/// Moments that are other ones with another `KILL_SEED`.
+pub(crate) fn random(salt: u64) -> Random {
+    Random(seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt)
+}
+
+fn seed() -> u64 {
+    std::env::var("KILL_SEED").map_or(1, |text| text.parse().expect("KILL_SEED is a number"))
 }
 
 /// Jobs that nobody has tried more than once and that are not done, at least: others may wait long for their next attempt.
@@ -32,8 +43,7 @@ struct Dice(u64);
 
 impl Dice {
     fn new(salt: u64) -> Dice {
-        let seed: u64 = std::env::var("KILL_SEED").map_or(1, |text| text.parse().expect("KILL_SEED is a number"));
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt | 1)
+        Dice(seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt | 1)
     }
 
     fn below(&mut self, most: u64) -> u64 {

@@ -580,17 +580,22 @@ async fn a_track_has_one_row_that_keeps_what_is_its_own(db: Db) {
 
 async fn a_track_changes_its_store_only_with_the_version_that_was_copied(db: Db) {
     let (old, new) = (shown("trk_one", 1), shown("trk_one", 2));
-    let moves = async |version, from, to| {
+    let with = async |artwork, version, from, to| {
         let mut tx = db.begin().await.unwrap();
-        let moved = moves(&mut tx, (old.id, version), (from, to), 7).await.unwrap();
+        let moved = moves(&mut tx, (old.id, version, artwork), (from, to), 7).await.unwrap();
         tx.commit().await.unwrap();
         moved
     };
+    let moves = async |version, from, to| with(None, version, from, to).await;
     db.track_shows(&old, Backend::Local, None, 5).await.unwrap();
     assert!(!moves(new.version, Backend::Local, Backend::S3).await, "it shows another version");
     assert!(!moves(old.version, Backend::S3, Backend::Local).await, "it is not there");
     assert!(moves(old.version, Backend::Local, Backend::S3).await);
     assert!(!moves(old.version, Backend::Local, Backend::S3).await, "somebody was faster");
+    db.set_artwork(old.id, Some("seen"), 6).await.unwrap();
+    assert!(!moves(old.version, Backend::S3, Backend::S3).await, "it got pictures that were not copied");
+    assert!(!with(Some("other"), old.version, Backend::S3, Backend::S3).await, "it got others");
+    assert!(with(Some("seen"), old.version, Backend::S3, Backend::S3).await);
     let row = db.track(old.id).await.unwrap().unwrap();
     assert_eq!((row.backend, row.moved_us, row.updated_us), (Backend::S3, Some(7), 7));
     // Published anew in the directory: it is there again.

@@ -6,6 +6,7 @@ mod clamd;
 mod clients;
 mod faults;
 mod form;
+mod kills;
 mod rows;
 mod traces;
 mod tus;
@@ -95,9 +96,13 @@ impl Site {
     }
 
     fn serve_with(&self, more: &[(&str, &str)]) -> Api {
+        self.serve_as(&[], more)
+    }
+
+    fn serve_as(&self, args: &[&str], more: &[(&str, &str)]) -> Api {
         let mut env: Vec<_> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         env.extend(more);
-        let server = Server::start(&self.data(), &[], &env);
+        let server = Server::start(&self.data(), args, &env);
         Api { addr: server.addr, server, bearer: format!("Bearer {}", self.key) }
     }
 
@@ -197,17 +202,33 @@ impl Api {
 
 /// One request with a body. An answer may come before all of it was taken.
 pub(crate) fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    let mut stream = begin(addr, method, path, headers, body.len());
+    send_as(&addr.to_string(), addr, method, path, headers, body)
+}
+
+/// The same to a server that is called `host`.
+fn send_as(host: &str, addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let mut stream = begin_as(host, addr, method, path, headers, body.len());
     let _ = stream.write_all(body);
     answer(stream)
 }
 
 /// A request whose body the caller writes.
 fn begin(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> TcpStream {
+    begin_as(&addr.to_string(), addr, method, path, headers, length)
+}
+
+fn begin_as(
+    host: &str,
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    length: usize,
+) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut head =
-        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -270,15 +270,15 @@ macro_rules! by_ids {
 }
 use by_ids;
 
-/// Says that another store has the version that a track shows, in the caller's transaction; false when the track
-/// shows another by now, or is not where it was: then nothing was changed. Until the transaction ends nobody makes it
-/// show another.
+/// Says that another store has the version and the pictures that a track shows, in the caller's transaction; false when
+/// the track shows others by now, or is not where it was: then nothing was changed. Until the transaction ends nobody
+/// makes it show others.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn moves(
     tx: &mut Tx,
-    (id, version): (TrackId, VersionId),
+    (id, version, artwork): (TrackId, VersionId, Option<&str>),
     (from, to): (Backend, Backend),
     now_us: i64,
 ) -> Result<bool> {
@@ -286,8 +286,16 @@ pub async fn moves(
         .execute(
             "update track set storage_backend = $1, storage_key = $2, updated_us = $3,
                moved_us = case when storage_backend = $1 then moved_us else $3 end
-             where id = $4 and storage_backend = $5 and version = $6",
-            args![to.as_str(), &storage_key(id, version), now_us, id.as_str(), from.as_str(), &version.to_string()],
+             where id = $4 and storage_backend = $5 and version = $6 and coalesce(artwork, '') = $7",
+            args![
+                to.as_str(),
+                &storage_key(id, version),
+                now_us,
+                id.as_str(),
+                from.as_str(),
+                &version.to_string(),
+                artwork.unwrap_or_default()
+            ],
         )
         .await?;
     Ok(moved > 0)

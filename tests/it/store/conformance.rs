@@ -123,6 +123,28 @@ fn what_is_sent_in_parts_leaves_nothing(bucket: &Bucket, options: Options, dir: 
     assert!(!begun.is_empty());
     let sweep = |age| bucket.wait(move |bucket| async move { bucket.sweep(age).await }).unwrap();
     assert_eq!([sweep(Duration::from_secs(3600)), sweep(Duration::ZERO), sweep(Duration::ZERO)], [0, 1, 0]);
+
+    // However many there are, and not those of others.
+    let begin = |key: &'static str| {
+        bucket.wait(move |bucket| async move { bucket.begin_parts(key, &Meta::of(key)).await }).unwrap()
+    };
+    let mut begun: Vec<(&str, String)> = Vec::new();
+    for key in ["uploads/a", "v/a", "v/b", "v/b", "v/b", "v/c"] {
+        begun.push((key, begin(key)));
+    }
+    let by = |page| {
+        bucket.wait(move |bucket| async move { bucket.unfinished_by("v/", Duration::ZERO, page).await }).unwrap()
+    };
+    for page in [1, 2, 3, 1_000] {
+        let mut found = by(page);
+        found.sort();
+        let mut wanted: Vec<_> = begun[1..].iter().map(|(key, id)| ((*key).to_owned(), id.clone())).collect();
+        wanted.sort();
+        assert_eq!(found, wanted, "{page} at a time");
+    }
+    assert_eq!([sweep(Duration::ZERO), by(2).len()], [5, 0]);
+    let (key, upload) = begun.swap_remove(0);
+    bucket.wait(move |bucket| async move { bucket.abort_parts(key, &upload).await }).unwrap();
 }
 
 /// `objects` is empty below `v/`; `dir` is for files.

@@ -141,6 +141,7 @@ fn an_origin_with_nothing_serves_all_of_a_version_bit_by_bit_and_asks_once_for_e
     assert_eq!(right.into_inner(), 100);
     let media: Vec<String> = stage.proxy.asked().into_iter().filter(|asked| asked.starts_with("flac")).collect();
     assert_eq!(media.len(), 1, "one range, however many wait for it: {media:?}");
+    assert_eq!(stage.proxy.documents(), 1, "and one index");
 
     for (path, bytes) in &expected {
         assert!(right_or_refused(path, &server.get(path), bytes), "{path}");

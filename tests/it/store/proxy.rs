@@ -37,6 +37,8 @@ struct Shared {
     /// Whether every request is spoilt, and not only those for media.
     all: bool,
     asked: Vec<String>,
+    /// How often a `version.json` was asked for.
+    documents: usize,
     /// Requests so far.
     seen: usize,
     /// Whether nothing is answered at all.
@@ -53,6 +55,7 @@ impl Proxy {
             times: 0,
             all: false,
             asked: vec![],
+            documents: 0,
             seen: 0,
             hangs: false,
         }));
@@ -80,6 +83,11 @@ impl Proxy {
     pub(super) fn spoil_all(&self, mode: Mode, times: usize) {
         let mut shared = self.shared.lock().unwrap();
         (shared.mode, shared.times, shared.all) = (mode, times, true);
+    }
+
+    /// How often a `version.json` was read.
+    pub(super) fn documents(&self) -> usize {
+        self.shared.lock().unwrap().documents
     }
 
     /// How many requests there were.
@@ -134,6 +142,7 @@ fn pass(mut client: TcpStream, port: u16, shared: &Mutex<Shared>) -> Option<()> 
         if is_media && text.starts_with("GET") {
             shared.asked.push(format!("{} {}", path.rsplit('/').next()?, field("range").unwrap_or_default()));
         }
+        shared.documents += usize::from(text.starts_with("GET") && path.ends_with("/version.json"));
         let spoils = (is_media || shared.all) && shared.times > 0;
         shared.times -= usize::from(spoils);
         if spoils { shared.mode } else { Mode::Pass }

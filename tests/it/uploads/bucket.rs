@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use segue::store::objects::Meta;
 use segue::store::s3::Bucket;
+use segue::uploads::UploadId;
 use serde_json::{Value, json};
 
-use super::{MIB, Site, TUS, V1, send, sha256, tus, wav};
+use super::{MIB, Site, TUS, V1, form, send, send_as, sha256, tus, wav};
 use crate::store::rgw::Rgw;
 
 /// One gateway for all that a bucket has to show: it takes seconds to start.
@@ -55,6 +57,9 @@ fn a_bucket_takes_uploads_as_its_own_parts() {
 
     direct(&api, &rgw, &bucket);
     drop(api);
+    by_another_name(&site, &rgw);
+    orphans(&site, &bucket);
+    form::removed_before_its_job(&site);
     tus::killed_and_resumed(&site, 30 * MIB + 1, 6, 12);
     expired(site, &bucket);
 }
@@ -143,6 +148,65 @@ fn direct(api: &super::Api, rgw: &Rgw, bucket: &Bucket) {
     }
 }
 
+/// Senders know the bucket by a name that this network does not: they get it, and the worker does not use it.
+fn by_another_name(site: &Site, rgw: &Rgw) {
+    let host = format!("bucket.invalid:{}", rgw.port());
+    let endpoint = format!("http://{host}");
+    let api =
+        site.serve_with(&[("SEGUE_STORE__S3__PUBLIC_ENDPOINT", &endpoint), ("SEGUE_STORE__S3__SOURCE_URL_S", "600")]);
+    let file = wav(100_000, 33);
+    let (_, upload) = api.json("POST", "/api/v1/uploads", &json!({ "kind": "audio", "bytes": file.len() }));
+    let id = upload["id"].as_str().unwrap().to_owned();
+    let at = format!("/api/v1/uploads/{id}");
+    let (_, signed) = api.json("POST", &format!("{at}/parts"), &json!({ "parts": [1] }));
+    let url = signed["parts"][0]["url"].as_str().unwrap();
+    let path = url.strip_prefix(&endpoint).unwrap_or_else(|| panic!("{url} is not below {endpoint}"));
+    let gateway = ([127, 0, 0, 1], rgw.port()).into();
+    let sent = send_as(&host, gateway, "PUT", path, &[], &file);
+    assert_eq!(sent.status, 200, "{}", sent.text());
+    let parts = json!([{ "number": 1, "etag": sent.header("etag").unwrap() }]);
+    assert_eq!(api.json("POST", &format!("{at}/complete"), &json!({ "parts": parts })).0, 202);
+    api.until(&id, "ready");
+    api.transcode(&id);
+}
+
+/// Uploads in parts that no row knows, of a process that was killed between the bucket and the database, are taken back;
+/// those on their way are not.
+fn orphans(site: &Site, bucket: &Bucket) {
+    let api = site.serve();
+    let file = wav(10 * MIB, 35);
+    let id = api.announce(file.len(), &[]);
+    assert_eq!(api.patch(&id, 0, &file[..9 * MIB], &[]).status, 204);
+    drop(api);
+    let begin = |key: String| {
+        let meta = Meta { content_type: "audio/wav", cache_control: "no-store" };
+        bucket.wait(move |bucket| async move { bucket.begin_parts(&key, &meta).await }).unwrap()
+    };
+    begin(format!("uploads/{}/source", UploadId::new(1_700_000_000_000_000)));
+    begin(format!("uploads/{id}/source")); // beside the one that the row names
+    begin("somebody-else/s".into());
+    assert_eq!(unfinished(bucket), 4);
+    let api = site.serve_with(&[("SEGUE_STORE__S3__ABANDONED_S", "1")]);
+    // The first sweep may come before they are a second old; the next process sweeps at its start again.
+    let mut api = Some(api);
+    while unfinished(bucket) != 2 {
+        std::thread::sleep(Duration::from_millis(500));
+        if unfinished(bucket) != 2 {
+            drop(api.take());
+            api = Some(site.serve_with(&[("SEGUE_STORE__S3__ABANDONED_S", "1")]));
+        }
+    }
+    let api = api.unwrap();
+    api.finish(&id, &file, 3 * MIB);
+    assert_eq!(api.until(&id, "ready")["sha256"], sha256(&file));
+    let rest = bucket.wait(|bucket| async move { bucket.unfinished(Duration::ZERO).await }).unwrap();
+    assert_eq!(rest.len(), 1);
+    let (key, upload) = rest.into_iter().next().unwrap();
+    assert_eq!(key, "somebody-else/s", "it is not ours");
+    bucket.wait(move |bucket| async move { bucket.abort_parts(&key, &upload).await }).unwrap();
+    assert_eq!(api.send("DELETE", &format!("/api/v1/uploads/{id}"), &[], b"").status, 204);
+}
+
 /// What nobody goes on with leaves no part, no tail, no object.
 fn expired(site: Site, bucket: &Bucket) {
     let site = site.with("SEGUE_UPLOADS__EXPIRES_S", "1");
@@ -163,7 +227,7 @@ fn expired(site: Site, bucket: &Bucket) {
     assert_eq!(site.files(), 0, "nothing was ever on this machine's disk");
 }
 
-fn unfinished(bucket: &Bucket) -> usize {
+pub(super) fn unfinished(bucket: &Bucket) -> usize {
     bucket.wait(|bucket| async move { bucket.unfinished(Duration::ZERO).await }).unwrap().len()
 }
 

@@ -42,15 +42,63 @@ fn a_full_disk_keeps_what_it_has_and_says_so() {
     assert_eq!(api.until(&id, "ready")["sha256"], sha256(&file));
 }
 
+/// The disk fills while a job makes its version: the attempt fails with words, shows nothing and leaves nothing, and the
+/// next one does it when there is room.
+#[test]
+fn a_full_disk_below_a_job_is_waited_out() {
+    let site = Site::local().with("SEGUE_WORKER__BACKOFF_S", "1").with("SEGUE_WORKER__FAILURES_MAX", "100");
+    let api = site.serve();
+    let file = wav(12 * MIB, 62); // noise: FLAC makes no less of it
+    let id = api.announce(file.len(), &[]);
+    api.finish(&id, &file, 12 * MIB);
+    api.until(&id, "ready");
+    let limit = |bytes: &str| {
+        let pid = api.server.child.id().to_string();
+        let done = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status();
+        assert!(done.unwrap().success());
+    };
+    limit("6000000");
+    let body = serde_json::json!({ "source": { "upload": id } }).to_string();
+    let queued = api.send("POST", "/api/v1/transcodes", &[("Idempotency-Key", "\"full\"")], body.as_bytes());
+    assert_eq!(queued.status, 202, "{}", queued.text());
+    let job: serde_json::Value = serde_json::from_slice(&queued.body).unwrap();
+    let path = format!("/api/v1/transcodes/{}", job["id"].as_str().unwrap());
+    let show = || -> serde_json::Value { serde_json::from_slice(&api.send("GET", &path, &[], b"").body).unwrap() };
+    let failed = loop {
+        let job = show();
+        if job["failures"].as_i64() > Some(0) {
+            break job;
+        }
+        assert_ne!(job["state"], "succeeded", "there was room: {job:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(["queued", "running"].contains(&failed["state"].as_str().unwrap()), "it is tried again: {failed:#}");
+    assert!(failed["error"].as_str().unwrap().contains("File too large"), "{failed:#}");
+    let versions = || std::fs::read_dir(site.data().join("store/v")).unwrap().count();
+    assert_eq!(versions(), 0, "nothing is shown");
+    limit("unlimited");
+    loop {
+        let job = show();
+        if job["state"] == "succeeded" {
+            break;
+        }
+        assert_ne!(job["state"], "dead", "{job:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(versions(), 1);
+    assert_eq!(
+        std::fs::read_dir(site.data().join("store/staging")).unwrap().count(),
+        0,
+        "failed attempts left nothing"
+    );
+}
+
 #[test]
 fn a_bucket_in_a_bad_mood_loses_nothing() {
     let rgw = Rgw::start();
     rgw.bucket("moods");
     let proxy = Proxy::before(rgw.port());
-    let site = Site::local()
-        .behind(&format!("http://{}", proxy.addr), "moods")
-        .with("SEGUE_STORE__S3__READ_TIMEOUT_S", "2")
-        .with("SEGUE_STORE__S3__ATTEMPTS", "2");
+    let site = Site::local().behind(&format!("http://{}", proxy.addr), "moods").with("SEGUE_STORE__S3__ATTEMPTS", "2");
     let api = site.serve();
     let file = wav(18 * MIB + 5, 71);
 

@@ -177,6 +177,87 @@ fn forms_that_cannot_be_read_leave_nothing() {
 }
 
 #[test]
+fn a_job_whose_upload_was_removed_says_so_at_once() {
+    removed_before_its_job(&Site::local());
+}
+
+/// Asked of files here and of a bucket in `bucket.rs`.
+pub(super) fn removed_before_its_job(site: &Site) {
+    let api = site.serve();
+    let (status, upload) = api.form(&[("kind", "audio")], Some(("a.wav", &wav(100_000, 3))), &[]);
+    assert_eq!(status, 201, "{upload:#}");
+    let id = upload["id"].as_str().unwrap();
+    api.until(id, "ready");
+    drop(api);
+    // Nobody does the job yet.
+    let api = site.serve_as(&["--role", "api"], &[]);
+    let body = json!({ "source": { "upload": id } }).to_string();
+    let queued = api.send("POST", "/api/v1/transcodes", &[("Idempotency-Key", "\"removed\"")], body.as_bytes());
+    assert_eq!(queued.status, 202, "{}", queued.text());
+    let job: Value = serde_json::from_slice(&queued.body).unwrap();
+    assert_eq!(api.send("DELETE", &format!("/api/v1/uploads/{id}"), &[], b"").status, 204);
+    drop(api);
+    let api = site.serve();
+    let path = format!("/api/v1/transcodes/{}", job["id"].as_str().unwrap());
+    let ended = loop {
+        let job: Value = serde_json::from_slice(&api.send("GET", &path, &[], b"").body).unwrap();
+        match job["state"].as_str().unwrap() {
+            "queued" | "running" => std::thread::sleep(std::time::Duration::from_millis(50)),
+            _ => break job,
+        }
+    };
+    assert_eq!((&ended["state"], &ended["reason"]), (&json!("dead"), &json!("missing")), "{ended:#}");
+    assert_eq!(ended["attempt"], 1, "trying again would not bring it back: {ended:#}");
+    assert!(ended["error"].as_str().unwrap().contains(&format!("{id} is deleted")), "{ended:#}");
+}
+
+/// A form cannot be gone on with: the same one again is taken afresh, and what the first left is gone.
+#[test]
+fn a_form_that_died_with_its_server_is_sent_again_under_its_key() {
+    let site = Site::local();
+    let mut api = site.serve();
+    let file = wav(20 * MIB, 9);
+    let (content_type, body) = form_body(&[("kind", "audio"), ("sha256", &sha256(&file))], Some(("a.wav", &file)));
+    let bearer = api.bearer.clone();
+    let headers =
+        [("Content-Type", content_type.as_str()), ("Idempotency-Key", "\"died\""), ("Authorization", &bearer)];
+    let mut dying = super::begin(api.addr, "POST", "/api/v1/uploads", &headers, body.len());
+    std::io::Write::write_all(&mut dying, &body[..12 * MIB]).unwrap();
+    let listed = |api: &super::Api| api.json("GET", "/api/v1/uploads", &Value::Null).1["items"].clone();
+    // Some of it is written down.
+    while listed(&api)[0]["offset"].as_u64().unwrap_or(0) < 8 << 20 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let again = |api: &super::Api| api.send("POST", "/api/v1/uploads", &headers[..2], &body);
+    assert_eq!(again(&api).status, 409, "the first one is still at it");
+    api.server.child.kill().unwrap();
+    api.server.child.wait().unwrap();
+    api = site.serve();
+    let taken = again(&api);
+    assert_eq!(taken.status, 201, "{}", taken.text());
+    let upload: Value = serde_json::from_slice(&taken.body).unwrap();
+    assert_eq!(api.until(upload["id"].as_str().unwrap(), "ready")["sha256"], sha256(&file));
+    let all = listed(&api);
+    let states: Vec<_> = all.as_array().unwrap().iter().map(|upload| upload["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["ready", "aborted"], "{all:#}");
+    assert_eq!(site.files(), 1);
+    // And one whose sender left while its server lived.
+    let headers =
+        [("Content-Type", content_type.as_str()), ("Idempotency-Key", "\"left\""), ("Authorization", &bearer)];
+    let mut leaving = super::begin(api.addr, "POST", "/api/v1/uploads", &headers, body.len());
+    std::io::Write::write_all(&mut leaving, &body[..MIB]).unwrap();
+    while listed(&api).as_array().unwrap().len() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    drop(leaving);
+    while listed(&api)[0]["state"] != "aborted" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let taken = api.send("POST", "/api/v1/uploads", &headers[..2], &body);
+    assert_eq!(taken.status, 201, "{}", taken.text());
+}
+
+#[test]
 fn lists_come_in_pages_and_quotas_hold() {
     let site = Site::local()
         .with("SEGUE_UPLOADS__OWNER_UPLOADS_MAX", "5")

@@ -218,6 +218,15 @@ async fn keys_are_one_upload_even_at_once(db: &Db) {
     assert_eq!(made.iter().filter(|made| matches!(made, Created::Known(_))).count(), 9);
     assert!(matches!(db.create_upload(&keyed(11), &rules(), NOW).await.unwrap(), Created::Conflict(_)));
     assert_eq!(usage(db, "keys").await, (1, 10, 0));
+    // Nothing came of it: the same request is another upload, and not the one that is gone.
+    let Created::Known(known) = db.create_upload(&keyed(10), &rules(), NOW).await.unwrap() else {
+        panic!("it is known")
+    };
+    db.remove_upload(&known.id, NOW).await.unwrap().unwrap();
+    let Created::New(again) = db.create_upload(&keyed(10), &rules(), NOW).await.unwrap() else { panic!("it is new") };
+    assert_ne!(again.id, known.id);
+    assert_eq!(db.upload(&known.id).await.unwrap().unwrap().state, State::Aborted, "the row stays");
+    assert_eq!(usage(db, "keys").await, (1, 10, 0));
 }
 
 async fn what_nobody_goes_on_with_expires(db: &Db) {
