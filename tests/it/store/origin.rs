@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use segue::base::id::{TrackId, VersionId};
 use segue::hls::playlist::segment_name;
-use segue::hls::version::VersionIndex;
+use segue::hls::version::{Rung, VersionIndex};
 use segue::store::remote::RemoteStore;
 use segue::store::{LocalStore, Store};
 
@@ -190,6 +190,54 @@ fn an_origin_with_nothing_serves_all_of_a_version_bit_by_bit_and_asks_once_for_e
     assert_eq!(second.status.code(), Some(2), "{}", said(&second));
     assert!(said(&second).contains("give this one its own cache.dir"), "{}", said(&second));
     drop(held);
+}
+
+/// First and last byte of a range of `Proxy::asked`.
+fn range_of(asked: &str) -> (u64, u64) {
+    let (first, last) = asked.split_once("bytes=").unwrap().1.split_once('-').unwrap();
+    (first.parse().unwrap(), last.parse().unwrap())
+}
+
+#[test]
+fn what_has_come_of_a_chunk_is_served_while_the_rest_of_it_is_on_its_way() {
+    let stage = Stage::set();
+    let server = stage.serve("a", &[]);
+    let expected = stage.expected();
+    // Rungs whose first chunks have many segments.
+    let [held, cut] = ["160", "256"]
+        .map(|name| stage.index.rungs.iter().find(|rung| rung.name == name).expect("a rung of the default ladder"));
+    let path = |rung: &Rung, number: usize| format!("{}/{}/{}", stage.base, rung.path(), segment_name(number));
+    let is_right = |rung: &Rung, number: usize| {
+        let path = path(rung, number);
+        right_or_refused(&path, &server.get(&path), &expected[&path])
+    };
+    let ends = |rung: &Rung| -> Vec<u64> {
+        rung.offsets().zip(&rung.segments).map(|(start, segment)| start + segment.bytes).collect()
+    };
+
+    // Half of the chunk has come, with the first segment in it; the last one has not.
+    stage.proxy.spoil(Mode::Hold, 1);
+    assert!(is_right(held, 0));
+    let asked = stage.proxy.asked();
+    let ranges: Vec<(u64, u64)> = asked.iter().map(|asked| range_of(asked)).collect();
+    let [(0, last)] = ranges[..] else { panic!("{asked:?}") };
+    let in_chunk = ends(held).iter().filter(|end| **end <= last + 1).count();
+    assert!(in_chunk >= 4, "{in_chunk} segments until {last}");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| is_right(held, in_chunk - 1));
+        stage.proxy.release();
+        assert!(waits.join().unwrap());
+    });
+    assert_eq!(stage.proxy.asked(), [""; 0], "it was the same fetch");
+
+    // A fetch that breaks off goes on behind the last segment that came, and not at the beginning.
+    stage.proxy.spoil(Mode::Truncate, 1);
+    assert!(is_right(cut, 3));
+    let mut ranges: Vec<(u64, u64)> = stage.proxy.asked().iter().map(|asked| range_of(asked)).collect();
+    ranges.sort_unstable();
+    let [(0, end), (resumed, end_too)] = ranges[..] else { panic!("{ranges:?}") };
+    let begins = cut.offsets().any(|start| start == resumed) || ends(cut).contains(&resumed);
+    assert!(end == end_too && resumed > 0 && begins, "{ranges:?}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) enum Mode {
     Status(u16),
     /// A reset before anything is answered.
     Refuse,
+    /// Half of the body, and the rest when `release` is called.
+    Hold,
     /// The whole body, in pieces with pauses between: a second and a half in all.
     Slow,
 }
@@ -43,6 +45,8 @@ struct Shared {
     seen: usize,
     /// Whether nothing is answered at all.
     hangs: bool,
+    /// Whether the second halves that are held back may go.
+    released: bool,
 }
 
 impl Proxy {
@@ -58,6 +62,7 @@ impl Proxy {
             documents: 0,
             seen: 0,
             hangs: false,
+            released: false,
         }));
         let seen = shared.clone();
         std::thread::spawn(move || {
@@ -98,6 +103,11 @@ impl Proxy {
     /// Answers nothing any more, or answers again; who waited meanwhile is cut off.
     pub(super) fn hang(&self, hangs: bool) {
         self.shared.lock().unwrap().hangs = hangs;
+    }
+
+    /// Lets the second halves go that `Mode::Hold` keeps, now and later.
+    pub(super) fn release(&self) {
+        self.shared.lock().unwrap().released = true;
     }
 
     /// The ranges of media that were asked for since the last call, `object range`, sorted.
@@ -194,6 +204,14 @@ fn pass(mut client: TcpStream, port: u16, shared: &Mutex<Shared>) -> Option<()> 
         Mode::Reset => {
             client.write_all(&answer[..middle]).ok()?;
             return reset(&client);
+        }
+        Mode::Hold => {
+            client.write_all(&answer[..middle]).ok()?;
+            while !shared.lock().unwrap().released {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            client.write_all(&answer[middle..]).ok()?;
+            return client.shutdown(Shutdown::Write).ok();
         }
         Mode::Slow => {
             for piece in answer.chunks(answer.len().div_ceil(15)) {
