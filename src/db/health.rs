@@ -54,10 +54,14 @@ impl Db {
                    (select count(*) from refund where status = 'pending' and known_us is null and created_us < $3) as orphans,
                    (select count(*) from sale_order where status in ('created', 'pending_payment') and created_us < $1) as orders,
                    (select count(*) from refund where status = 'pending' and known_us is not null and created_us < $2) as refunds,
-                   (select count(*) from transfer t where status = 'permanently_failed' and exists (
+                   (select count(*) from transfer t where status = 'permanently_failed'
+                      and due_back_minor < amount_minor and exists (
                       select 1 from sale_order o where o.id = t.order_id and o.status <> 'refunded')) as lost,
                    (select count(*) from transfer where status in ('pending', 'failed') and tries >= $4) as tired,
-                   (select count(*) from transfer where status = 'reversal_pending') as reversals,
+                   (select count(*) from transfer where status = 'completed' and due_back_minor > reversed_minor
+                      and next_attempt_at_us is null) as given_up,
+                   (select count(*) from transfer where status = 'reversal_pending' or (status = 'completed'
+                      and due_back_minor > reversed_minor and next_attempt_at_us is not null)) as reversals,
                    (select count(*) from payment where alarm is not null) as payments,
                    (select count(*) from refund where alarm is not null) as alarmed",
                 args![since.payments_us, since.refunds_us, since.orphans_us, TRIES_MAX],
@@ -68,7 +72,7 @@ impl Db {
             health.orphan_refund_rows = row.int("orphans")?;
             health.stuck_orders_pending = row.int("orders")?;
             health.stuck_refunds_pending = row.int("refunds")?;
-            health.failed_transfers_at_max_retry = row.int("lost")? + row.int("tired")?;
+            health.failed_transfers_at_max_retry = row.int("lost")? + row.int("tired")? + row.int("given_up")?;
             health.reversal_pending_transfers = row.int("reversals")?;
             health.alarms = row.int("payments")? + row.int("alarmed")?;
         }

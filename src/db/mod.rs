@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod products;
 pub mod purges;
 pub mod refunds;
+mod returns;
 pub mod sessions;
 pub mod singletons;
 pub mod subscriptions;

@@ -137,7 +137,7 @@ pub(super) async fn move_transfer(
                provider_transfer_id = coalesce($6, provider_transfer_id), reversed_minor = reversed_minor + $7, error = $8,
                submitted_us = null, tries = case when $9 = 1 then 0 else tries end,
                refusals = case when $9 = 1 then 0 else refusals end,
-               generation = case when $9 = 1 then 0 else generation end
+               generation = case when $9 = 1 and $3 = 'completed' then 0 else generation end
              where id = $1 and status = $2",
             args![
                 id,

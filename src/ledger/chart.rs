@@ -5,9 +5,11 @@
 //! asset      seller:{id}:receivable:USD     what a seller owes us after a refund; credits never exceed debits
 //! liability  seller:{id}:payable:USD        what we owe a seller; debits never exceed credits, reservations included
 //! liability  platform:tax:USD               tax that we collected for others
+//! liability  disputes:held:USD              what banks may take: kept from sellers, fees and tax while a dispute is open
 //! income     platform:fees:USD              our share of sales
 //! income     platform:subscriptions:USD     what subscribers paid, without tax
 //! expense    platform:provider_fees:USD     what the provider keeps for its work
+//! expense    platform:losses:USD            what banks took beyond what was left of a sale
 //! ```
 
 use super::account::{Account, AccountKind, Guard, Side};
@@ -43,6 +45,16 @@ pub fn tax(currency: Currency) -> Account {
 /// What subscribers paid, without tax.
 pub fn subscriptions(currency: Currency) -> Account {
     account("platform:subscriptions", AccountKind::Income, Guard::None, currency)
+}
+
+/// What banks may take: kept from everybody who has a share of a disputed sale.
+pub fn disputes_held(currency: Currency) -> Account {
+    account("disputes:held", AccountKind::Liability, Guard::CreditsCover, currency)
+}
+
+/// What went to buyers beyond what was left of their sales.
+pub fn losses(currency: Currency) -> Account {
+    account("platform:losses", AccountKind::Expense, Guard::None, currency)
 }
 
 /// What the provider keeps for its work.

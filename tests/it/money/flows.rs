@@ -10,7 +10,7 @@ use segue::db::ledger::AsOf;
 use segue::db::money::{Claim, Request};
 use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
-use segue::db::refunds::{By, Refund, Requested};
+use segue::db::refunds::{By, Refund, Requested, Wanted};
 use segue::db::subscriptions::Plan;
 use segue::db::tracks::has_licence;
 use segue::db::transfers::Transfer;
@@ -41,6 +41,10 @@ const CASES: &[Case] = cases![around whole:
     a_failed_refund_leaves_everything_as_it_was,
     whatever_a_refund_meets_it_is_made_at_most_once,
     a_refund_that_was_given_up_may_still_happen,
+    parts_that_go_back_are_the_whole_in_the_end,
+    a_part_of_a_transfer_comes_back_once_whatever_it_meets,
+    a_part_goes_back_while_a_transfer_is_in_flight,
+    a_part_that_was_given_up_may_still_go_back,
     whatever_a_transfer_meets_it_is_made_once,
     a_transfer_that_is_refused_is_given_up_after_five_tries,
     a_transfer_waits_for_an_account_and_for_money,
@@ -194,8 +198,29 @@ impl Shop {
     }
 
     async fn ask_refund(&self, order: &OrderId, subject: &str, key: &str) -> Requested {
+        self.ask_part(order, subject, key, None).await
+    }
+
+    async fn ask_part(&self, order: &OrderId, subject: &str, key: &str, minor: Option<i64>) -> Requested {
         let (by, request) = (By { subject, admin: false }, Request { subject, key, fingerprint: order.as_str() });
-        self.payments.refund(order, by, Some("I did not like it"), request).await.unwrap()
+        let wanted = Wanted { minor, reason: Some("I did not like it") };
+        self.payments.refund(order, by, wanted, request).await.unwrap()
+    }
+
+    async fn refunding_part(&self, order: &OrderId, minor: i64) -> Refund {
+        match self.ask_part(order, "usr_buyer", &self.key(), Some(minor)).await {
+            Requested::Claimed(Claim::New(refund)) => refund,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// So much of an order goes back; how it stands then.
+    async fn part_back(&self, order: &OrderId, minor: i64) -> Order {
+        let refund = self.refunding_part(order, minor).await;
+        assert_eq!(refund.amount.minor(), minor);
+        self.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+        assert_eq!(self.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+        self.order(order).await
     }
 
     async fn refunding(&self, order: &OrderId) -> Refund {
@@ -502,7 +527,7 @@ async fn refunds_have_rules(db: Db) {
     let admin = By { subject: "usr_admin", admin: true };
     let request = Request { subject: "usr_admin", key: "r5", fingerprint: "f" };
     let other = shop.paid(&[&product]).await;
-    let asked = shop.payments.refund(&other.id, admin, None, request).await.unwrap();
+    let asked = shop.payments.refund(&other.id, admin, Wanted::default(), request).await.unwrap();
     assert!(matches!(asked, Requested::Claimed(Claim::New(_))));
 }
 
@@ -595,6 +620,178 @@ async fn a_refund_that_was_given_up_may_still_happen(db: Db) {
     assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
     assert_eq!(shop.balance("a").await, (0, 0, 900), "the seller was paid, and owes it");
     assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::ReversalPending);
+}
+
+async fn parts_that_go_back_are_the_whole_in_the_end(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 333).await);
+    let order = shop.paid(&[&a, &b]).await;
+    // Before anybody is paid: sellers get less.
+    let after = shop.part_back(&order.id, 101).await;
+    assert_eq!((after.status, after.returned_minor, after.refunded_us), (OrderStatus::Paid, 101, None));
+    assert_eq!(shop.licences().await, [true, true], "a part is given back, not the licence");
+    // 900, 100, 300 and 33 of 1333: 68.19, 7.58, 22.73 and 2.50 of 101.
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((832, 0, 0), (277, 0, 0)));
+    assert_eq!(shop.on_account("platform:fees:USD").await, -123);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 2);
+    for (seller, minor) in [("a", 832), ("b", 277)] {
+        let transfer = shop.transfer_of(seller).await;
+        let made = shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].amount);
+        assert_eq!((transfer.status, transfer.amount.minor(), made), (TransferStatus::Completed, minor, minor));
+    }
+    // Afterwards: a part of each transfer comes back, and it stays completed.
+    let after = shop.part_back(&order.id, 500).await;
+    assert_eq!((after.status, after.returned_minor), (OrderStatus::Paid, 601));
+    let owed = (shop.balance("a").await.2, shop.balance("b").await.2);
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    for (seller, minor) in [("a", owed.0), ("b", owed.1)] {
+        let transfer = shop.transfer_of(seller).await;
+        let back = shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].reversed);
+        assert_eq!((transfer.status, transfer.reversed_minor, back), (TransferStatus::Completed, minor, minor));
+        assert_eq!((shop.balance(seller).await, transfer.next_us), ((0, 0, 0), None));
+    }
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 0);
+    // Never more than is left, and never nothing.
+    for minor in [733, 0, -1, i64::MAX] {
+        let asked = shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(minor)).await;
+        assert_eq!(asked, Requested::Left(732), "{minor}");
+    }
+    let open = shop.refunding_part(&order.id, 1).await;
+    assert_eq!(shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(1)).await, Requested::Already);
+    shop.world.with(|world| world.settle_refund(open.id.as_str(), "failed"));
+    assert_eq!(shop.payments.look_at_refund(&open.id).await.unwrap(), Applied::Changed("refund_failed"));
+    assert_eq!(
+        (shop.order(&order.id).await.status, shop.order(&order.id).await.returned_minor),
+        (OrderStatus::Paid, 601)
+    );
+    // All that is left: without an amount.
+    let rest = shop.refunding(&order.id).await;
+    assert_eq!(rest.amount.minor(), 732);
+    shop.world.with(|world| world.settle_refund(rest.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&rest.id).await.unwrap(), Applied::Changed("refunded"));
+    let after = shop.order(&order.id).await;
+    assert_eq!((after.status, after.returned_minor, after.refunded_us.is_some()), (OrderStatus::Refunded, 1333, true));
+    assert_eq!(shop.licences().await, [false, false]);
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    for seller in ["a", "b"] {
+        let transfer = shop.transfer_of(seller).await;
+        assert_eq!((transfer.status, transfer.reversed_minor), (TransferStatus::Reversed, transfer.amount.minor()));
+        assert_eq!(shop.balance(seller).await, (0, 0, 0));
+    }
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.on_account("platform:fees:USD").await), (0, 0));
+    assert_eq!(shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(1)).await, Requested::Already);
+    assert_eq!(shop.world.with(|world| world.platform), 0);
+}
+
+async fn a_part_of_a_transfer_comes_back_once_whatever_it_meets(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    for at in 0..3 {
+        for mood in [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked, Mood::Late] {
+            let order = shop.paid(&[&product]).await;
+            let transfer = shop.transferred("a").await;
+            shop.part_back(&order.id, 100).await;
+            shop.world.with(|world| world.script.extend(std::iter::repeat_n(Mood::Fine, at).chain([mood])));
+            shop.payments.reverse_due().await.unwrap();
+            // More has to come back while nobody knows of the first: twice the same amount is not once.
+            shop.part_back(&order.id, 100).await;
+            shop.world.with(|world| world.land());
+            for _ in 0..3 {
+                shop.clock.advance(301);
+                shop.payments.reverse_due().await.unwrap();
+            }
+            let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+            let back = shop.world.with(|world| world.transfers[now.provider_id.as_ref().unwrap()].reversed);
+            assert_eq!(
+                (now.status, now.reversed_minor, now.due_back_minor, back),
+                (TransferStatus::Completed, 180, 180, 180),
+                "{at} {mood:?}"
+            );
+            assert_eq!(shop.balance("a").await, (0, 0, 0), "{at} {mood:?}");
+        }
+    }
+    // The seller has spent it: after five tries they owe it, and what they were paid stays paid.
+    let order = shop.paid(&[&product]).await;
+    let transfer = shop.transferred("a").await;
+    shop.part_back(&order.id, 500).await;
+    shop.world.with(|world| world.accounts.insert("acct_a".into(), 0));
+    for _ in 0..5 {
+        assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+        shop.clock.advance(3601);
+    }
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 0);
+    let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+    assert_eq!((now.status, now.reversed_minor, now.refusals), (TransferStatus::Completed, 0, 5));
+    assert_eq!(shop.balance("a").await, (0, 0, 450));
+    assert_eq!(shop.payments.health().await.unwrap().failed_transfers_at_max_retry, 1);
+    // Another refund tries again, and takes it all.
+    shop.world.with(|world| world.accounts.insert("acct_a".into(), 10_000));
+    shop.part_back(&order.id, 100).await;
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+    assert_eq!((now.reversed_minor, shop.balance("a").await), (540, (0, 0, 0)));
+    // Somebody takes more back by hand than anybody wanted: it is theirs again.
+    shop.world.with(|world| world.reverse(now.provider_id.as_ref().unwrap(), 60));
+    assert!(shop.payments.look_at_transfer(now.provider_id.as_ref().unwrap()).await.unwrap());
+    assert_eq!(shop.balance("a").await, (60, 0, 0));
+}
+
+async fn a_part_goes_back_while_a_transfer_is_in_flight(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // It was made: a part of it comes back when that is known.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Mute));
+    shop.payments.transfer_due().await.unwrap();
+    shop.part_back(&order.id, 400).await;
+    assert_eq!(shop.balance("a").await, (900, 900, 360));
+    shop.clock.advance(61);
+    let landed = shop.transferred("a").await;
+    assert_eq!((landed.due_back_minor, landed.next_us), (360, Some(shop.now_us())));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    assert_eq!((shop.transfer_of("a").await.reversed_minor, shop.balance("a").await), (360, (0, 0, 0)));
+    // It was not: less is asked for.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    shop.payments.transfer_due().await.unwrap();
+    shop.part_back(&order.id, 400).await;
+    shop.world.with(|world| world.poor = true);
+    shop.clock.advance(61);
+    shop.payments.transfer_due().await.unwrap();
+    let less = shop.transfer_of("a").await;
+    assert_eq!((less.status, less.amount.minor(), less.due_back_minor), (TransferStatus::Failed, 540, 0));
+    assert_eq!(shop.balance("a").await, (540, 0, 0), "what they have paid what they owed");
+    shop.world.with(|world| world.poor = false);
+    shop.clock.advance(301);
+    assert_eq!(shop.transferred("a").await.amount.minor(), 540);
+    assert_eq!(shop.balance("a").await, (0, 0, 0));
+}
+
+async fn a_part_that_was_given_up_may_still_go_back(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Late));
+    let late = shop.refunding_part(&order.id, 300).await;
+    shop.clock.advance(5 * 60 + 1);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    // Another one is on its way when the first arrives after all.
+    let second = shop.refunding_part(&order.id, 700).await;
+    assert!(second.known_us.is_some());
+    shop.world.with(|world| {
+        world.land();
+        world.settle_refund(late.id.as_str(), "succeeded");
+    });
+    assert_eq!(shop.payments.look_at_refund(&late.id).await.unwrap(), Applied::Changed("refunded"));
+    let between = shop.order(&order.id).await;
+    assert_eq!((between.status, between.returned_minor), (OrderStatus::RefundPending, 300));
+    assert_eq!(shop.licences().await, [true]);
+    shop.world.with(|world| world.settle_refund(second.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&second.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    assert_eq!(shop.on_account("platform:fees:USD").await, 0);
 }
 
 async fn whatever_a_transfer_meets_it_is_made_once(db: Db) {
