@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod conn;
 pub mod deliveries;
+pub mod disputes;
 pub mod dmca;
 pub mod health;
 pub mod jobs;

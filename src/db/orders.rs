@@ -530,6 +530,12 @@ pub(super) async fn revoke(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()
     entitle(tx, order, None, now_us).await
 }
 
+/// The licences of an order again.
+pub(super) async fn grant_again(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()> {
+    tx.execute("update licence set revoked_us = null where order_id = $1", args![order.id.as_str()]).await?;
+    entitle(tx, order, Some(now_us), now_us).await
+}
+
 /// The one place that tells the access decision what a buyer may hear: `granted_us`, or nothing any more unless another
 /// licence of theirs is in force.
 async fn entitle(tx: &mut Tx, order: &Order, granted_us: Option<i64>, now_us: i64) -> Result<()> {

@@ -319,6 +319,8 @@ async fn succeed(tx: &mut Tx, order: &Order, refund: &Refund, now_us: i64) -> Re
             let taken = returns::take(tx, &back.shares, currency).await?;
             let booking = refund::late(&refund.id, (&back.shares, back.loss_minor), &taken, currency, now_us)?;
             book(tx, &booking, now_us).await?;
+            let sql = "update refund set loss_minor = $2 where id = $1";
+            tx.execute(sql, args![id, back.loss_minor]).await?;
             back.shares
         }
     };
@@ -336,7 +338,8 @@ async fn give_up(tx: &mut Tx, order: &Order, refund: &Refund, why: &str, now_us:
     }
     returns::give_up(tx, id).await?;
     let source = format!("hs:{id}:failed");
-    resolve(tx, &format!("refund:{id}"), End::Void(&source), now_us).await
+    resolve(tx, &format!("refund:{id}"), End::Void(&source), now_us).await?;
+    returns::absorb(tx, order, id, now_us).await
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Refund>> {

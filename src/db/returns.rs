@@ -2,10 +2,11 @@
 //! from, and what becomes of the order and its transfers. In: an order that is locked. Out: rows, and what to book.
 
 use super::conn::{Tx, args};
-use super::money::{After, available, lock_ledger, move_order, move_transfer, word};
+use super::money::{After, available, book, lock_ledger, move_order, move_transfer, word};
 use super::orders::{self, Order};
 use crate::base::{Error, Result};
 use crate::ledger::Currency;
+use crate::ledger::dispute;
 use crate::ledger::order::{Share, Split, Status as OrderStatus, by_seller, portion, total};
 use crate::ledger::refund::{self, Taken};
 use crate::ledger::transfer::Status;
@@ -36,14 +37,35 @@ pub(super) async fn left(tx: &mut Tx, order: &Order, reserved: bool) -> Result<V
     Ok(left)
 }
 
+/// What is left of each item when no refund that is pending succeeds.
+async fn left_but_refunds(tx: &mut Tx, order: &Order) -> Result<Vec<Share>> {
+    let mut rest = left(tx, order, true).await?;
+    let sql = "select id from refund where order_id = $1 and status = 'pending' limit 100";
+    for row in tx.all(sql, args![order.id.as_str()]).await? {
+        for (share, own) in rest.iter_mut().zip(kept(tx, order, &row.text("id")?).await?) {
+            share.split.seller_minor += own.split.seller_minor;
+            share.split.fee_minor += own.split.fee_minor;
+            share.split.tax_minor += own.split.tax_minor;
+        }
+    }
+    Ok(rest)
+}
+
 /// Keeps `minor` of what is left of an order for `cause`: `gone` when the buyer has it already. What others have
 /// reserved is left to them where that is possible; what is more than is left is a loss.
 pub(super) async fn keep(tx: &mut Tx, order: &Order, cause: &str, minor: i64, gone: bool) -> Result<Returned> {
     let mut rest = left(tx, order, true).await?;
     if gone && total(&rest).total() < minor {
-        rest = left(tx, order, false).await?;
+        // A provider that made this refund does not make the one that is reserved; banks ask nobody.
+        rest = left_but_refunds(tx, order).await?;
     }
     let shares = portion(&rest, minor);
+    put(tx, order, cause, &shares, gone).await?;
+    let loss_minor = minor - total(&shares).total();
+    Ok(Returned { shares, loss_minor })
+}
+
+async fn put(tx: &mut Tx, order: &Order, cause: &str, shares: &[Share], gone: bool) -> Result<()> {
     for (at, share) in shares.iter().enumerate() {
         let Split { seller_minor, fee_minor, tax_minor } = share.split;
         if share.split.total() == 0 {
@@ -51,13 +73,60 @@ pub(super) async fn keep(tx: &mut Tx, order: &Order, cause: &str, minor: i64, go
         }
         tx.execute(
             "insert into order_return (cause, order_id, line, seller_minor, fee_minor, tax_minor, gone)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+             values ($1, $2, $3, $4, $5, $6, $7)
+             on conflict (cause, line) do update set seller_minor = order_return.seller_minor + excluded.seller_minor,
+               fee_minor = order_return.fee_minor + excluded.fee_minor,
+               tax_minor = order_return.tax_minor + excluded.tax_minor",
             args![cause, order.id.as_str(), at as i64 + 1, seller_minor, fee_minor, tax_minor, i64::from(gone)],
         )
         .await?;
     }
-    let loss_minor = minor - total(&shares).total();
-    Ok(Returned { shares, loss_minor })
+    Ok(())
+}
+
+/// What was gone of a refunded order is there again: it is paid, and its licences are in force.
+pub(super) async fn reopen(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()> {
+    if order.status != OrderStatus::Refunded || total(&left(tx, order, false).await?).total() == 0 {
+        return Ok(());
+    }
+    if !move_order(tx, order.id.as_str(), (OrderStatus::Refunded, OrderStatus::Paid), now_us).await? {
+        return Err(Error::internal(format!("the order {} moved although it was locked", order.id)));
+    }
+    orders::grant_again(tx, order, now_us).await
+}
+
+/// After `freed` gave back what it had kept of an order: what was our loss is borne by those who have a share of what is
+/// left now.
+pub(super) async fn absorb(tx: &mut Tx, order: &Order, freed: &str, now_us: i64) -> Result<()> {
+    let currency = order.total.currency();
+    let sql = "select id, loss_minor, cast(1 as bigint) as gone, cast(1 as bigint) as refund from refund
+                 where order_id = $1 and loss_minor > 0 and status = 'succeeded'
+               union all select id, loss_minor, cast(case status when 'lost' then 1 else 0 end as bigint) as gone,
+                   cast(0 as bigint) as refund from dispute
+                 where payment_id = $2 and loss_minor > 0 and status <> 'won'
+               order by 1 limit 100";
+    for row in tx.all(sql, args![order.id.as_str(), &order.payment.id]).await? {
+        let (id, gone) = (row.text("id")?, row.int("gone")? == 1);
+        let shares = portion(&left(tx, order, true).await?, row.int("loss_minor")?);
+        let minor = total(&shares).total();
+        if minor == 0 {
+            continue;
+        }
+        put(tx, order, &id, &shares, gone).await?;
+        let sql = match row.int("refund")? {
+            1 => "update refund set loss_minor = loss_minor - $2 where id = $1",
+            _ => "update dispute set loss_minor = loss_minor - $2 where id = $1",
+        };
+        tx.execute(sql, args![&id, minor]).await?;
+        let taken = take(tx, &shares, currency).await?;
+        book(tx, &dispute::absorbed((&id, freed), &shares, &taken, currency, now_us)?, now_us).await?;
+        if gone {
+            let now = orders::read(tx, order.id.as_str()).await?;
+            let now = now.ok_or_else(|| Error::internal(format!("the order {} vanished", order.id)))?;
+            settle(tx, &now, &shares, now_us).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What was kept for `cause`, of each item of the order.

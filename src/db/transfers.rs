@@ -19,7 +19,7 @@ pub const PAGE_MAX: u32 = 200;
 const KEY_VALID_US: i64 = 23 * 3_600_000_000;
 /// When a transfer is looked at again that cannot be made for now, though nobody failed.
 const LATER_US: i64 = 3_600_000_000;
-/// The same while a refund of its order is open.
+/// The same while a refund of its order, or a dispute about it, is open.
 const REFUND_OPEN_US: i64 = 600_000_000;
 
 /// What a seller gets of an order.
@@ -449,6 +449,11 @@ async fn begin_new(tx: &mut Tx, transfer: Transfer, order: OrderStatus, next_us:
         }
         OrderStatus::RefundPending => return put_off(tx, id, now_us + REFUND_OPEN_US, None, now_us).await,
         _ => {}
+    }
+    let sql = "select 1 as one from dispute d join payment p on p.id = d.payment_id
+               where p.order_id = $1 and d.status = 'open' limit 1";
+    if tx.first(sql, args![transfer.order.as_str()]).await?.is_some() {
+        return put_off(tx, id, now_us + REFUND_OPEN_US, Some("a dispute about the order is open"), now_us).await;
     }
     let sql = "select destination from seller_account where seller = $1";
     let destination = tx.first(sql, args![&transfer.seller]).await?.map(|row| row.text("destination")).transpose()?;

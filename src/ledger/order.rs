@@ -51,7 +51,7 @@ words!(Status {
 impl Status {
     /// Whether an order may go from here to there. Failed and expired ones may still be paid: a provider tries a
     /// payment again under its id, and what was paid is owed a licence. A paid one may be refunded at once: by a
-    /// refund that was taken for failed.
+    /// refund that was taken for failed, or by a bank. A refunded one is paid again when a dispute that was lost is won.
     pub fn may_become(self, to: Status) -> bool {
         use Status::{Created, Expired, Failed, Paid, PendingPayment, RefundPending, Refunded};
         matches!(
@@ -61,6 +61,7 @@ impl Status {
                 | (Failed | Expired, Paid)
                 | (Paid, RefundPending | Refunded)
                 | (RefundPending, Paid | Refunded)
+                | (Refunded, Paid)
         )
     }
 }
@@ -231,6 +232,7 @@ mod tests {
                 "paid refunded",
                 "refund_pending paid",
                 "refund_pending refunded",
+                "refunded paid",
                 "failed paid",
                 "expired paid",
             ]

@@ -72,7 +72,7 @@ pub fn reserve(id: &RefundId, shares: &[Share], taken: &[Taken], currency: Curre
     let entry = Entry::new(&format!("refund:{id}"), "refund", &format!("{id}:requested"), now_us, currency)?;
     entry
         .pending()
-        .from_shares(shares, taken, currency)
+        .debit_shares(shares, taken, currency)
         .credit(chart::clearing(currency), total(shares).total())
         .balance()
 }
@@ -89,7 +89,7 @@ pub fn late(
     now_us: i64,
 ) -> Result<Booking> {
     Entry::new(&format!("refund:{id}:late"), "refund", &succeeded_source(id), now_us, currency)?
-        .from_shares(shares, taken, currency)
+        .debit_shares(shares, taken, currency)
         .debit(chart::losses(currency), loss_minor)
         .credit(chart::clearing(currency), total(shares).total() + loss_minor)
         .balance()
@@ -102,7 +102,7 @@ pub fn succeeded_source(id: &RefundId) -> String {
 
 impl Entry {
     /// Takes from everybody what they have of `shares`: from sellers as `taken` says.
-    pub(super) fn from_shares(mut self, shares: &[Share], taken: &[Taken], currency: Currency) -> Entry {
+    pub(super) fn debit_shares(mut self, shares: &[Share], taken: &[Taken], currency: Currency) -> Entry {
         for Taken { seller, payable_minor, receivable_minor } in taken {
             self = self.debit(chart::payable(seller, currency), *payable_minor);
             self = self.debit(chart::receivable(seller, currency), *receivable_minor);

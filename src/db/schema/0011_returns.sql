@@ -22,6 +22,8 @@ insert into order_return (cause, order_id, line, seller_minor, fee_minor, tax_mi
 -- Several may succeed now.
 drop index refund_succeeded;
 create index refund_succeeded on refund (order_id) where status = 'succeeded';
+-- More than was left of the order: nobody but us bears it.
+alter table refund add column loss_minor bigint not null default 0 constraint refund_loss check (loss_minor >= 0);
 
 -- What has to come back of a transfer that was made, in all; more than `reversed_minor`: somebody is at it.
 alter table transfer add column due_back_minor bigint not null default 0
@@ -43,6 +45,7 @@ create table dispute (
   turns           bigint not null default 0, -- times that it was opened, won or lost: each has its journal
   loss_minor      bigint not null default 0  -- more than was left of the sale: not held from anybody
     constraint dispute_loss check (loss_minor between 0 and amount_minor),
+  tax_minor       bigint not null default 0, -- of a subscription's payment: what the tax in its invoice bears
   alarm           text,                 -- why a person has to look at it; null: nobody has to
   created_us      bigint not null,
   updated_us      bigint not null,
@@ -50,3 +53,15 @@ create table dispute (
 );
 create index dispute_of on dispute (payment_id);
 create index dispute_open on dispute (created_us) where status = 'open';
+
+-- What somebody paid a seller by hand at the provider: who says so, and why. Rows are only ever inserted.
+create table hand_payout (
+  reference     text   primary key,  -- the provider's id of it
+  seller        text   not null,
+  amount_minor  bigint not null constraint hand_payout_amount check (amount_minor > 0),
+  currency      text   not null,
+  reason        text   not null constraint hand_payout_reason check (length(reason) >= 10),
+  booked_by     text   not null,     -- which admin
+  booked_us     bigint not null
+);
+create index hand_payout_of on hand_payout (seller, booked_us);

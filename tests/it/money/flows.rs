@@ -15,6 +15,7 @@ use segue::db::subscriptions::Plan;
 use segue::db::tracks::has_licence;
 use segue::db::transfers::Transfer;
 use segue::jobs::backoff::Backoff;
+use segue::ledger::dispute::Status as DisputeStatus;
 use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatus, Terms};
 use segue::ledger::refund::Status as RefundStatus;
 use segue::ledger::subscription::{Gate, InvoiceStatus, Status as SubStatus};
@@ -45,6 +46,11 @@ const CASES: &[Case] = cases![around whole:
     a_part_of_a_transfer_comes_back_once_whatever_it_meets,
     a_part_goes_back_while_a_transfer_is_in_flight,
     a_part_that_was_given_up_may_still_go_back,
+    a_dispute_keeps_what_the_bank_may_take,
+    a_lost_dispute_takes_the_sale_back_until_it_is_won,
+    what_a_bank_takes_twice_is_our_loss,
+    disputes_of_subscriptions_end_them,
+    a_dispute_is_found_whoever_tells,
     whatever_a_transfer_meets_it_is_made_once,
     a_transfer_that_is_refused_is_given_up_after_five_tries,
     a_transfer_waits_for_an_account_and_for_money,
@@ -792,6 +798,206 @@ async fn a_part_that_was_given_up_may_still_go_back(db: Db) {
     assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
     assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
     assert_eq!(shop.on_account("platform:fees:USD").await, 0);
+}
+
+async fn a_dispute_keeps_what_the_bank_may_take(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 500).await);
+    let order = shop.paid(&[&a, &b]).await;
+    let id = shop.world.with(|world| world.dispute(&order.payment.id, 1500));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_opened"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    assert_eq!((shop.on_account("disputes:held:USD").await, shop.on_account("psp:clearing:USD").await), (-1500, 1500));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Paid, vec![true, true]));
+    // Nobody is paid meanwhile, and nobody asks for a refund.
+    shop.payments.transfer_due().await.unwrap();
+    let waits = shop.transfer_of("a").await;
+    assert_eq!((waits.status, waits.tries), (TransferStatus::Pending, 0));
+    assert!(waits.error.unwrap().contains("dispute"));
+    assert_eq!(shop.ask_refund(&order.id, "usr_buyer", "r").await, Requested::Disputed);
+    shop.world.with(|world| world.decide(&id, "challenged"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    shop.world.with(|world| world.decide(&id, "won"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_won"));
+    assert_eq!(shop.on_account("disputes:held:USD").await, 0);
+    assert_eq!(shop.on_account("platform:fees:USD").await, -150);
+    shop.clock.advance(601);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 2);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    assert_eq!(shop.world.with(|world| world.platform), 150);
+    // One about less, when sellers were paid: they owe their part of it; what is left can be refunded when it is lost.
+    let small = shop.world.with(|world| world.dispute(&order.payment.id, 300));
+    shop.payments.look_at_dispute(&small).await.unwrap();
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 180), (0, 0, 90)));
+    shop.world.with(|world| world.decide(&small, "lost"));
+    assert_eq!(shop.payments.look_at_dispute(&small).await.unwrap(), Applied::Changed("dispute_lost"));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Paid, vec![true, true]));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    let asked = shop.ask_part(&order.id, "usr_buyer", "r2", Some(1201)).await;
+    assert_eq!(asked, Requested::Left(1200));
+    assert_eq!(shop.on_account("psp:clearing:USD").await, shop.world.with(|world| world.platform));
+}
+
+async fn a_lost_dispute_takes_the_sale_back_until_it_is_won(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    let transfer = shop.transferred("a").await;
+    let id = shop.world.with(|world| {
+        let id = world.dispute(&order.payment.id, 1000);
+        world.decide(&id, "lost");
+        id
+    });
+    // Heard of for the first time when it is over.
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_lost"));
+    let dispute = shop.db().dispute(&id).await.unwrap().unwrap();
+    assert_eq!((dispute.status, dispute.settled_us), (DisputeStatus::Lost, Some(shop.now_us())));
+    let after = shop.order(&order.id).await;
+    assert_eq!((after.status, after.returned_minor), (OrderStatus::Refunded, 1000));
+    assert_eq!((shop.licences().await, shop.may_hear(&product).await), (vec![false], false));
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::ReversalPending);
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    // Opened again it stays lost; won after all, the buyer has paid and has what they paid for.
+    shop.world.with(|world| world.decide(&id, "lost"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    shop.world.with(|world| world.decide(&id, "won"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_won"));
+    let again = shop.order(&order.id).await;
+    assert_eq!((again.status, again.returned_minor, again.refunded_us), (OrderStatus::Paid, 0, None));
+    assert_eq!((shop.licences().await, shop.may_hear(&product).await), (vec![true], true));
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((900, 0, 0), 1000));
+    // And lost again: opened and lost, each with its journal.
+    shop.world.with(|world| world.decide(&id, "accepted"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_lost"));
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Refunded);
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    let of = |source: &String| source.starts_with(&format!("hs:{id}:"));
+    let turns: Vec<_> = db.ledger_sources().await.unwrap().into_iter().filter(of).collect();
+    let named: Vec<_> = turns.iter().map(|source| source.rsplit(':').next().unwrap()).collect();
+    assert_eq!(named, ["open", "lost", "won", "open", "lost"]);
+}
+
+async fn what_a_bank_takes_twice_is_our_loss(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // Refunded, and disputed all the same.
+    let order = shop.paid(&[&product]).await;
+    let gone = shop.part_back(&order.id, 400).await;
+    let id = shop.world.with(|world| world.dispute(&order.payment.id, 1000));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(shop.db().dispute(&id).await.unwrap().unwrap().loss_minor, 400);
+    assert_eq!(shop.on_account("platform:losses:USD").await, 400);
+    shop.world.with(|world| world.decide(&id, "lost"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    let after = shop.order(&order.id).await;
+    assert_eq!((gone.status, after.status, after.returned_minor), (OrderStatus::Paid, OrderStatus::Refunded, 1000));
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.balance("a").await), (-400, (0, 0, 0)));
+    shop.world.with(|world| world.decide(&id, "won"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(shop.on_account("platform:losses:USD").await, 0);
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.balance("a").await), (600, (540, 0, 0)));
+    // A refund is on its way when the dispute opens: a loss, until the refund fails; then it is everybody's.
+    let product = shop.product("b", 1000).await;
+    for lost in [false, true] {
+        let order = shop.paid(&[&product]).await;
+        let before = shop.on_account("psp:clearing:USD").await;
+        let refund = shop.refunding_part(&order.id, 300).await;
+        let id = shop.world.with(|world| world.dispute(&order.payment.id, 1000));
+        shop.payments.look_at_dispute(&id).await.unwrap();
+        assert_eq!(shop.on_account("platform:losses:USD").await, 300);
+        if lost {
+            shop.world.with(|world| world.decide(&id, "lost"));
+            shop.payments.look_at_dispute(&id).await.unwrap();
+            assert_eq!(shop.order(&order.id).await.status, OrderStatus::RefundPending);
+        }
+        shop.world.with(|world| world.settle_refund(refund.id.as_str(), "failed"));
+        assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refund_failed"));
+        assert_eq!(shop.on_account("platform:losses:USD").await, 0, "lost first: {lost}");
+        if !lost {
+            shop.world.with(|world| world.decide(&id, "lost"));
+            shop.payments.look_at_dispute(&id).await.unwrap();
+        }
+        assert_eq!(shop.order(&order.id).await.status, OrderStatus::Refunded, "lost first: {lost}");
+        assert_eq!(shop.on_account("psp:clearing:USD").await, before - 1000, "lost first: {lost}");
+        assert_eq!(shop.balance("b").await, (0, 0, 0), "lost first: {lost}");
+    }
+    // Of what was never paid there is nothing to dispute.
+    let unpaid = shop.ordered(&[&product]).await;
+    let id = shop.world.with(|world| world.dispute(&unpaid.payment.id, 1000));
+    assert!(matches!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Alarm(_)));
+    assert_eq!(shop.db().dispute(&id).await.unwrap(), None);
+}
+
+async fn disputes_of_subscriptions_end_them(db: Db) {
+    let shop = Shop::new(&db);
+    let join = async |key: &str| {
+        let request = Request { subject: "u", key, fingerprint: "pro" };
+        let Joined::Pay(sub, payment) = shop.payments.subscribe("u", "pro", request).await.unwrap() else { panic!() };
+        shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+        assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+        (sub.id, payment.id)
+    };
+    let status = async |id| shop.db().subscription(id).await.unwrap().unwrap().status;
+    let (sub, payment) = join("k1").await;
+    let id = shop.world.with(|world| world.dispute(&payment, 1190));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    let accounts = async || {
+        let mut on = vec![];
+        for code in ["platform:subscriptions:USD", "platform:tax:USD", "disputes:held:USD", "psp:clearing:USD"] {
+            on.push(shop.on_account(code).await);
+        }
+        on
+    };
+    assert_eq!(accounts().await, [0, 0, -1190, 1190]);
+    assert_eq!(status(&sub).await, SubStatus::Active, "until it is lost");
+    shop.world.with(|world| world.decide(&id, "won"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(accounts().await, [-1000, -190, 0, 1190]);
+    let id = shop.world.with(|world| world.dispute(&payment, 595));
+    shop.world.with(|world| world.decide(&id, "lost"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!((accounts().await, status(&sub).await), (vec![-500, -95, 0, 595], SubStatus::Expired));
+    assert_eq!(shop.db().gate("u", shop.now_us()).await.unwrap(), Gate::Upgrade);
+    let id = shop.world.with(|world| world.dispute(&payment, 1190));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!((accounts().await, shop.on_account("platform:losses:USD").await), (vec![0, 0, -1190, 595], 595));
+}
+
+async fn a_dispute_is_found_whoever_tells(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let (told, listed) = (shop.paid(&[&product]).await, shop.paid(&[&product]).await);
+    shop.world.with(|world| world.events.clear());
+    // By a webhook, which is believed only as a hint.
+    let one = shop.world.with(|world| world.dispute(&told.payment.id, 1000));
+    let event = shop.deliver().unwrap().to_string();
+    let lie = event.replace("dispute_opened", "dispute_lost");
+    for body in [&lie, &event] {
+        let signature = signed_512(body, HYPERSWITCH_SECRET);
+        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+    }
+    shop.payments.process_webhooks().await.unwrap();
+    assert_eq!(shop.db().dispute(&one).await.unwrap().unwrap().status, DisputeStatus::Open);
+    // Its end by the sweep, which looks at what is open.
+    shop.world.with(|world| world.decide(&one, "expired"));
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.unread, 1);
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.moved, 1);
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.looked, 0);
+    assert_eq!(shop.order(&told.id).await.status, OrderStatus::Refunded);
+    // One of which nobody told by the daily comparison.
+    let two = shop.world.with(|world| world.dispute(&listed.payment.id, 10));
+    shop.clock.advance(60);
+    let compared = shop.payments.compare(shop.now_us() - 86_400_000_000, shop.now_us()).await.unwrap();
+    assert_eq!((compared.moved, compared.strange), (1, 0));
+    assert_eq!(shop.db().dispute(&two).await.unwrap().unwrap().status, DisputeStatus::Open);
+    assert_eq!(shop.payments.look_at_dispute("dp_none").await.unwrap(), Applied::Unknown);
+    let nothing = r#"{"event_id":"e3","event_type":"dispute_opened","content":{"object":{"payment_id":"pay_1"}}}"#;
+    let signature = signed_512(nothing, HYPERSWITCH_SECRET);
+    assert_eq!(shop.receive(nothing, Some(&signature), Sender::Hyperswitch).await, Received::Malformed);
 }
 
 async fn whatever_a_transfer_meets_it_is_made_once(db: Db) {
