@@ -34,14 +34,17 @@ pub(super) fn run(args: &ReconcileArgs) -> Result<ExitCode> {
         if args.json {
             say(json!(swept));
         } else {
-            for (what, phase) in
-                [("payments", swept.payments), ("refunds", swept.refunds), ("orphan refunds", swept.orphans)]
-            {
+            for (what, phase) in [
+                ("payments", swept.payments),
+                ("refunds", swept.refunds),
+                ("orphan refunds", swept.orphans),
+                ("disputes", swept.disputes),
+            ] {
                 say(format!("{what}: {} looked at, {} moved, {} not read", phase.looked, phase.moved, phase.unread));
             }
             say(format!("subscriptions: {} ended", swept.subscriptions));
         }
-        match swept.payments.unread + swept.refunds.unread + swept.orphans.unread {
+        match swept.payments.unread + swept.refunds.unread + swept.orphans.unread + swept.disputes.unread {
             0 => Ok(()),
             unread => Err(Error::internal(format!(
                 "{unread} rows could not be looked at: the provider did not answer; they wait for the next sweep"

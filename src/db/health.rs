@@ -42,6 +42,34 @@ pub struct Since {
 }
 
 impl Db {
+    /// What the ledger says that the provider holds for us, less what payments, refunds, transfers, disputes and bookings
+    /// by hand say: by currency, in minor units; all of them 0 while each has its journal. Reads every row of them.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn clearing_difference(&self) -> Result<BTreeMap<String, i64>> {
+        let mut tx = self.begin_read().await?;
+        let rows = tx
+            .all(
+                "select currency, cast(sum(minor) as bigint) as off from (
+                   select a.currency, b.debits - b.credits as minor from ledger_account a
+                     join ledger_balance b on b.account_id = a.id
+                     where a.code in ('psp:clearing:' || a.currency, 'platform:provider_fees:' || a.currency)
+                   union all select currency, -total_minor from sale_order where paid_us is not null
+                   union all select currency, -amount_minor from invoice where status = 'paid'
+                   union all select o.currency, r.amount_minor from refund r join sale_order o on o.id = r.order_id
+                     where r.status = 'succeeded'
+                   union all select currency, amount_minor - reversed_minor from transfer
+                     where provider_transfer_id is not null
+                   union all select currency, amount_minor from dispute where status = 'lost'
+                   union all select currency, amount_minor from hand_payout) moved
+                 group by currency order by currency limit 200",
+                args![],
+            )
+            .await?;
+        rows.iter().map(|row| Ok((row.text("currency")?, row.int("off")?))).collect()
+    }
+
     /// How the money stands.
     ///
     /// # Errors
@@ -54,11 +82,16 @@ impl Db {
                    (select count(*) from refund where status = 'pending' and known_us is null and created_us < $3) as orphans,
                    (select count(*) from sale_order where status in ('created', 'pending_payment') and created_us < $1) as orders,
                    (select count(*) from refund where status = 'pending' and known_us is not null and created_us < $2) as refunds,
-                   (select count(*) from transfer t where status = 'permanently_failed' and exists (
+                   (select count(*) from transfer t where status = 'permanently_failed'
+                      and due_back_minor < amount_minor and exists (
                       select 1 from sale_order o where o.id = t.order_id and o.status <> 'refunded')) as lost,
                    (select count(*) from transfer where status in ('pending', 'failed') and tries >= $4) as tired,
-                   (select count(*) from transfer where status = 'reversal_pending') as reversals,
-                   (select count(*) from payment where alarm is not null) as payments,
+                   (select count(*) from transfer where status = 'completed' and due_back_minor > reversed_minor
+                      and next_attempt_at_us is null) as given_up,
+                   (select count(*) from transfer where status = 'reversal_pending' or (status = 'completed'
+                      and due_back_minor > reversed_minor and next_attempt_at_us is not null)) as reversals,
+                   (select count(*) from payment where alarm is not null)
+                     + (select count(*) from dispute where alarm is not null) as payments,
                    (select count(*) from refund where alarm is not null) as alarmed",
                 args![since.payments_us, since.refunds_us, since.orphans_us, TRIES_MAX],
             )
@@ -68,7 +101,7 @@ impl Db {
             health.orphan_refund_rows = row.int("orphans")?;
             health.stuck_orders_pending = row.int("orders")?;
             health.stuck_refunds_pending = row.int("refunds")?;
-            health.failed_transfers_at_max_retry = row.int("lost")? + row.int("tired")?;
+            health.failed_transfers_at_max_retry = row.int("lost")? + row.int("tired")? + row.int("given_up")?;
             health.reversal_pending_transfers = row.int("reversals")?;
             health.alarms = row.int("payments")? + row.int("alarmed")?;
         }

@@ -17,6 +17,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0007_users", include_str!("schema/0007_users.sql")),
     ("0008_tracks", include_str!("schema/0008_tracks.sql")),
     ("0009_money", include_str!("schema/0009_money.sql")),
+    ("0011_returns", include_str!("schema/0011_returns.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

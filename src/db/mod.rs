@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod conn;
 pub mod deliveries;
+pub mod disputes;
 pub mod dmca;
 pub mod health;
 pub mod jobs;
@@ -22,6 +23,7 @@ pub mod outbox;
 pub mod products;
 pub mod purges;
 pub mod refunds;
+mod returns;
 pub mod sessions;
 pub mod singletons;
 pub mod subscriptions;

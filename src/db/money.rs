@@ -5,7 +5,7 @@ use super::conn::{Tx, args};
 use super::{Dialect, ledger};
 use crate::base::{Error, Kind, Result};
 use crate::ledger::chart::{self, Booking};
-use crate::ledger::{Amount, Currency, Journal, Posted, order, refund, subscription, transfer};
+use crate::ledger::{Amount, Currency, Journal, Posted, dispute, order, refund, subscription, transfer};
 
 /// What came of asking for something under an idempotency key.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +81,7 @@ pub(super) async fn move_order(
         .execute(
             "update sale_order set status = $3, updated_us = $4,
                paid_us = case when $3 = 'paid' then coalesce(paid_us, $4) else paid_us end,
-               refunded_us = case when $3 = 'refunded' then $4 else refunded_us end
+               refunded_us = case $3 when 'refunded' then $4 when 'paid' then null else refunded_us end
              where id = $1 and status = $2",
             args![id, from.as_str(), to.as_str(), now_us],
         )
@@ -102,6 +102,25 @@ pub(super) async fn move_refund(
         .execute(
             "update refund set status = $3, updated_us = $4, settled_us = $4, error = $5 where id = $1 and status = $2",
             args![id, from.as_str(), to.as_str(), now_us, error],
+        )
+        .await?;
+    Ok(moved > 0)
+}
+
+/// Moves a dispute, one turn. False as with `move_order`.
+pub(super) async fn move_dispute(
+    tx: &mut Tx,
+    id: &str,
+    (from, to): (dispute::Status, dispute::Status),
+    now_us: i64,
+) -> Result<bool> {
+    legal(from.may_become(to), "dispute", id, from.as_str(), to.as_str())?;
+    let moved = tx
+        .execute(
+            "update dispute set status = $3, updated_us = $4, turns = turns + 1,
+               settled_us = case when $3 = 'open' then null else $4 end
+             where id = $1 and status = $2",
+            args![id, from.as_str(), to.as_str(), now_us],
         )
         .await?;
     Ok(moved > 0)
@@ -137,7 +156,7 @@ pub(super) async fn move_transfer(
                provider_transfer_id = coalesce($6, provider_transfer_id), reversed_minor = reversed_minor + $7, error = $8,
                submitted_us = null, tries = case when $9 = 1 then 0 else tries end,
                refusals = case when $9 = 1 then 0 else refusals end,
-               generation = case when $9 = 1 then 0 else generation end
+               generation = case when $9 = 1 and $3 = 'completed' then 0 else generation end
              where id = $1 and status = $2",
             args![
                 id,
@@ -280,7 +299,67 @@ pub(super) fn word<T>(decode: impl Fn(&str) -> Option<T>, what: &str, text: &str
     decode(text).ok_or_else(|| Error::internal(format!("the database holds {text:?} as a {what}")))
 }
 
+/// A payment to a seller that somebody made by hand at the provider.
+#[derive(Clone, Copy, Debug)]
+pub struct HandPayout<'a> {
+    /// The provider's id of it.
+    pub reference: &'a str,
+    /// Who got it.
+    pub seller: &'a str,
+    /// How much.
+    pub amount: Amount,
+    /// Why it was made by hand: at least ten characters.
+    pub reason: &'a str,
+    /// Which admin says so.
+    pub by: &'a str,
+}
+
+/// What came of booking one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandBooked {
+    /// It is booked.
+    New,
+    /// It was before, for the same seller and amount.
+    Known,
+    /// Its reference is known, for something else.
+    Taken,
+    /// We do not owe the seller so much: this is what nobody has reserved of it.
+    Owes(i64),
+}
+
 impl super::Db {
+    /// Books what somebody paid a seller by hand, and who says so, in one transaction: once for each reference.
+    ///
+    /// # Errors
+    /// `Invalid` for a reference that is no name; when the database refuses.
+    pub async fn book_hand_payout(&self, payout: HandPayout<'_>, now_us: i64) -> Result<HandBooked> {
+        let HandPayout { reference, seller, amount, reason, by } = payout;
+        let currency = amount.currency();
+        let booking = chart::hand_payout(reference, seller, amount, now_us)?;
+        let mut tx = self.begin().await?;
+        let args = args![reference, seller, amount.minor(), currency.code(), reason, by, now_us];
+        let new = tx
+            .execute(
+                "insert into hand_payout (reference, seller, amount_minor, currency, reason, booked_by, booked_us)
+                 values ($1, $2, $3, $4, $5, $6, $7) on conflict (reference) do nothing",
+                args,
+            )
+            .await?;
+        if new == 0 {
+            let sql = "select 1 as one from hand_payout
+                       where reference = $1 and seller = $2 and amount_minor = $3 and currency = $4";
+            let same = tx.first(sql, args![reference, seller, amount.minor(), currency.code()]).await?.is_some();
+            return Ok(if same { HandBooked::Known } else { HandBooked::Taken });
+        }
+        match try_book(&mut tx, &booking, now_us).await? {
+            Posted::Created(_) => {}
+            Posted::Overdraft(_) => return Ok(HandBooked::Owes(available(&mut tx, seller, currency).await?)),
+            other => return Err(refused(&booking.journal, &other)),
+        }
+        tx.commit().await?;
+        Ok(HandBooked::New)
+    }
+
     /// Books what the provider kept for its work, by its statement: once for each `reference`.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct Order {
     pub paid_us: Option<i64>,
     /// When the money went back.
     pub refunded_us: Option<i64>,
+    /// What of it went back, in minor units.
+    pub returned_minor: i64,
     /// What is bought.
     pub items: Vec<Item>,
     /// How it is paid.
@@ -528,6 +530,12 @@ pub(super) async fn revoke(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()
     entitle(tx, order, None, now_us).await
 }
 
+/// The licences of an order again.
+pub(super) async fn grant_again(tx: &mut Tx, order: &Order, now_us: i64) -> Result<()> {
+    tx.execute("update licence set revoked_us = null where order_id = $1", args![order.id.as_str()]).await?;
+    entitle(tx, order, Some(now_us), now_us).await
+}
+
 /// The one place that tells the access decision what a buyer may hear: `granted_us`, or nothing any more unless another
 /// licence of theirs is in force.
 async fn entitle(tx: &mut Tx, order: &Order, granted_us: Option<i64>, now_us: i64) -> Result<()> {
@@ -553,7 +561,8 @@ pub(super) fn shares(items: &[Item]) -> Vec<Share> {
 
 pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Order>> {
     let sql = "select o.id, o.buyer, o.status, o.total_minor, o.refund_until_us, o.created_us, o.updated_us, o.paid_us,
-                 o.refunded_us, p.id as payment_id, p.amount_minor, p.currency, p.fingerprint, p.client_secret,
+                 o.refunded_us, (select cast(coalesce(sum(b.seller_minor + b.fee_minor + b.tax_minor), 0) as bigint)
+                   from order_return b where b.order_id = o.id and b.gone = 1) as returned_minor, p.id as payment_id, p.amount_minor, p.currency, p.fingerprint, p.client_secret,
                  p.provider_state, p.alarm
                from sale_order o join payment p on p.order_id = o.id where o.id = $1";
     let Some(row) = tx.first(sql, args![id]).await? else { return Ok(None) };
@@ -571,6 +580,7 @@ pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Order>> {
         updated_us: row.int("updated_us")?,
         paid_us: row.int_or_null("paid_us")?,
         refunded_us: row.int_or_null("refunded_us")?,
+        returned_minor: row.int("returned_minor")?,
         items,
         payment,
     }))

@@ -3,15 +3,13 @@
 
 use super::Db;
 use super::conn::{Row, Tx, args};
-use super::money::{
-    After, Claim, End, Request, available, book, claim, lock_ledger, lock_order, move_order, move_refund,
-    move_transfer, resolve, word,
-};
+use super::money::{Claim, End, Request, book, claim, lock_order, move_order, move_refund, resolve, word};
 use super::orders::{self, Applied, Order};
+use super::returns;
 use crate::base::{Error, Result};
-use crate::ledger::order::{OrderId, Status as OrderStatus};
+use crate::ledger::order::{OrderId, Status as OrderStatus, total};
 use crate::ledger::refund::{self, RefundId, Status};
-use crate::ledger::{Amount, Currency, transfer};
+use crate::ledger::{Amount, Currency};
 
 /// A refund.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +63,19 @@ pub enum Requested {
     Not(OrderStatus),
     /// Too late: it could be refunded until then, in microseconds since 1970.
     Closed(i64),
+    /// So much is left of it, in minor units.
+    Left(i64),
+    /// The buyer's bank has a dispute about it: that decides.
+    Disputed,
+}
+
+/// What somebody wants back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// In minor units; `None`: all that is left.
+    pub minor: Option<i64>,
+    /// In their words.
+    pub reason: Option<&'a str>,
 }
 
 /// What the provider has under a refund's id.
@@ -104,7 +115,7 @@ impl Db {
         &self,
         order: &OrderId,
         by: By<'_>,
-        reason: Option<&str>,
+        wanted: Wanted<'_>,
         window_days: i64,
         request: Request<'_>,
         now_us: i64,
@@ -135,6 +146,15 @@ impl Db {
         if now_us > until_us {
             return Ok(Requested::Closed(until_us));
         }
+        let sql = "select 1 as one from dispute where payment_id = $1 and status = 'open' limit 1";
+        if tx.first(sql, args![&order.payment.id]).await?.is_some() {
+            return Ok(Requested::Disputed);
+        }
+        let left_minor = total(&returns::left(&mut tx, &order, true).await?).total();
+        let minor = wanted.minor.unwrap_or(left_minor);
+        if !(1..=left_minor).contains(&minor) {
+            return Ok(Requested::Left(left_minor));
+        }
         tx.execute(
             "insert into refund (id, order_id, payment_id, amount_minor, status, requested_by, reason, created_us, updated_us)
              values ($1, $2, $3, $4, 'pending', $5, $6, $7, $7)",
@@ -142,9 +162,9 @@ impl Db {
                 id.as_str(),
                 order.id.as_str(),
                 &order.payment.id,
-                order.total.minor(),
+                minor,
                 by.subject,
-                reason,
+                wanted.reason,
                 now_us
             ],
         )
@@ -152,8 +172,10 @@ impl Db {
         if !move_order(&mut tx, order.id.as_str(), (OrderStatus::Paid, OrderStatus::RefundPending), now_us).await? {
             return Ok(Requested::Already);
         }
-        let (shares, taken) = take(&mut tx, &order).await?;
-        book(&mut tx, &refund::reserve(&id, &shares, &taken, order.total.currency(), now_us)?, now_us).await?;
+        let currency = order.total.currency();
+        let shares = returns::keep(&mut tx, &order, id.as_str(), minor, false).await?.shares;
+        let taken = returns::take(&mut tx, &shares, currency).await?;
+        book(&mut tx, &refund::reserve(&id, &shares, &taken, currency, now_us)?, now_us).await?;
         let refund = read(&mut tx, id.as_str()).await?;
         let refund = refund.ok_or_else(|| Error::internal(format!("the refund {id} vanished")))?;
         tx.commit().await?;
@@ -277,88 +299,47 @@ async fn lock(tx: &mut Tx, id: &RefundId) -> Result<Option<(Order, Refund)>> {
     Ok(orders::read(tx, &order).await?.zip(read(tx, id.as_str()).await?))
 }
 
-/// What each seller's share is taken from, as the ledger stands: nobody else posts until the transaction ends.
-async fn take(tx: &mut Tx, order: &Order) -> Result<(Vec<crate::ledger::order::Share>, Vec<refund::Taken>)> {
-    lock_ledger(tx).await?;
-    let shares = orders::shares(&order.items);
-    let mut have: Vec<(String, i64)> = Vec::new();
-    for share in &shares {
-        have.push((share.seller.clone(), available(tx, &share.seller, order.total.currency()).await?));
-    }
-    let of = |seller: &str| have.iter().find(|(known, _)| known == seller).map_or(0, |(_, minor)| *minor);
-    let taken = refund::take(&shares, of);
-    Ok((shares, taken))
-}
-
 /// The buyer has the money: refund, order, licences, journal and transfers, at once.
 async fn succeed(tx: &mut Tx, order: &Order, refund: &Refund, now_us: i64) -> Result<()> {
-    let lost = || Error::internal(format!("the refund {} moved although it was locked", refund.id));
-    if !move_refund(tx, refund.id.as_str(), (refund.status, Status::Succeeded), None, now_us).await? {
-        return Err(lost());
+    let id = refund.id.as_str();
+    if !move_refund(tx, id, (refund.status, Status::Succeeded), None, now_us).await? {
+        return Err(Error::internal(format!("the refund {id} moved although it was locked")));
     }
-    if order.status != OrderStatus::Refunded
-        && !move_order(tx, order.id.as_str(), (order.status, OrderStatus::Refunded), now_us).await?
-    {
-        return Err(lost());
-    }
-    orders::revoke(tx, order, now_us).await?;
-    match refund.status {
+    let shares = match refund.status {
         Status::Pending => {
             let end = End::Post(&refund::succeeded_source(&refund.id));
-            resolve(tx, &format!("refund:{}", refund.id), end, now_us).await?;
+            resolve(tx, &format!("refund:{id}"), end, now_us).await?;
+            returns::finish(tx, id).await?;
+            returns::kept(tx, order, id).await?
         }
-        // It was given up, and its reservation with it.
+        // It was given up, and its reservation with it: what is left now is split.
         Status::Failed | Status::Succeeded => {
-            let (shares, taken) = take(tx, order).await?;
-            book(tx, &refund::late(&refund.id, &shares, &taken, order.total.currency(), now_us)?, now_us).await?;
+            let currency = order.total.currency();
+            let back = returns::keep(tx, order, id, refund.amount.minor(), true).await?;
+            let taken = returns::take(tx, &back.shares, currency).await?;
+            let booking = refund::late(&refund.id, (&back.shares, back.loss_minor), &taken, currency, now_us)?;
+            book(tx, &booking, now_us).await?;
+            let sql = "update refund set loss_minor = $2 where id = $1";
+            tx.execute(sql, args![id, back.loss_minor]).await?;
+            back.shares
         }
-    }
-    let sql = "select id, status, submitted_us from transfer where order_id = $1 order by id limit 100";
-    for row in tx.all(sql, args![order.id.as_str()]).await? {
-        let id = row.text("id")?;
-        let from = word(transfer::Status::decode, "status of a transfer", &row.text("status")?)?;
-        take_back(tx, (&id, from), row.int_or_null("submitted_us")?.is_some(), now_us).await?;
-    }
-    Ok(())
-}
-
-/// Has a transfer of a refunded order come back, or never leave. One whose outcome nobody knows is left to the worker,
-/// who comes here when it knows.
-pub(super) async fn take_back(
-    tx: &mut Tx,
-    (id, from): (&str, transfer::Status),
-    in_flight: bool,
-    now_us: i64,
-) -> Result<()> {
-    use transfer::Status::{Completed, Failed, Pending, PermanentlyFailed, ReversalPending};
-    let why = After { error: Some("the order was refunded"), ..After::default() };
-    match from {
-        Completed => {
-            let after = After { next_us: Some(now_us), anew: true, ..After::default() };
-            move_transfer(tx, id, (Completed, ReversalPending), after, now_us).await?;
-        }
-        Pending if !in_flight => {
-            move_transfer(tx, id, (Pending, Failed), why, now_us).await?;
-            move_transfer(tx, id, (Failed, PermanentlyFailed), why, now_us).await?;
-        }
-        Failed if !in_flight => {
-            move_transfer(tx, id, (Failed, PermanentlyFailed), why, now_us).await?;
-        }
-        _ => {}
-    }
-    Ok(())
+    };
+    returns::settle(tx, order, &shares, now_us).await
 }
 
 /// The money stays: refund, order and reservation, at once.
 async fn give_up(tx: &mut Tx, order: &Order, refund: &Refund, why: &str, now_us: i64) -> Result<()> {
-    if !move_refund(tx, refund.id.as_str(), (Status::Pending, Status::Failed), Some(why), now_us).await? {
-        return Err(Error::internal(format!("the refund {} moved although it was locked", refund.id)));
+    let id = refund.id.as_str();
+    if !move_refund(tx, id, (Status::Pending, Status::Failed), Some(why), now_us).await? {
+        return Err(Error::internal(format!("the refund {id} moved although it was locked")));
     }
     if order.status == OrderStatus::RefundPending {
         move_order(tx, order.id.as_str(), (OrderStatus::RefundPending, OrderStatus::Paid), now_us).await?;
     }
-    let source = format!("hs:{}:failed", refund.id);
-    resolve(tx, &format!("refund:{}", refund.id), End::Void(&source), now_us).await
+    returns::give_up(tx, id).await?;
+    let source = format!("hs:{id}:failed");
+    resolve(tx, &format!("refund:{id}"), End::Void(&source), now_us).await?;
+    returns::absorb(tx, order, id, now_us).await
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Refund>> {

@@ -5,7 +5,7 @@ use super::conn::{Row, Tx, args};
 use super::money::{
     After, End, available, book, lock_ledger, lock_order, move_transfer, net, owed, resolve, try_book, word,
 };
-use super::refunds::take_back;
+use super::returns::{Made, take_back, take_part_back};
 use super::{Db, ledger};
 use crate::base::{Error, Result};
 use crate::jobs::backoff::Backoff;
@@ -19,7 +19,7 @@ pub const PAGE_MAX: u32 = 200;
 const KEY_VALID_US: i64 = 23 * 3_600_000_000;
 /// When a transfer is looked at again that cannot be made for now, though nobody failed.
 const LATER_US: i64 = 3_600_000_000;
-/// The same while a refund of its order is open.
+/// The same while a refund of its order, or a dispute about it, is open.
 const REFUND_OPEN_US: i64 = 600_000_000;
 
 /// What a seller gets of an order.
@@ -51,6 +51,10 @@ pub struct Transfer {
     pub submitted_us: Option<i64>,
     /// Minor units that came back and are booked.
     pub reversed_minor: i64,
+    /// Minor units that have to come back, in all.
+    pub due_back_minor: i64,
+    /// What the open request for a reversal asked for.
+    pub asked_back_minor: Option<i64>,
     /// When it is tried next.
     pub next_us: Option<i64>,
     /// Why the last try did not do it.
@@ -81,6 +85,17 @@ pub enum Failure {
     Answered,
     /// No answer: it may have been done.
     Silence,
+}
+
+/// What came of booking what has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booked {
+    /// All of it that has to come back.
+    Whole,
+    /// More than before, and not all of it.
+    Part,
+    /// What was known.
+    Nothing,
 }
 
 impl Db {
@@ -182,7 +197,7 @@ impl Db {
                  order by next_attempt_at_us, id limit $2"
             }
             true => {
-                "select id from transfer where status = 'reversal_pending' and next_attempt_at_us <= $1
+                "select id from transfer where status in ('reversal_pending', 'completed') and next_attempt_at_us <= $1
                  order by next_attempt_at_us, id limit $2"
             }
         };
@@ -202,7 +217,7 @@ impl Db {
         }
         let next_us = now_us + backoff.delay_us(transfer.tries + 1);
         let step = match transfer.status {
-            Status::ReversalPending => {
+            Status::ReversalPending | Status::Completed => {
                 count(&mut tx, id, next_us, now_us).await?;
                 Step::Reverse(Transfer { tries: transfer.tries + 1, ..transfer })
             }
@@ -211,7 +226,7 @@ impl Db {
                 Step::Look(Transfer { tries: transfer.tries + 1, ..transfer })
             }
             Status::Pending | Status::Failed => begin_new(&mut tx, transfer, order, next_us, now_us).await?,
-            Status::Completed | Status::Reversed | Status::PermanentlyFailed => Step::Rest,
+            Status::Reversed | Status::PermanentlyFailed => Step::Rest,
         };
         tx.commit().await?;
         Ok(step)
@@ -256,8 +271,11 @@ impl Db {
         }
         let reservation = transfer::reservation(id, transfer.attempt);
         resolve(&mut tx, &reservation, End::Post(&transfer::completed_source(id)), now_us).await?;
-        if order == OrderStatus::Refunded {
+        if order == OrderStatus::Refunded || transfer.due_back_minor >= transfer.amount.minor() {
             take_back(&mut tx, (id.as_str(), Status::Completed), false, now_us).await?;
+        } else if transfer.due_back_minor > 0 {
+            let sql = "update transfer set next_attempt_at_us = $2 where id = $1";
+            tx.execute(sql, args![id.as_str(), now_us]).await?;
         }
         tx.commit().await?;
         Ok(true)
@@ -297,15 +315,38 @@ impl Db {
         Ok(Some(status))
     }
 
-    /// Books what has come back of a transfer: `reversed_minor` in all, as the provider says. True when that is all.
+    /// What to ask for, and under which key, of what has to come back still: what the open request asked for, else all
+    /// of it, stored before. `None`: nothing.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn begin_reversal(&self, id: &TransferId, now_us: i64) -> Result<Option<(i64, String)>> {
+        let mut tx = self.begin().await?;
+        let Some((transfer, _)) = lock(&mut tx, id).await? else { return Ok(None) };
+        let left = transfer.due_back_minor - transfer.reversed_minor;
+        if !matches!(transfer.status, Status::ReversalPending | Status::Completed) || left <= 0 {
+            return Ok(None);
+        }
+        let key = reversal_key(&transfer);
+        if let Some(asked) = transfer.asked_back_minor {
+            return Ok(Some((asked, key)));
+        }
+        let sql = "update transfer set asked_back_minor = $2, updated_us = $3 where id = $1";
+        tx.execute(sql, args![id.as_str(), left, now_us]).await?;
+        tx.commit().await?;
+        Ok(Some((left, key)))
+    }
+
+    /// Books what has come back of a transfer: `reversed_minor` in all, as the provider says.
     ///
     /// # Errors
     /// `Invalid` for less than was booked, or more than there was; when the database refuses.
-    pub async fn book_reversal(&self, id: &TransferId, reversed_minor: i64, now_us: i64) -> Result<bool> {
+    pub async fn book_reversal(&self, id: &TransferId, reversed_minor: i64, now_us: i64) -> Result<Booked> {
         let mut tx = self.begin().await?;
-        let Some((transfer, _)) = lock(&mut tx, id).await? else { return Ok(false) };
-        if transfer.status != Status::ReversalPending {
-            return Ok(transfer.status == Status::Reversed);
+        let Some((transfer, _)) = lock(&mut tx, id).await? else { return Ok(Booked::Nothing) };
+        let from = transfer.status;
+        if !matches!(from, Status::ReversalPending | Status::Completed) {
+            return Ok(if from == Status::Reversed { Booked::Whole } else { Booked::Nothing });
         }
         if !(transfer.reversed_minor..=transfer.amount.minor()).contains(&reversed_minor) {
             return Err(Error::invalid(format!(
@@ -315,26 +356,42 @@ impl Db {
             )));
         }
         let more = reversed_minor - transfer.reversed_minor;
-        let whole = reversed_minor == transfer.amount.minor();
-        if more == 0 && !whole {
-            return Ok(false);
+        let done = reversed_minor >= transfer.due_back_minor;
+        if more == 0 && !done {
+            return Ok(Booked::Nothing);
         }
-        let to = if whole { Status::Reversed } else { Status::ReversalPending };
-        let next_us = if whole { None } else { transfer.next_us };
+        if more == 0 {
+            tx.execute(
+                "update transfer set next_attempt_at_us = null where id = $1 and status = 'completed'",
+                args![id.as_str()],
+            )
+            .await?;
+            tx.commit().await?;
+            return Ok(Booked::Whole);
+        }
+        let next_us = if done { None } else { transfer.next_us };
         let after = After { next_us, reversed_minor: more, ..After::default() };
-        if !move_transfer(&mut tx, id.as_str(), (Status::ReversalPending, to), after, now_us).await? {
-            return Ok(false);
+        let lost = || Error::internal(format!("the transfer {id} moved although it was locked"));
+        if reversed_minor == transfer.amount.minor() {
+            if from == Status::Completed {
+                take_back(&mut tx, (id.as_str(), from), false, now_us).await?; // somebody had it all come back
+            }
+            if !move_transfer(&mut tx, id.as_str(), (Status::ReversalPending, Status::Reversed), after, now_us).await? {
+                return Err(lost());
+            }
+        } else if !move_transfer(&mut tx, id.as_str(), (from, from), after, now_us).await? {
+            return Err(lost());
         }
-        if more > 0 {
-            lock_ledger(&mut tx).await?;
-            let currency = transfer.amount.currency();
-            let owes = owed(&mut tx, &transfer.seller, currency).await?;
-            let amounts = (more, reversed_minor);
-            let booking = transfer::reversed(id, &transfer.seller, amounts, owes, currency, now_us)?;
-            book(&mut tx, &booking, now_us).await?;
-        }
+        // The next request is another one.
+        let sql = "update transfer set generation = generation + 1, asked_back_minor = null where id = $1";
+        tx.execute(sql, args![id.as_str()]).await?;
+        lock_ledger(&mut tx).await?;
+        let currency = transfer.amount.currency();
+        let owes = owed(&mut tx, &transfer.seller, currency).await?;
+        let booking = transfer::reversed(id, &transfer.seller, (more, reversed_minor), owes, currency, now_us)?;
+        book(&mut tx, &booking, now_us).await?;
         tx.commit().await?;
-        Ok(whole)
+        Ok(if done { Booked::Whole } else { Booked::Part })
     }
 
     /// A try of a reversal did not bring it all back. `definite`: the provider answered, so that the next one needs
@@ -351,18 +408,20 @@ impl Db {
     ) -> Result<Option<Status>> {
         let mut tx = self.begin().await?;
         let Some((transfer, _)) = lock(&mut tx, id).await? else { return Ok(None) };
-        if transfer.status != Status::ReversalPending {
-            return Ok(Some(transfer.status));
+        let from = transfer.status;
+        if !matches!(from, Status::ReversalPending | Status::Completed) {
+            return Ok(Some(from));
         }
-        // Nobody gives up while it is not known whether the last request did it.
+        // Nobody gives up while it is not known whether the last request did it. What was to come back in part and did
+        // not stays completed: its seller owes it.
         let over = lost || (definite && transfer.refusals + 1 >= TRIES_MAX);
-        let to = if over { Status::PermanentlyFailed } else { Status::ReversalPending };
+        let to = if over && from == Status::ReversalPending { Status::PermanentlyFailed } else { from };
         let after = After {
             next_us: if over { None } else { transfer.next_us.or(Some(now_us)) },
             error: Some(why),
             ..After::default()
         };
-        move_transfer(&mut tx, id.as_str(), (Status::ReversalPending, to), after, now_us).await?;
+        move_transfer(&mut tx, id.as_str(), (from, to), after, now_us).await?;
         if definite {
             next_key(&mut tx, id.as_str()).await?;
         }
@@ -377,7 +436,7 @@ fn key(transfer: &Transfer) -> String {
 }
 
 /// The idempotency key of a try of a reversal.
-pub fn reversal_key(transfer: &Transfer) -> String {
+fn reversal_key(transfer: &Transfer) -> String {
     format!("{}-r{}", transfer.id, transfer.generation)
 }
 
@@ -390,6 +449,11 @@ async fn begin_new(tx: &mut Tx, transfer: Transfer, order: OrderStatus, next_us:
         }
         OrderStatus::RefundPending => return put_off(tx, id, now_us + REFUND_OPEN_US, None, now_us).await,
         _ => {}
+    }
+    let sql = "select 1 as one from dispute d join payment p on p.id = d.payment_id
+               where p.order_id = $1 and d.status = 'open' limit 1";
+    if tx.first(sql, args![transfer.order.as_str()]).await?.is_some() {
+        return put_off(tx, id, now_us + REFUND_OPEN_US, Some("a dispute about the order is open"), now_us).await;
     }
     let sql = "select destination from seller_account where seller = $1";
     let destination = tx.first(sql, args![&transfer.seller]).await?.map(|row| row.text("destination")).transpose()?;
@@ -444,11 +508,24 @@ async fn refuse(
     resolve(tx, &reservation, End::Void(&source), now_us).await?;
     net(tx, &format!("{}:{}", transfer.id, transfer.attempt), &transfer.seller, transfer.amount.currency(), now_us)
         .await?;
-    let over = transfer.refusals + 1 >= TRIES_MAX || order == OrderStatus::Refunded;
+    // What went back meanwhile is not asked for again; at worst nothing is left to ask for.
+    let nothing = transfer.due_back_minor >= transfer.amount.minor();
+    let over = transfer.refusals + 1 >= TRIES_MAX || order == OrderStatus::Refunded || nothing;
     let next_us = (!over).then(|| now_us + backoff.delay_us(transfer.tries));
     let after = After { next_us, error: Some(why), ..After::default() };
     move_transfer(tx, id, (transfer.status, Status::Failed), after, now_us).await?;
     next_key(tx, id).await?;
+    if !nothing && transfer.due_back_minor > 0 {
+        let less = Made {
+            id,
+            status: Status::Failed,
+            amount_minor: transfer.amount.minor(),
+            due_back_minor: 0,
+            in_flight: false,
+        };
+        tx.execute("update transfer set due_back_minor = 0 where id = $1", args![id]).await?;
+        take_part_back(tx, &less, transfer.due_back_minor, now_us).await?;
+    }
     if !over {
         return Ok(Status::Failed);
     }
@@ -458,7 +535,8 @@ async fn refuse(
 
 /// After a no: whatever the provider answered, it would answer the same under the same key.
 async fn next_key(tx: &mut Tx, id: &str) -> Result<()> {
-    let sql = "update transfer set generation = generation + 1, refusals = refusals + 1 where id = $1";
+    let sql = "update transfer set generation = generation + 1, refusals = refusals + 1, asked_back_minor = null
+               where id = $1";
     tx.execute(sql, args![id]).await.map(drop)
 }
 
@@ -495,7 +573,7 @@ async fn lock(tx: &mut Tx, id: &TransferId) -> Result<Option<(Transfer, OrderSta
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Transfer>> {
     let sql = "select id, order_id, seller, amount_minor, currency, status, provider_transfer_id, destination, attempt, tries,
-                 refusals, generation, submitted_us, reversed_minor, next_attempt_at_us, error, created_us
+                 refusals, generation, submitted_us, reversed_minor, due_back_minor, asked_back_minor, next_attempt_at_us, error, created_us
                from transfer where id = $1";
     let one = |row: Row| {
         let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
@@ -513,6 +591,8 @@ async fn read(tx: &mut Tx, id: &str) -> Result<Option<Transfer>> {
             generation: row.int("generation")?,
             submitted_us: row.int_or_null("submitted_us")?,
             reversed_minor: row.int("reversed_minor")?,
+            due_back_minor: row.int("due_back_minor")?,
+            asked_back_minor: row.int_or_null("asked_back_minor")?,
             next_us: row.int_or_null("next_attempt_at_us")?,
             error: row.text_or_null("error")?,
             created_us: row.int("created_us")?,

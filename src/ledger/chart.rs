@@ -5,9 +5,11 @@
 //! asset      seller:{id}:receivable:USD     what a seller owes us after a refund; credits never exceed debits
 //! liability  seller:{id}:payable:USD        what we owe a seller; debits never exceed credits, reservations included
 //! liability  platform:tax:USD               tax that we collected for others
+//! liability  disputes:held:USD              what banks may take: kept from sellers, fees and tax while a dispute is open
 //! income     platform:fees:USD              our share of sales
 //! income     platform:subscriptions:USD     what subscribers paid, without tax
 //! expense    platform:provider_fees:USD     what the provider keeps for its work
+//! expense    platform:losses:USD            what banks took beyond what was left of a sale
 //! ```
 
 use super::account::{Account, AccountKind, Guard, Side};
@@ -43,6 +45,16 @@ pub fn tax(currency: Currency) -> Account {
 /// What subscribers paid, without tax.
 pub fn subscriptions(currency: Currency) -> Account {
     account("platform:subscriptions", AccountKind::Income, Guard::None, currency)
+}
+
+/// What banks may take: kept from everybody who has a share of a disputed sale.
+pub fn disputes_held(currency: Currency) -> Account {
+    account("disputes:held", AccountKind::Liability, Guard::CreditsCover, currency)
+}
+
+/// What went to buyers beyond what was left of their sales.
+pub fn losses(currency: Currency) -> Account {
+    account("platform:losses", AccountKind::Expense, Guard::None, currency)
 }
 
 /// What the provider keeps for its work.
@@ -131,6 +143,18 @@ pub fn provider_fee(reference: &str, amount: Amount, now_us: i64) -> Result<Book
         .balance()
 }
 
+/// What somebody paid a seller by hand at the provider, as `reference` says there.
+///
+/// # Errors
+/// `Invalid` for a reference that is no name.
+pub fn hand_payout(reference: &str, seller: &str, amount: Amount, now_us: i64) -> Result<Booking> {
+    let currency = amount.currency();
+    Entry::new(&format!("hand_payout:{reference}"), "hand_payout", &format!("st:{reference}:hand"), now_us, currency)?
+        .debit(payable(seller, currency), amount.minor())
+        .credit(clearing(currency), amount.minor())
+        .balance()
+}
+
 /// What a seller owes us, taken from what we owe them. `cause` names the event and is new each time; `minor` is at
 /// least 1.
 ///
@@ -181,6 +205,8 @@ pub(super) mod tests {
     fn fees_of_the_provider_and_offsets_are_two_lines() {
         let fee = provider_fee("st_1", Amount::new(33, usd()).unwrap(), 1).unwrap();
         assert_eq!(written(&fee), "platform:provider_fees 33 | psp:clearing 33");
+        let paid = hand_payout("tr_1", "a", Amount::new(33, usd()).unwrap(), 1).unwrap();
+        assert_eq!(written(&paid), "seller:a:payable 33 | psp:clearing 33");
         let offset = offset("pay_1", "a", 7, usd(), 1).unwrap();
         assert_eq!(written(&offset), "seller:a:payable 7 | seller:a:receivable 7");
         assert_eq!(offset.journal.id().as_str(), "offset:pay_1:a");

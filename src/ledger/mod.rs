@@ -13,6 +13,7 @@
 mod account;
 mod amount;
 pub mod chart;
+pub mod dispute;
 mod journal;
 pub mod order;
 mod posted;

@@ -51,7 +51,7 @@ words!(Status {
 impl Status {
     /// Whether an order may go from here to there. Failed and expired ones may still be paid: a provider tries a
     /// payment again under its id, and what was paid is owed a licence. A paid one may be refunded at once: by a
-    /// refund that was taken for failed.
+    /// refund that was taken for failed, or by a bank. A refunded one is paid again when a dispute that was lost is won.
     pub fn may_become(self, to: Status) -> bool {
         use Status::{Created, Expired, Failed, Paid, PendingPayment, RefundPending, Refunded};
         matches!(
@@ -61,6 +61,7 @@ impl Status {
                 | (Failed | Expired, Paid)
                 | (Paid, RefundPending | Refunded)
                 | (RefundPending, Paid | Refunded)
+                | (Refunded, Paid)
         )
     }
 }
@@ -142,6 +143,21 @@ pub fn total(shares: &[Share]) -> Split {
     })
 }
 
+/// `minor` of what is left of the items, taken from every part of every item in proportion, by largest remainder: never
+/// more than is left of a part, and all of it when `minor` is all that is left. So the portions of an order that goes
+/// back bit by bit are its whole, to the last unit. At most what is left.
+pub fn portion(left: &[Share], minor: i64) -> Vec<Share> {
+    let split = |share: &Share| [share.split.seller_minor, share.split.fee_minor, share.split.tax_minor];
+    let weights: Vec<u64> = left.iter().flat_map(split).map(|part| part.max(0) as u64).collect();
+    let whole: u64 = weights.iter().sum();
+    let parts = allocate(whole.min(minor.max(0) as u64), &weights);
+    let one = |(share, parts): (&Share, &[u64])| Share {
+        seller: share.seller.clone(),
+        split: Split { seller_minor: parts[0] as i64, fee_minor: parts[1] as i64, tax_minor: parts[2] as i64 },
+    };
+    left.iter().zip(parts.chunks_exact(3)).map(one).collect()
+}
+
 /// A payment that succeeded: the provider holds the money, and everybody has their share of it.
 ///
 /// # Errors
@@ -216,13 +232,55 @@ mod tests {
                 "paid refunded",
                 "refund_pending paid",
                 "refund_pending refunded",
+                "refunded paid",
                 "failed paid",
                 "expired paid",
             ]
         );
     }
 
+    #[test]
+    fn a_portion_is_taken_from_every_part() {
+        let items = [share("a", 1190, 1500, 1900), share("b", 119, 1500, 1900)];
+        let minor = |shares: &[Share]| {
+            shares.iter().map(|s| [s.split.seller_minor, s.split.fee_minor, s.split.tax_minor]).collect::<Vec<_>>()
+        };
+        assert_eq!(minor(&items), [[850, 150, 190], [85, 15, 19]]);
+        assert_eq!(minor(&portion(&items, 654)), [[425, 75, 95], [42, 8, 9]], "half of it, off by less than one");
+        assert_eq!(minor(&portion(&items, 1)), [[1, 0, 0], [0, 0, 0]]);
+        assert_eq!(portion(&items, 1309), items, "all of it");
+        assert_eq!(portion(&items, 5000), items, "never more");
+        assert_eq!(minor(&portion(&items, 0)), [[0; 3]; 2]);
+        assert_eq!(portion(&[], 5), []);
+    }
+
     proptest! {
+        #[test]
+        fn what_goes_back_bit_by_bit_is_the_whole(
+            prices in prop::collection::vec((0usize..4, 1i64..100_000), 1..=ITEMS_MAX),
+            bits in prop::collection::vec(1i64..50_000, 0..12),
+            fee_bps in 0u64..=10_000, tax_bps in 0u64..=10_000,
+        ) {
+            let whole: Vec<_> =
+                prices.iter().map(|(seller, price)| share(&format!("s{seller}"), *price, fee_bps, tax_bps)).collect();
+            let (mut left, mut back) = (whole.clone(), 0);
+            let all = total(&whole).total();
+            for minor in bits.into_iter().chain([i64::MAX]) {
+                let minor = minor.min(all - back);
+                let taken = portion(&left, minor);
+                prop_assert_eq!(total(&taken).total(), minor);
+                for (share, taken) in left.iter_mut().zip(&taken) {
+                    share.split.seller_minor -= taken.split.seller_minor;
+                    share.split.fee_minor -= taken.split.fee_minor;
+                    share.split.tax_minor -= taken.split.tax_minor;
+                    let split = share.split;
+                    prop_assert!(split.seller_minor >= 0 && split.fee_minor >= 0 && split.tax_minor >= 0, "{split:?}");
+                }
+                back += minor;
+            }
+            prop_assert_eq!(total(&left).total(), 0);
+        }
+
         #[test]
         fn splits_are_whole_and_off_by_less_than_one(
             price in 1i64..=PRICE_MINOR_MAX, fee_bps in 0u64..=10_000, tax_bps in 0u64..=10_000,

@@ -64,22 +64,35 @@ pub fn take(shares: &[Share], available: impl Fn(&str) -> i64) -> Vec<Taken> {
     by_seller(shares).into_iter().map(one).collect()
 }
 
-/// The reservation of a refund: its resolution is the refund's end.
+/// The reservation of a refund: its resolution is the refund's end. `shares` is what goes back of each item.
 ///
 /// # Errors
-/// `Invalid` for an order without anything to give back.
+/// `Invalid` for shares without anything to give back.
 pub fn reserve(id: &RefundId, shares: &[Share], taken: &[Taken], currency: Currency, now_us: i64) -> Result<Booking> {
     let entry = Entry::new(&format!("refund:{id}"), "refund", &format!("{id}:requested"), now_us, currency)?;
-    back(entry.pending(), shares, taken, currency)
+    entry
+        .pending()
+        .debit_shares(shares, taken, currency)
+        .credit(chart::clearing(currency), total(shares).total())
+        .balance()
 }
 
-/// A refund that succeeded after its reservation was voided.
+/// A refund that succeeded after its reservation was voided; `loss_minor` of it is more than is left of the order.
 ///
 /// # Errors
 /// As `reserve`.
-pub fn late(id: &RefundId, shares: &[Share], taken: &[Taken], currency: Currency, now_us: i64) -> Result<Booking> {
-    let entry = Entry::new(&format!("refund:{id}:late"), "refund", &succeeded_source(id), now_us, currency)?;
-    back(entry, shares, taken, currency)
+pub fn late(
+    id: &RefundId,
+    (shares, loss_minor): (&[Share], i64),
+    taken: &[Taken],
+    currency: Currency,
+    now_us: i64,
+) -> Result<Booking> {
+    Entry::new(&format!("refund:{id}:late"), "refund", &succeeded_source(id), now_us, currency)?
+        .debit_shares(shares, taken, currency)
+        .debit(chart::losses(currency), loss_minor)
+        .credit(chart::clearing(currency), total(shares).total() + loss_minor)
+        .balance()
 }
 
 /// The event of the provider: one journal for it, whichever way it came.
@@ -87,14 +100,16 @@ pub fn succeeded_source(id: &RefundId) -> String {
     format!("hs:{id}:succeeded")
 }
 
-fn back(entry: Entry, shares: &[Share], taken: &[Taken], currency: Currency) -> Result<Booking> {
-    let whole = total(shares);
-    let mut entry = entry.credit(chart::clearing(currency), whole.total());
-    for Taken { seller, payable_minor, receivable_minor } in taken {
-        entry = entry.debit(chart::payable(seller, currency), *payable_minor);
-        entry = entry.debit(chart::receivable(seller, currency), *receivable_minor);
+impl Entry {
+    /// Takes from everybody what they have of `shares`: from sellers as `taken` says.
+    pub(super) fn debit_shares(mut self, shares: &[Share], taken: &[Taken], currency: Currency) -> Entry {
+        for Taken { seller, payable_minor, receivable_minor } in taken {
+            self = self.debit(chart::payable(seller, currency), *payable_minor);
+            self = self.debit(chart::receivable(seller, currency), *receivable_minor);
+        }
+        let whole = total(shares);
+        self.debit(chart::fees(currency), whole.fee_minor).debit(chart::tax(currency), whole.tax_minor)
     }
-    entry.debit(chart::fees(currency), whole.fee_minor).debit(chart::tax(currency), whole.tax_minor).balance()
 }
 
 #[cfg(test)]
@@ -134,7 +149,7 @@ mod tests {
         let reserved = reserve(&id, &shares, &taken, usd(), 1).unwrap().journal;
         assert_eq!(reserved.header().phase, Phase::Pending);
         let posted: Journal = reserved.post(format!("refund:{id}:post").parse().unwrap(), &succeeded_source(&id), 2);
-        let late = late(&id, &shares, &taken, usd(), 2).unwrap().journal;
+        let late = late(&id, (&shares, 0), &taken, usd(), 2).unwrap().journal;
         let source = |journal: &Journal| (journal.header().kind.clone(), journal.header().source.clone());
         assert_eq!(source(&posted), source(&late), "the ledger takes one of them");
         assert_eq!(posted.postings(), late.postings());
@@ -169,7 +184,8 @@ mod tests {
             let taken = take(&shares, |seller| available[seller.parse::<usize>().unwrap()]);
             let booking = reserve(&RefundId::new(1), &shares, &taken, usd(), 1).unwrap();
             let paid: i64 = items.iter().map(|(_, price)| price).sum();
-            prop_assert_eq!(booking.journal.postings()[0].amount.minor(), paid);
+            let clearing = booking.journal.postings().iter().find(|posting| posting.side == crate::ledger::Side::Credit);
+            prop_assert_eq!(clearing.unwrap().amount.minor(), paid);
             for Taken { seller, payable_minor, receivable_minor } in &taken {
                 let has = available[seller.parse::<usize>().unwrap()].max(0);
                 prop_assert!(*payable_minor <= has);

@@ -10,6 +10,7 @@
 //! Whatever is lost on the way, the next look finds it: nothing is concluded from silence.
 
 pub mod checkout;
+pub mod disputing;
 pub mod payout;
 pub mod refunding;
 pub mod sweep;

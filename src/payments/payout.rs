@@ -3,7 +3,7 @@
 
 use super::Payments;
 use crate::base::{Error, Kind, Result};
-use crate::db::transfers::{Failure, Step, Transfer, reversal_key};
+use crate::db::transfers::{Booked, Failure, Step, Transfer};
 use crate::ledger::transfer::{Status, TransferId};
 use crate::providers::stripe::{self, NewTransfer};
 use crate::providers::wire::Fault;
@@ -122,17 +122,18 @@ impl Payments {
             Ok(found) => found,
             Err(fault) => return self.not_reversed(transfer, &fault, true).await,
         };
-        if self.db.book_reversal(id, found.reversed_minor, self.now_us()).await? {
+        if self.db.book_reversal(id, found.reversed_minor, self.now_us()).await? == Booked::Whole {
             tracing::info!(transfer = id.as_str(), "a transfer came back");
             return Ok(());
         }
-        let left = transfer.amount.minor() - found.reversed_minor;
-        let asked = self.stripe()?.reverse(provider_id, left, id.as_str(), &reversal_key(transfer)).await;
+        let Some((minor, key)) = self.db.begin_reversal(id, self.now_us()).await? else { return Ok(()) };
+        let asked = self.stripe()?.reverse(provider_id, minor, id.as_str(), &key).await;
         // Whatever it answered, the transfer itself knows.
         match self.stripe()?.transfer(provider_id).await {
             Ok(found) => {
-                if self.db.book_reversal(id, found.reversed_minor, self.now_us()).await? {
-                    tracing::info!(transfer = id.as_str(), "a transfer came back");
+                // A part of it is what was asked for before more had to come back: the rest has its next try.
+                if self.db.book_reversal(id, found.reversed_minor, self.now_us()).await? != Booked::Nothing {
+                    tracing::info!(transfer = id.as_str(), minor = found.reversed_minor, "a transfer came back");
                     return Ok(());
                 }
                 let unheard = Fault::Failed("it was said to be done, and is not".into());
@@ -174,18 +175,18 @@ impl Payments {
         let Some(transfer) = self.db.transfer(&id).await? else { return Ok(false) };
         match transfer.status {
             Status::Pending | Status::Failed => self.made(&transfer, &found).await?,
-            Status::ReversalPending => {
+            Status::ReversalPending | Status::Completed => {
                 self.db.book_reversal(&id, found.reversed_minor, self.now_us()).await?;
+                // Somebody took money back at the provider that nobody here wanted back: it is the seller's again.
+                if found.reversed_minor > transfer.due_back_minor {
+                    tracing::error!(
+                        transfer = id.as_str(),
+                        minor = found.reversed_minor - transfer.due_back_minor,
+                        "came back without a refund of ours"
+                    );
+                }
             }
-            // Somebody took money back at the provider that nobody here wanted back.
-            Status::Completed if found.reversed_minor > 0 => {
-                tracing::error!(
-                    transfer = id.as_str(),
-                    minor = found.reversed_minor,
-                    "came back without a refund of ours"
-                );
-            }
-            Status::Completed | Status::Reversed | Status::PermanentlyFailed => {}
+            Status::Reversed | Status::PermanentlyFailed => {}
         }
         Ok(true)
     }

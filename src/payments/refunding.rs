@@ -5,7 +5,7 @@ use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::money::{Claim, Request};
 use crate::db::orders::Applied;
-use crate::db::refunds::{By, Refund, Requested, Seen, Standing};
+use crate::db::refunds::{By, Refund, Requested, Seen, Standing, Wanted};
 use crate::ledger::order::OrderId;
 use crate::ledger::refund::{RefundId, Status};
 use crate::providers::hyperswitch::NewRefund;
@@ -17,7 +17,7 @@ pub const OPEN_US: i64 = 30 * 60 * 1_000_000;
 pub const ORPHAN_US: i64 = 5 * 60 * 1_000_000;
 
 impl Payments {
-    /// Refunds an order: stores the refund, then asks the provider. The refund is `pending` afterwards, or `failed` when
+    /// Refunds an order, or a part of it: stores the refund, then asks the provider. The refund is `pending` afterwards, or `failed` when
     /// the provider refused at once.
     ///
     /// # Errors
@@ -26,12 +26,12 @@ impl Payments {
         &self,
         order: &OrderId,
         by: By<'_>,
-        reason: Option<&str>,
+        wanted: Wanted<'_>,
         request: Request<'_>,
     ) -> Result<Requested> {
         self.hyperswitch()?;
         let days = self.options.refund_days;
-        let requested = self.db.request_refund(order, by, reason, days, request, self.now_us()).await?;
+        let requested = self.db.request_refund(order, by, wanted, days, request, self.now_us()).await?;
         let (refund, again) = match requested {
             Requested::Claimed(Claim::New(refund)) => (refund, false),
             Requested::Claimed(Claim::Known(refund)) => (refund, true),

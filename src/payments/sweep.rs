@@ -25,6 +25,8 @@ pub struct Swept {
     pub refunds: Phase,
     /// Refunds of which nobody knew.
     pub orphans: Phase,
+    /// Disputes that are open.
+    pub disputes: Phase,
     /// Trials and subscriptions that were over.
     pub subscriptions: u64,
 }
@@ -75,7 +77,7 @@ impl Phase {
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Compared {
-    /// Payments and refunds that the provider has of that time.
+    /// Payments, refunds and disputes that the provider has of that time.
     pub looked: u64,
     /// … of them, those that moved one of ours on.
     pub moved: u64,
@@ -132,6 +134,18 @@ impl Payments {
                 break;
             }
         }
+        let mut offset = 0;
+        for _ in 0..PAGES_MAX {
+            let page = provider.disputes(from_us, to_us, offset).await.map_err(silent)?;
+            if page.is_empty() {
+                break;
+            }
+            offset += page.len();
+            for seen in page {
+                let applied = self.believe_dispute(&seen).await?;
+                compared.count("dispute", &seen.id, &applied);
+            }
+        }
         for id in self.db.known_to_provider(from_us + EDGE_US, to_us - EDGE_US).await? {
             if !listed.contains(&id) {
                 compared.missing += 1;
@@ -160,6 +174,18 @@ impl Payments {
             }
             match ids.into_iter().next_back() {
                 Some(last) if swept.payments.looked < PHASE_MAX as u64 => after = last,
+                _ => break,
+            }
+        }
+        let mut after = String::new();
+        loop {
+            let ids = self.db.open_disputes(&after, BATCH).await?;
+            for id in &ids {
+                let looked = self.look_at_dispute(id).await;
+                swept.disputes.count("dispute", id, looked);
+            }
+            match ids.into_iter().next_back() {
+                Some(last) if swept.disputes.looked < PHASE_MAX as u64 => after = last,
                 _ => break,
             }
         }

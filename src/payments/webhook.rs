@@ -165,16 +165,15 @@ impl Payments {
 
     async fn of_hyperswitch(&self, kind: &str, payload: &str) -> Result<bool> {
         let event = hyperswitch::Event::read(payload.as_bytes()).unwrap_or_default();
-        if kind.starts_with("dispute_") {
+        // A dispute and a refund name their payment too.
+        if let Some(id) = event.dispute.as_deref() {
             counter!(telemetry::DISPUTES).increment(1);
-            tracing::error!(
-                kind,
-                payment = event.payment,
-                "a payment is disputed; nobody handles that here: see the provider"
-            );
-            return Ok(false);
+            let applied = self.look_at_dispute(id).await?;
+            if applied == Applied::Unknown {
+                tracing::warn!(dispute = id, kind, "a webhook is about a dispute of a payment that is not ours");
+            }
+            return Ok(applied != Applied::Unknown);
         }
-        // A refund names its payment too.
         if let Some(id) = event.refund.as_deref() {
             let Some(id) = RefundId::decode(id) else { return Ok(false) };
             let applied = self.look_at_refund(&id).await?;

@@ -138,11 +138,12 @@ async fn compare(payments: &Payments) -> Result<()> {
 }
 
 fn show(swept: &Swept) {
-    let Swept { payments, refunds, orphans, subscriptions } = swept;
+    let Swept { payments, refunds, orphans, disputes, subscriptions } = swept;
     for (phase, moved) in [
         ("payments", payments.moved),
         ("refunds", refunds.moved),
         ("orphans", orphans.moved),
+        ("disputes", disputes.moved),
         ("subscriptions", *subscriptions),
     ] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(moved);
@@ -152,7 +153,8 @@ fn show(swept: &Swept) {
         payments = payments.looked,
         refunds = refunds.looked,
         orphans = orphans.looked,
-        unread = payments.unread + refunds.unread + orphans.unread,
+        disputes = disputes.looked,
+        unread = payments.unread + refunds.unread + orphans.unread + disputes.unread,
         "swept what is open for too long"
     );
 }
@@ -167,6 +169,17 @@ pub async fn auditor(payments: Payments, who: String, keep: Duration, shutdown: 
 }
 
 async fn audit(payments: &Payments) -> Result<()> {
+    let off = payments.db.clearing_difference().await;
+    for (currency, minor) in off.as_ref().into_iter().flatten() {
+        gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => currency.clone()).set(*minor as f64);
+        if *minor != 0 {
+            tracing::error!(currency, minor, "the ledger and its payments, refunds and transfers differ");
+        }
+    }
+    if off.is_err() {
+        gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => "XXX").set(-1.0);
+    }
+    off?;
     let report = payments.db.verify_ledger().await;
     let valid = report.as_ref().map_or(-1.0, |report| if report.wrong == 0 { 1.0 } else { 0.0 });
     gauge!(telemetry::CHAIN_VALID).set(valid);
@@ -189,7 +202,7 @@ async fn forget(payments: &Payments, keep: Duration) -> Result<()> {
 
 /// Shows every metric before anybody has looked: a rate needs a zero to begin at.
 pub fn show_all() {
-    for phase in ["payments", "refunds", "orphans", "subscriptions", "comparison"] {
+    for phase in ["payments", "refunds", "orphans", "disputes", "subscriptions", "comparison"] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(0);
     }
     for result in ["accepted", "unsigned", "malformed"] {
@@ -211,6 +224,7 @@ pub fn show_all() {
         gauge!(name).set(0.0);
     }
     gauge!(telemetry::TRIAL_BALANCE, "currency" => "XXX").set(0.0);
+    gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => "XXX").set(0.0);
     gauge!(telemetry::CHAIN_VALID).set(-1.0); // nobody has looked
 }
 

@@ -13,9 +13,12 @@ use sha2::Sha512;
 use super::wire::{Account, Answer, Fault, Transport, agent, is_name, json};
 use crate::base::hex;
 use crate::base::secret::Secret;
+use crate::db::disputes::Seen as DisputeSeen;
 use crate::db::orders::{Seen as PaymentSeen, Standing as PaymentStanding};
 use crate::db::refunds::{Seen as RefundSeen, Standing as RefundStanding};
 use crate::ledger::Amount;
+use crate::ledger::chart::check_subject;
+use crate::ledger::dispute;
 
 /// The API.
 #[derive(Clone, Debug)]
@@ -165,6 +168,31 @@ impl Hyperswitch {
         Ok((seen.collect(), page.total_count))
     }
 
+    /// What it has under a dispute's id.
+    ///
+    /// # Errors
+    /// `Missing` when it has nothing.
+    pub async fn dispute(&self, id: &str) -> Result<DisputeSeen, Fault> {
+        let answer = self.call(Method::GET, &format!("/disputes/{id}"), None).await?;
+        let dispute: Dispute = json(&answer)?;
+        if dispute.dispute_id != id {
+            return Err(Fault::Silence(format!("asked for {id}, it answered about {}", dispute.dispute_id)));
+        }
+        seen_dispute(dispute)
+    }
+
+    /// Disputes made in `[from_us, to_us)` behind the first `offset`: at most a hundred.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn disputes(&self, from_us: i64, to_us: i64, offset: usize) -> Result<Vec<DisputeSeen>, Fault> {
+        let time = crate::base::clock::rfc3339;
+        let path =
+            format!("/disputes/list?limit=100&offset={offset}&start_time={}&end_time={}", time(from_us), time(to_us));
+        let page: Vec<Dispute> = json(&self.call(Method::GET, &path, None).await?)?;
+        page.into_iter().map(seen_dispute).collect()
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, Fault> {
         let request = Request::builder()
             .method(method)
@@ -208,6 +236,8 @@ pub struct Event {
     pub payment: Option<String>,
     /// The refund that it is about.
     pub refund: Option<String>,
+    /// The dispute that it is about.
+    pub dispute: Option<String>,
 }
 
 impl Event {
@@ -216,6 +246,7 @@ impl Event {
         match self.kind.as_deref() {
             Some(kind) if kind.starts_with("refund_") => self.refund.is_some(),
             Some(kind) if kind.starts_with("payment_") => self.payment.is_some(),
+            Some(kind) if kind.starts_with("dispute_") => self.dispute.is_some(),
             _ => true,
         }
     }
@@ -230,6 +261,7 @@ impl Event {
             kind: text(&value["event_type"]),
             payment: text(&object["payment_id"]),
             refund: text(&object["refund_id"]),
+            dispute: text(&object["dispute_id"]),
         })
     }
 }
@@ -313,6 +345,39 @@ fn seen_refund(refund: Refund) -> RefundSeen {
     }
 }
 
+#[derive(Deserialize)]
+struct Dispute {
+    dispute_id: String,
+    payment_id: String,
+    /// Minor units, as a string (`StringMinorUnit`).
+    amount: String,
+    currency: String,
+    dispute_status: String,
+}
+
+fn seen_dispute(dispute: Dispute) -> Result<DisputeSeen, Fault> {
+    let unreadable = |what: &str| Fault::Silence(format!("the dispute {:?} has {what}", dispute.dispute_id));
+    // It names journals.
+    if !check_subject(&dispute.dispute_id) {
+        return Err(unreadable("an id that is no name"));
+    }
+    let amount_minor = dispute.amount.parse().map_err(|_| unreadable("an amount that is no number"))?;
+    let standing = match dispute.dispute_status.as_str() {
+        "dispute_won" | "dispute_cancelled" => dispute::Status::Won,
+        // Nobody answered in time, or somebody agreed.
+        "dispute_lost" | "dispute_expired" | "dispute_accepted" => dispute::Status::Lost,
+        _ => dispute::Status::Open, // opened, challenged, and what a later version adds: the money is kept
+    };
+    Ok(DisputeSeen {
+        id: dispute.dispute_id,
+        payment: dispute.payment_id,
+        standing,
+        state: dispute.dispute_status,
+        amount_minor,
+        currency: dispute.currency,
+    })
+}
+
 fn fault(answer: &Answer) -> Fault {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let error = &body["error"];
@@ -375,6 +440,30 @@ mod tests {
         }
         let other = json!({ "payment_id": "pay_2", "status": "succeeded", "amount": 1, "currency": "USD" });
         assert!(matches!(decode_payment("pay_1", &answer(200, &other)), Err(Fault::Silence(_))));
+    }
+
+    #[test]
+    fn every_status_of_a_dispute_means_something_and_unknown_ones_keep_the_money() {
+        use dispute::Status::{Lost, Open, Won};
+        let seen = |status: &str, amount: &str| {
+            let (id, payment) = ("dp_1".into(), "pay_1".into());
+            let (amount, currency, dispute_status) = (amount.into(), "USD".into(), status.into());
+            seen_dispute(Dispute { dispute_id: id, payment_id: payment, amount, currency, dispute_status })
+        };
+        for (status, standing) in [
+            ("dispute_opened", Open),
+            ("dispute_challenged", Open),
+            ("invented_in_2030", Open),
+            ("dispute_won", Won),
+            ("dispute_cancelled", Won),
+            ("dispute_lost", Lost),
+            ("dispute_expired", Lost),
+            ("dispute_accepted", Lost),
+        ] {
+            let seen = seen(status, "1000").unwrap();
+            assert_eq!((seen.standing, seen.amount_minor), (standing, 1000), "{status}");
+        }
+        assert!(matches!(seen("dispute_won", "10.00"), Err(Fault::Silence(_))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Accounts from outside: over real sockets, with mails read as their receiver would, on both databases.
 
+mod books;
 mod enumeration;
 mod factor;
 mod flows;

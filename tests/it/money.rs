@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Tables whose `status` has one writer each.
-const TABLES: [&str; 5] = ["sale_order", "refund", "transfer", "subscription", "invoice"];
+const TABLES: [&str; 6] = ["sale_order", "refund", "dispute", "transfer", "subscription", "invoice"];
 
 /// The tables whose status a source writes in an `update`, once for each statement.
 fn written(source: &str) -> Vec<&'static str> {

@@ -72,6 +72,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(orders::set_deadline))
         .routes(routes!(sellers::ledger))
         .routes(routes!(sellers::provider_fee))
+        .routes(routes!(sellers::hand_payout))
         .merge(told)
 }
 

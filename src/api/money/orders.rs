@@ -20,7 +20,7 @@ use crate::base::clock::{parse_rfc3339, rfc3339};
 use crate::base::id::is_sortable;
 use crate::db::money::Claim;
 use crate::db::orders::{Licence, Order, Refusal};
-use crate::db::refunds::{By, Refund, Requested};
+use crate::db::refunds::{By, Refund, Requested, Wanted};
 use crate::ledger::order::{ITEMS_MAX, LicenceKind, OrderId, ProductId, Status};
 use crate::ledger::refund;
 use crate::payments::Payments;
@@ -50,6 +50,7 @@ pub(super) struct Item {
 #[serde(deny_unknown_fields)]
 pub(super) struct Why {
     reason: Option<String>,
+    amount_minor: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -156,15 +157,15 @@ async fn find(payments: &Payments, caller: &Principal, id: &str) -> Result<Order
     payments.db.order(&id).await?.filter(theirs).ok_or_else(Problem::not_found)
 }
 
-/// `POST /api/v1/orders/{id}/refund` with `{}` or `{"reason"}`: all of it.
+/// `POST /api/v1/orders/{id}/refund` with `{}` or `{"amount_minor","reason"}`: a part of it, or all that is left.
 #[utoipa::path(
     post,
     path = "/api/v1/orders/{id}/refund",
     tag = "money",
-    summary = "Ask for all of the money back",
+    summary = "Ask for the money back, all that is left of it or a part",
     params(("id" = String, Path), ("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = Option<Why>,
-    responses((status = 202, description = "The refund, pending; 200 when it was there"), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, not paid, or too late", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 202, description = "The refund, pending; 200 when it was there"), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, disputed, not paid, or too late", body = ProblemDocument), (status = 422, description = "More than is left, or the key was used for something else", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn refund(
     State(payments): State<Arc<Payments>>,
@@ -174,7 +175,7 @@ pub(super) async fn refund(
     body: Sent,
 ) -> Answer {
     let caller = writer(caller)?;
-    let (Why { reason }, value) = read(body)?;
+    let (Why { reason, amount_minor }, value) = read(body)?;
     let id = OrderId::decode(&id).ok_or_else(Problem::not_found)?;
     let keyed = Keyed::of(&caller, &headers, &format!("orders/{id}/refund"), &value)?;
     if reason.as_ref().is_some_and(|text| text.chars().count() > REASON_CHARS_MAX || text.contains('\0')) {
@@ -185,8 +186,9 @@ pub(super) async fn refund(
         return Err(no_provider());
     }
     let by = By { subject: &caller.subject, admin: caller.is_admin() };
+    let wanted = Wanted { minor: amount_minor, reason: reason.as_deref() };
     let conflict = |name, title, detail: String| Problem::new(StatusCode::CONFLICT, name, title, detail);
-    let (status, refund) = match payments.refund(&id, by, reason.as_deref(), keyed.request()).await? {
+    let (status, refund) = match payments.refund(&id, by, wanted, keyed.request()).await? {
         Requested::Claimed(Claim::New(refund)) => (StatusCode::ACCEPTED, refund),
         Requested::Claimed(Claim::Known(refund)) => (StatusCode::OK, refund),
         Requested::Claimed(Claim::Conflict(id)) => return Err(reused(&id)),
@@ -202,6 +204,14 @@ pub(super) async fn refund(
         Requested::Closed(until_us) => {
             let detail = format!("it could be refunded until {}", rfc3339(until_us));
             return Err(conflict("refund-window-closed", "It is too late for a refund", detail));
+        }
+        Requested::Left(minor) => {
+            let detail = format!("give 1 to {minor} minor units: that is what is left of the order");
+            return Err(Problem::unprocessable("amount_minor", "So much cannot be refunded", detail));
+        }
+        Requested::Disputed => {
+            let detail = "the buyer's bank decides about its dispute; what it leaves can be refunded then".into();
+            return Err(conflict("order-disputed", "A dispute about this order is open", detail));
         }
     };
     Ok(placed(status, format!("/api/v1/orders/{id}"), refund_view(&refund)))
@@ -281,6 +291,7 @@ fn view(payments: &Payments, order: &Order, viewer: &Principal, refunds: &[Refun
     json!({
         "id": order.id.as_str(), "status": order.status.as_str(), "buyer": all.then_some(&order.buyer),
         "total": if all { money(order.total) } else { Value::Null }, "currency": currency.code(), "items": items,
+        "returned_minor": all.then_some(order.returned_minor),
         "payment": {
             "id": order.payment.id,
             "client_secret": (buys && open).then_some(order.payment.client_secret.as_ref()).flatten(),

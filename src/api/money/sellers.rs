@@ -15,9 +15,10 @@ use crate::api::problem::Problem;
 use crate::base::Kind;
 use crate::base::clock::rfc3339;
 use crate::db::ledger::AsOf;
+use crate::db::money::{HandBooked, HandPayout};
 use crate::db::transfers::Transfer;
 use crate::ledger::transfer::TransferId;
-use crate::ledger::{Amount, Currency, Posted};
+use crate::ledger::{Amount, Currency, Posted, chart};
 use crate::payments::Payments;
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -34,6 +35,17 @@ pub(super) struct Fee {
     reference: String,
     amount_minor: i64,
     currency: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = HandPayout)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ByHand {
+    reference: String,
+    seller: String,
+    amount_minor: i64,
+    currency: String,
+    reason: String,
 }
 
 /// `GET /api/v1/sellers/me/balance`: what we owe them, what of it is reserved, and what they owe us.
@@ -184,4 +196,51 @@ pub(super) async fn provider_fee(
         Posted::IdTaken | Posted::SourceTaken(_) => Err(reused(&fee.reference)),
         other => Err(wrong(format!("{other:?}"))),
     }
+}
+
+/// `POST /api/v1/admin/ledger/hand-payouts` with `{"reference","seller","amount_minor","currency","reason"}`: what
+/// somebody paid a seller by hand at the provider. Kept with the admin's name and reason.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/ledger/hand-payouts",
+    tag = "money",
+    summary = "Book what a seller was paid by hand",
+    params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
+    request_body = ByHand,
+    responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked, or we do not owe them so much", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
+pub(super) async fn hand_payout(
+    State(payments): State<Arc<Payments>>,
+    Caller(caller): Caller,
+    headers: HeaderMap,
+    body: Sent,
+) -> Answer {
+    let caller = writer(admin(caller)?)?;
+    let (ByHand { reference, seller, amount_minor, currency, reason }, value) = read(body)?;
+    // The reference is what makes it one; the key is asked for as everywhere.
+    Keyed::of(&caller, &headers, "hand-payouts", &value)?;
+    let wrong = |detail: String| Problem::unprocessable("payout", "This cannot be booked", detail);
+    let currency = Currency::decode(&currency).ok_or_else(|| wrong("there is no such currency".into()))?;
+    let amount = Amount::new(amount_minor, currency).map_err(|error| wrong(error.chain()))?;
+    if !chart::check_subject(&reference) || !chart::check_subject(&seller) {
+        return Err(wrong("reference and seller are 1 to 64 letters, digits, '_', '.' or '-'".into()));
+    }
+    if !(10..=500).contains(&reason.trim().chars().count()) || reason.contains('\0') {
+        return Err(wrong("say in 10 to 500 characters why it was paid by hand".into()));
+    }
+    let payout =
+        HandPayout { reference: &reference, seller: &seller, amount, reason: reason.trim(), by: &caller.subject };
+    let status = match payments.db.book_hand_payout(payout, payments.clock.unix_us()).await? {
+        HandBooked::New => {
+            tracing::warn!(reference, seller, %amount, by = caller.subject, "a payout by hand was booked");
+            StatusCode::CREATED
+        }
+        HandBooked::Known => StatusCode::OK,
+        HandBooked::Taken => return Err(reused(&reference)),
+        HandBooked::Owes(minor) => {
+            let detail = format!("{minor} minor units of {currency} are owed to {seller} and not reserved");
+            return Err(Problem::unprocessable("not-owed", "We do not owe them so much", detail));
+        }
+    };
+    Ok(shown(status, json!({ "reference": reference, "seller": seller, "amount": money(amount) })))
 }

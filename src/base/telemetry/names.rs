@@ -163,7 +163,9 @@ pub const TRIAL_BALANCE: &str = "segue_ledger_trial_balance_minor_units";
 pub const UNSEALED: &str = "segue_ledger_unsealed_journals";
 /// 1 when every seal and balance was what the postings say, 0 when not; looked at once an hour.
 pub const CHAIN_VALID: &str = "segue_ledger_hash_chain_valid";
-/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `subscriptions`, `comparison`.
+/// What the ledger says that the provider holds, less what every payment, refund, transfer and dispute says.
+pub const CLEARING_DIFFERENCE: &str = "segue_ledger_clearing_difference_minor_units";
+/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `disputes`, `subscriptions`, `comparison`.
 pub const SWEEP_ACTIONS: &str = "segue_reconciler_actions_total";
 /// Refunds that no provider knew of.
 pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
@@ -276,6 +278,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, MONEY_ALARMS, "Payments and refunds at the provider that are not what we asked for."),
     (Kind::Gauge, TRIAL_BALANCE, "Posted debits less credits, by currency; anything but 0 is wrong."),
     (Kind::Gauge, UNSEALED, "Journals without a seal."),
+    (
+        Kind::Gauge,
+        CLEARING_DIFFERENCE,
+        "What the ledger says that the provider holds, less what its rows say, by currency; anything but 0 is wrong.",
+    ),
     (Kind::Gauge, CHAIN_VALID, "1 when every seal and balance was what the postings say, at the last look."),
     (Kind::Counter, SWEEP_ACTIONS, "What sweeps moved on, by phase."),
     (Kind::Counter, SWEEP_ORPHANS, "Refunds that no provider knew of."),

@@ -8,7 +8,7 @@ use super::{
 use crate::support::Reply;
 
 /// Adds a second factor by the code of the step before, so that the one of now is still good for a login.
-fn enrolled(api: &Api, tokens: &Tokens) -> (Authenticator, Vec<String>) {
+pub(super) fn enrolled(api: &Api, tokens: &Tokens) -> (Authenticator, Vec<String>) {
     let enrol = api.by(&tokens.access, "POST", "auth/mfa/enrol", Some(json!({ "password": PASSWORD })));
     assert_eq!(enrol.status, 200, "{}", enrol.text());
     let body = json_of(&enrol);

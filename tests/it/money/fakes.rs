@@ -66,6 +66,14 @@ pub(super) struct Refund {
 }
 
 #[derive(Clone, Debug)]
+pub(super) struct Dispute {
+    pub(super) status: String,
+    pub(super) payment: String,
+    pub(super) amount: i64,
+    created_s: u64,
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub(super) amount: i64,
     pub(super) reversed: i64,
@@ -88,6 +96,7 @@ struct Saved {
 pub(super) struct World {
     pub(super) payments: BTreeMap<String, Payment>,
     pub(super) refunds: BTreeMap<String, Refund>,
+    pub(super) disputes: BTreeMap<String, Dispute>,
     pub(super) transfers: BTreeMap<String, Transfer>,
     saved: BTreeMap<String, Saved>,
     /// What each connected account has.
@@ -351,6 +360,19 @@ impl World {
                 let data: Vec<Value> = page.filter_map(|id| Some(self.show_refund(id)?.1)).collect();
                 Some((200, json!({ "count": data.len(), "total_count": ids.len(), "data": data })))
             }
+            ("GET", ["disputes", "list"]) => {
+                let field =
+                    |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}="))).unwrap_or("");
+                let (from, to) = (field("start_time"), field("end_time"));
+                let made = |dispute: &&Dispute| {
+                    let at = rfc3339(dispute.created_s as i64 * 1_000_000);
+                    at.as_str() >= from && at.as_str() < to
+                };
+                let ids = self.disputes.iter().filter(|(_, dispute)| made(dispute)).map(|(id, _)| id);
+                let page = ids.skip(field("offset").parse().unwrap()).take(field("limit").parse().unwrap());
+                Some((200, page.filter_map(|id| Some(self.show_dispute(id)?.1)).collect()))
+            }
+            ("GET", ["disputes", id]) if self.disputes.contains_key(*id) => self.show_dispute(id),
             ("GET", ["refunds", id]) if self.refunds.contains_key(*id) => self.show_refund(id),
             ("GET", _) => missing(),
             _ => refusal(404, "invalid_request", "IR_02", "Unrecognized request URL"),
@@ -521,6 +543,44 @@ impl World {
         }
         let object = self.show_refund(id).unwrap().1;
         self.tell(&format!("refund_{status}"), "refund_details", &object);
+    }
+
+    fn show_dispute(&self, id: &str) -> Said {
+        let dispute = self.disputes.get(id)?;
+        let body = json!({
+            "dispute_id": id, "payment_id": dispute.payment, "attempt_id": format!("{}_1", dispute.payment),
+            "amount": dispute.amount.to_string(), "currency": self.payments[&dispute.payment].currency,
+            "dispute_stage": "dispute", "dispute_status": dispute.status, "connector": "stripe",
+            "connector_status": "needs_response", "connector_dispute_id": format!("du_{id}"),
+            "created_at": rfc3339(dispute.created_s as i64 * 1_000_000), "is_already_refunded": false,
+        });
+        Some((200, body))
+    }
+
+    /// A buyer goes to their bank.
+    pub(super) fn dispute(&mut self, payment: &str, amount: i64) -> String {
+        self.next += 1;
+        let id = format!("dp_{:08}", self.next);
+        let (status, payment) = ("dispute_opened".to_owned(), payment.to_owned());
+        let dispute = Dispute { status, payment, amount, created_s: self.clock.unix_s() };
+        self.disputes.insert(id.clone(), dispute);
+        self.decide(&id, "opened");
+        id
+    }
+
+    /// The bank says something about a dispute: `won` is ours.
+    pub(super) fn decide(&mut self, id: &str, status: &str) {
+        let Some(dispute) = self.disputes.get_mut(id) else { return };
+        let gone = |status: &str| ["lost", "expired", "accepted"].contains(&status);
+        let before = dispute.status.trim_start_matches("dispute_").to_owned();
+        match (gone(&before), gone(status)) {
+            (false, true) => self.platform -= dispute.amount,
+            (true, false) => self.platform += dispute.amount,
+            _ => {}
+        }
+        dispute.status = format!("dispute_{status}");
+        let object = self.show_dispute(id).unwrap().1;
+        self.tell(&format!("dispute_{status}"), "dispute_details", &object);
     }
 
     fn tell_payment(&mut self, id: &str, event: &str) {

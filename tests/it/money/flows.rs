@@ -10,11 +10,12 @@ use segue::db::ledger::AsOf;
 use segue::db::money::{Claim, Request};
 use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
-use segue::db::refunds::{By, Refund, Requested};
+use segue::db::refunds::{By, Refund, Requested, Wanted};
 use segue::db::subscriptions::Plan;
 use segue::db::tracks::has_licence;
 use segue::db::transfers::Transfer;
 use segue::jobs::backoff::Backoff;
+use segue::ledger::dispute::Status as DisputeStatus;
 use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatus, Terms};
 use segue::ledger::refund::Status as RefundStatus;
 use segue::ledger::subscription::{Gate, InvoiceStatus, Status as SubStatus};
@@ -41,6 +42,15 @@ const CASES: &[Case] = cases![around whole:
     a_failed_refund_leaves_everything_as_it_was,
     whatever_a_refund_meets_it_is_made_at_most_once,
     a_refund_that_was_given_up_may_still_happen,
+    parts_that_go_back_are_the_whole_in_the_end,
+    a_part_of_a_transfer_comes_back_once_whatever_it_meets,
+    a_part_goes_back_while_a_transfer_is_in_flight,
+    a_part_that_was_given_up_may_still_go_back,
+    a_dispute_keeps_what_the_bank_may_take,
+    a_lost_dispute_takes_the_sale_back_until_it_is_won,
+    what_a_bank_takes_twice_is_our_loss,
+    disputes_of_subscriptions_end_them,
+    a_dispute_is_found_whoever_tells,
     whatever_a_transfer_meets_it_is_made_once,
     a_transfer_that_is_refused_is_given_up_after_five_tries,
     a_transfer_waits_for_an_account_and_for_money,
@@ -194,8 +204,29 @@ impl Shop {
     }
 
     async fn ask_refund(&self, order: &OrderId, subject: &str, key: &str) -> Requested {
+        self.ask_part(order, subject, key, None).await
+    }
+
+    async fn ask_part(&self, order: &OrderId, subject: &str, key: &str, minor: Option<i64>) -> Requested {
         let (by, request) = (By { subject, admin: false }, Request { subject, key, fingerprint: order.as_str() });
-        self.payments.refund(order, by, Some("I did not like it"), request).await.unwrap()
+        let wanted = Wanted { minor, reason: Some("I did not like it") };
+        self.payments.refund(order, by, wanted, request).await.unwrap()
+    }
+
+    async fn refunding_part(&self, order: &OrderId, minor: i64) -> Refund {
+        match self.ask_part(order, "usr_buyer", &self.key(), Some(minor)).await {
+            Requested::Claimed(Claim::New(refund)) => refund,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// So much of an order goes back; how it stands then.
+    async fn part_back(&self, order: &OrderId, minor: i64) -> Order {
+        let refund = self.refunding_part(order, minor).await;
+        assert_eq!(refund.amount.minor(), minor);
+        self.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+        assert_eq!(self.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+        self.order(order).await
     }
 
     async fn refunding(&self, order: &OrderId) -> Refund {
@@ -502,7 +533,7 @@ async fn refunds_have_rules(db: Db) {
     let admin = By { subject: "usr_admin", admin: true };
     let request = Request { subject: "usr_admin", key: "r5", fingerprint: "f" };
     let other = shop.paid(&[&product]).await;
-    let asked = shop.payments.refund(&other.id, admin, None, request).await.unwrap();
+    let asked = shop.payments.refund(&other.id, admin, Wanted::default(), request).await.unwrap();
     assert!(matches!(asked, Requested::Claimed(Claim::New(_))));
 }
 
@@ -595,6 +626,378 @@ async fn a_refund_that_was_given_up_may_still_happen(db: Db) {
     assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
     assert_eq!(shop.balance("a").await, (0, 0, 900), "the seller was paid, and owes it");
     assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::ReversalPending);
+}
+
+async fn parts_that_go_back_are_the_whole_in_the_end(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 333).await);
+    let order = shop.paid(&[&a, &b]).await;
+    // Before anybody is paid: sellers get less.
+    let after = shop.part_back(&order.id, 101).await;
+    assert_eq!((after.status, after.returned_minor, after.refunded_us), (OrderStatus::Paid, 101, None));
+    assert_eq!(shop.licences().await, [true, true], "a part is given back, not the licence");
+    // 900, 100, 300 and 33 of 1333: 68.19, 7.58, 22.73 and 2.50 of 101.
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((832, 0, 0), (277, 0, 0)));
+    assert_eq!(shop.on_account("platform:fees:USD").await, -123);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 2);
+    for (seller, minor) in [("a", 832), ("b", 277)] {
+        let transfer = shop.transfer_of(seller).await;
+        let made = shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].amount);
+        assert_eq!((transfer.status, transfer.amount.minor(), made), (TransferStatus::Completed, minor, minor));
+    }
+    // Afterwards: a part of each transfer comes back, and it stays completed.
+    let after = shop.part_back(&order.id, 500).await;
+    assert_eq!((after.status, after.returned_minor), (OrderStatus::Paid, 601));
+    let owed = (shop.balance("a").await.2, shop.balance("b").await.2);
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    for (seller, minor) in [("a", owed.0), ("b", owed.1)] {
+        let transfer = shop.transfer_of(seller).await;
+        let back = shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].reversed);
+        assert_eq!((transfer.status, transfer.reversed_minor, back), (TransferStatus::Completed, minor, minor));
+        assert_eq!((shop.balance(seller).await, transfer.next_us), ((0, 0, 0), None));
+    }
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 0);
+    // Never more than is left, and never nothing.
+    for minor in [733, 0, -1, i64::MAX] {
+        let asked = shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(minor)).await;
+        assert_eq!(asked, Requested::Left(732), "{minor}");
+    }
+    let open = shop.refunding_part(&order.id, 1).await;
+    assert_eq!(shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(1)).await, Requested::Already);
+    shop.world.with(|world| world.settle_refund(open.id.as_str(), "failed"));
+    assert_eq!(shop.payments.look_at_refund(&open.id).await.unwrap(), Applied::Changed("refund_failed"));
+    assert_eq!(
+        (shop.order(&order.id).await.status, shop.order(&order.id).await.returned_minor),
+        (OrderStatus::Paid, 601)
+    );
+    // All that is left: without an amount.
+    let rest = shop.refunding(&order.id).await;
+    assert_eq!(rest.amount.minor(), 732);
+    shop.world.with(|world| world.settle_refund(rest.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&rest.id).await.unwrap(), Applied::Changed("refunded"));
+    let after = shop.order(&order.id).await;
+    assert_eq!((after.status, after.returned_minor, after.refunded_us.is_some()), (OrderStatus::Refunded, 1333, true));
+    assert_eq!(shop.licences().await, [false, false]);
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    for seller in ["a", "b"] {
+        let transfer = shop.transfer_of(seller).await;
+        assert_eq!((transfer.status, transfer.reversed_minor), (TransferStatus::Reversed, transfer.amount.minor()));
+        assert_eq!(shop.balance(seller).await, (0, 0, 0));
+    }
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.on_account("platform:fees:USD").await), (0, 0));
+    assert_eq!(shop.ask_part(&order.id, "usr_buyer", &shop.key(), Some(1)).await, Requested::Already);
+    assert_eq!(shop.world.with(|world| world.platform), 0);
+}
+
+async fn a_part_of_a_transfer_comes_back_once_whatever_it_meets(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    for at in 0..3 {
+        for mood in [Mood::Deaf, Mood::Mute, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked, Mood::Late] {
+            let order = shop.paid(&[&product]).await;
+            let transfer = shop.transferred("a").await;
+            shop.part_back(&order.id, 100).await;
+            shop.world.with(|world| world.script.extend(std::iter::repeat_n(Mood::Fine, at).chain([mood])));
+            shop.payments.reverse_due().await.unwrap();
+            // More has to come back while nobody knows of the first: twice the same amount is not once.
+            shop.part_back(&order.id, 100).await;
+            shop.world.with(|world| world.land());
+            for _ in 0..3 {
+                shop.clock.advance(301);
+                shop.payments.reverse_due().await.unwrap();
+            }
+            let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+            let back = shop.world.with(|world| world.transfers[now.provider_id.as_ref().unwrap()].reversed);
+            assert_eq!(
+                (now.status, now.reversed_minor, now.due_back_minor, back),
+                (TransferStatus::Completed, 180, 180, 180),
+                "{at} {mood:?}"
+            );
+            assert_eq!(shop.balance("a").await, (0, 0, 0), "{at} {mood:?}");
+        }
+    }
+    // The seller has spent it: after five tries they owe it, and what they were paid stays paid.
+    let order = shop.paid(&[&product]).await;
+    let transfer = shop.transferred("a").await;
+    shop.part_back(&order.id, 500).await;
+    shop.world.with(|world| world.accounts.insert("acct_a".into(), 0));
+    for _ in 0..5 {
+        assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+        shop.clock.advance(3601);
+    }
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 0);
+    let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+    assert_eq!((now.status, now.reversed_minor, now.refusals), (TransferStatus::Completed, 0, 5));
+    assert_eq!(shop.balance("a").await, (0, 0, 450));
+    assert_eq!(shop.payments.health().await.unwrap().failed_transfers_at_max_retry, 1);
+    // Another refund tries again, and takes it all.
+    shop.world.with(|world| world.accounts.insert("acct_a".into(), 10_000));
+    shop.part_back(&order.id, 100).await;
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    let now = shop.db().transfer(&transfer.id).await.unwrap().unwrap();
+    assert_eq!((now.reversed_minor, shop.balance("a").await), (540, (0, 0, 0)));
+    // Somebody takes more back by hand than anybody wanted: it is theirs again.
+    shop.world.with(|world| world.reverse(now.provider_id.as_ref().unwrap(), 60));
+    assert!(shop.payments.look_at_transfer(now.provider_id.as_ref().unwrap()).await.unwrap());
+    assert_eq!(shop.balance("a").await, (60, 0, 0));
+}
+
+async fn a_part_goes_back_while_a_transfer_is_in_flight(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // It was made: a part of it comes back when that is known.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Mute));
+    shop.payments.transfer_due().await.unwrap();
+    shop.part_back(&order.id, 400).await;
+    assert_eq!(shop.balance("a").await, (900, 900, 360));
+    shop.clock.advance(61);
+    let landed = shop.transferred("a").await;
+    assert_eq!((landed.due_back_minor, landed.next_us), (360, Some(shop.now_us())));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    assert_eq!((shop.transfer_of("a").await.reversed_minor, shop.balance("a").await), (360, (0, 0, 0)));
+    // It was not: less is asked for.
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    shop.payments.transfer_due().await.unwrap();
+    shop.part_back(&order.id, 400).await;
+    shop.world.with(|world| world.poor = true);
+    shop.clock.advance(61);
+    shop.payments.transfer_due().await.unwrap();
+    let less = shop.transfer_of("a").await;
+    assert_eq!((less.status, less.amount.minor(), less.due_back_minor), (TransferStatus::Failed, 540, 0));
+    assert_eq!(shop.balance("a").await, (540, 0, 0), "what they have paid what they owed");
+    shop.world.with(|world| world.poor = false);
+    shop.clock.advance(301);
+    assert_eq!(shop.transferred("a").await.amount.minor(), 540);
+    assert_eq!(shop.balance("a").await, (0, 0, 0));
+}
+
+async fn a_part_that_was_given_up_may_still_go_back(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    shop.world.with(|world| world.script.push_back(Mood::Late));
+    let late = shop.refunding_part(&order.id, 300).await;
+    shop.clock.advance(5 * 60 + 1);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    // Another one is on its way when the first arrives after all.
+    let second = shop.refunding_part(&order.id, 700).await;
+    assert!(second.known_us.is_some());
+    shop.world.with(|world| {
+        world.land();
+        world.settle_refund(late.id.as_str(), "succeeded");
+    });
+    assert_eq!(shop.payments.look_at_refund(&late.id).await.unwrap(), Applied::Changed("refunded"));
+    let between = shop.order(&order.id).await;
+    assert_eq!((between.status, between.returned_minor), (OrderStatus::RefundPending, 300));
+    assert_eq!(shop.licences().await, [true]);
+    shop.world.with(|world| world.settle_refund(second.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&second.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Refunded, vec![false]));
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    assert_eq!(shop.on_account("platform:fees:USD").await, 0);
+}
+
+async fn a_dispute_keeps_what_the_bank_may_take(db: Db) {
+    let shop = Shop::new(&db);
+    let (a, b) = (shop.product("a", 1000).await, shop.product("b", 500).await);
+    let order = shop.paid(&[&a, &b]).await;
+    let id = shop.world.with(|world| world.dispute(&order.payment.id, 1500));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_opened"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    assert_eq!((shop.on_account("disputes:held:USD").await, shop.on_account("psp:clearing:USD").await), (-1500, 1500));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Paid, vec![true, true]));
+    // Nobody is paid meanwhile, and nobody asks for a refund.
+    shop.payments.transfer_due().await.unwrap();
+    let waits = shop.transfer_of("a").await;
+    assert_eq!((waits.status, waits.tries), (TransferStatus::Pending, 0));
+    assert!(waits.error.unwrap().contains("dispute"));
+    assert_eq!(shop.ask_refund(&order.id, "usr_buyer", "r").await, Requested::Disputed);
+    shop.world.with(|world| world.decide(&id, "challenged"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    shop.world.with(|world| world.decide(&id, "won"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_won"));
+    assert_eq!(shop.on_account("disputes:held:USD").await, 0);
+    assert_eq!(shop.on_account("platform:fees:USD").await, -150);
+    shop.clock.advance(601);
+    assert_eq!(shop.payments.transfer_due().await.unwrap(), 2);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    assert_eq!(shop.world.with(|world| world.platform), 150);
+    // One about less, when sellers were paid: they owe their part of it; what is left can be refunded when it is lost.
+    let small = shop.world.with(|world| world.dispute(&order.payment.id, 300));
+    shop.payments.look_at_dispute(&small).await.unwrap();
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 180), (0, 0, 90)));
+    shop.world.with(|world| world.decide(&small, "lost"));
+    assert_eq!(shop.payments.look_at_dispute(&small).await.unwrap(), Applied::Changed("dispute_lost"));
+    assert_eq!((shop.order(&order.id).await.status, shop.licences().await), (OrderStatus::Paid, vec![true, true]));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 2);
+    assert_eq!((shop.balance("a").await, shop.balance("b").await), ((0, 0, 0), (0, 0, 0)));
+    let asked = shop.ask_part(&order.id, "usr_buyer", "r2", Some(1201)).await;
+    assert_eq!(asked, Requested::Left(1200));
+    assert_eq!(shop.on_account("psp:clearing:USD").await, shop.world.with(|world| world.platform));
+}
+
+async fn a_lost_dispute_takes_the_sale_back_until_it_is_won(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    let transfer = shop.transferred("a").await;
+    let id = shop.world.with(|world| {
+        let id = world.dispute(&order.payment.id, 1000);
+        world.decide(&id, "lost");
+        id
+    });
+    // Heard of for the first time when it is over.
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_lost"));
+    let dispute = shop.db().dispute(&id).await.unwrap().unwrap();
+    assert_eq!((dispute.status, dispute.settled_us), (DisputeStatus::Lost, Some(shop.now_us())));
+    let after = shop.order(&order.id).await;
+    assert_eq!((after.status, after.returned_minor), (OrderStatus::Refunded, 1000));
+    assert_eq!((shop.licences().await, shop.may_hear(&product).await), (vec![false], false));
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().status, TransferStatus::ReversalPending);
+    shop.payments.reverse_due().await.unwrap();
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    // Opened again it stays lost; won after all, the buyer has paid and has what they paid for.
+    shop.world.with(|world| world.decide(&id, "lost"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Nothing);
+    shop.world.with(|world| world.decide(&id, "won"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_won"));
+    let again = shop.order(&order.id).await;
+    assert_eq!((again.status, again.returned_minor, again.refunded_us), (OrderStatus::Paid, 0, None));
+    assert_eq!((shop.licences().await, shop.may_hear(&product).await), (vec![true], true));
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((900, 0, 0), 1000));
+    // And lost again: opened and lost, each with its journal.
+    shop.world.with(|world| world.decide(&id, "accepted"));
+    assert_eq!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Changed("dispute_lost"));
+    assert_eq!(shop.order(&order.id).await.status, OrderStatus::Refunded);
+    assert_eq!((shop.balance("a").await, shop.on_account("psp:clearing:USD").await), ((0, 0, 0), 0));
+    let of = |source: &String| source.starts_with(&format!("hs:{id}:"));
+    let turns: Vec<_> = db.ledger_sources().await.unwrap().into_iter().filter(of).collect();
+    let named: Vec<_> = turns.iter().map(|source| source.rsplit(':').next().unwrap()).collect();
+    assert_eq!(named, ["open", "lost", "won", "open", "lost"]);
+}
+
+async fn what_a_bank_takes_twice_is_our_loss(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // Refunded, and disputed all the same.
+    let order = shop.paid(&[&product]).await;
+    let gone = shop.part_back(&order.id, 400).await;
+    let id = shop.world.with(|world| world.dispute(&order.payment.id, 1000));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(shop.db().dispute(&id).await.unwrap().unwrap().loss_minor, 400);
+    assert_eq!(shop.on_account("platform:losses:USD").await, 400);
+    shop.world.with(|world| world.decide(&id, "lost"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    let after = shop.order(&order.id).await;
+    assert_eq!((gone.status, after.status, after.returned_minor), (OrderStatus::Paid, OrderStatus::Refunded, 1000));
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.balance("a").await), (-400, (0, 0, 0)));
+    shop.world.with(|world| world.decide(&id, "won"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(shop.on_account("platform:losses:USD").await, 0);
+    assert_eq!((shop.on_account("psp:clearing:USD").await, shop.balance("a").await), (600, (540, 0, 0)));
+    // A refund is on its way when the dispute opens: a loss, until the refund fails; then it is everybody's.
+    let product = shop.product("b", 1000).await;
+    for lost in [false, true] {
+        let order = shop.paid(&[&product]).await;
+        let before = shop.on_account("psp:clearing:USD").await;
+        let refund = shop.refunding_part(&order.id, 300).await;
+        let id = shop.world.with(|world| world.dispute(&order.payment.id, 1000));
+        shop.payments.look_at_dispute(&id).await.unwrap();
+        assert_eq!(shop.on_account("platform:losses:USD").await, 300);
+        if lost {
+            shop.world.with(|world| world.decide(&id, "lost"));
+            shop.payments.look_at_dispute(&id).await.unwrap();
+            assert_eq!(shop.order(&order.id).await.status, OrderStatus::RefundPending);
+        }
+        shop.world.with(|world| world.settle_refund(refund.id.as_str(), "failed"));
+        assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refund_failed"));
+        assert_eq!(shop.on_account("platform:losses:USD").await, 0, "lost first: {lost}");
+        if !lost {
+            shop.world.with(|world| world.decide(&id, "lost"));
+            shop.payments.look_at_dispute(&id).await.unwrap();
+        }
+        assert_eq!(shop.order(&order.id).await.status, OrderStatus::Refunded, "lost first: {lost}");
+        assert_eq!(shop.on_account("psp:clearing:USD").await, before - 1000, "lost first: {lost}");
+        assert_eq!(shop.balance("b").await, (0, 0, 0), "lost first: {lost}");
+    }
+    // Of what was never paid there is nothing to dispute.
+    let unpaid = shop.ordered(&[&product]).await;
+    let id = shop.world.with(|world| world.dispute(&unpaid.payment.id, 1000));
+    assert!(matches!(shop.payments.look_at_dispute(&id).await.unwrap(), Applied::Alarm(_)));
+    assert_eq!(shop.db().dispute(&id).await.unwrap(), None);
+}
+
+async fn disputes_of_subscriptions_end_them(db: Db) {
+    let shop = Shop::new(&db);
+    let join = async |key: &str| {
+        let request = Request { subject: "u", key, fingerprint: "pro" };
+        let Joined::Pay(sub, payment) = shop.payments.subscribe("u", "pro", request).await.unwrap() else { panic!() };
+        shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+        assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+        (sub.id, payment.id)
+    };
+    let status = async |id| shop.db().subscription(id).await.unwrap().unwrap().status;
+    let (sub, payment) = join("k1").await;
+    let id = shop.world.with(|world| world.dispute(&payment, 1190));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    let accounts = async || {
+        let mut on = vec![];
+        for code in ["platform:subscriptions:USD", "platform:tax:USD", "disputes:held:USD", "psp:clearing:USD"] {
+            on.push(shop.on_account(code).await);
+        }
+        on
+    };
+    assert_eq!(accounts().await, [0, 0, -1190, 1190]);
+    assert_eq!(status(&sub).await, SubStatus::Active, "until it is lost");
+    shop.world.with(|world| world.decide(&id, "won"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(accounts().await, [-1000, -190, 0, 1190]);
+    let id = shop.world.with(|world| world.dispute(&payment, 595));
+    shop.world.with(|world| world.decide(&id, "lost"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!((accounts().await, status(&sub).await), (vec![-500, -95, 0, 595], SubStatus::Expired));
+    assert_eq!(shop.db().gate("u", shop.now_us()).await.unwrap(), Gate::Upgrade);
+    let id = shop.world.with(|world| world.dispute(&payment, 1190));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!((accounts().await, shop.on_account("platform:losses:USD").await), (vec![0, 0, -1190, 595], 595));
+}
+
+async fn a_dispute_is_found_whoever_tells(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let (told, listed) = (shop.paid(&[&product]).await, shop.paid(&[&product]).await);
+    shop.world.with(|world| world.events.clear());
+    // By a webhook, which is believed only as a hint.
+    let one = shop.world.with(|world| world.dispute(&told.payment.id, 1000));
+    let event = shop.deliver().unwrap().to_string();
+    let lie = event.replace("dispute_opened", "dispute_lost");
+    for body in [&lie, &event] {
+        let signature = signed_512(body, HYPERSWITCH_SECRET);
+        assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+    }
+    shop.payments.process_webhooks().await.unwrap();
+    assert_eq!(shop.db().dispute(&one).await.unwrap().unwrap().status, DisputeStatus::Open);
+    // Its end by the sweep, which looks at what is open.
+    shop.world.with(|world| world.decide(&one, "expired"));
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.unread, 1);
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.moved, 1);
+    assert_eq!(shop.payments.sweep().await.unwrap().disputes.looked, 0);
+    assert_eq!(shop.order(&told.id).await.status, OrderStatus::Refunded);
+    // One of which nobody told by the daily comparison.
+    let two = shop.world.with(|world| world.dispute(&listed.payment.id, 10));
+    shop.clock.advance(60);
+    let compared = shop.payments.compare(shop.now_us() - 86_400_000_000, shop.now_us()).await.unwrap();
+    assert_eq!((compared.moved, compared.strange), (1, 0));
+    assert_eq!(shop.db().dispute(&two).await.unwrap().unwrap().status, DisputeStatus::Open);
+    assert_eq!(shop.payments.look_at_dispute("dp_none").await.unwrap(), Applied::Unknown);
+    let nothing = r#"{"event_id":"e3","event_type":"dispute_opened","content":{"object":{"payment_id":"pay_1"}}}"#;
+    let signature = signed_512(nothing, HYPERSWITCH_SECRET);
+    assert_eq!(shop.receive(nothing, Some(&signature), Sender::Hyperswitch).await, Received::Malformed);
 }
 
 async fn whatever_a_transfer_meets_it_is_made_once(db: Db) {
