@@ -193,6 +193,10 @@ impl Api {
         while at < file.len() {
             let end = file.len().min(at + each);
             let reply = self.patch(id, at, &file[at..end], &[]);
+            if reply.status == 423 {
+                std::thread::sleep(Duration::from_millis(20)); // whoever wrote before is about to let go
+                continue;
+            }
             assert_eq!(reply.status, 204, "{} {}", reply.head, reply.text());
             at = reply.header("upload-offset").unwrap().parse().unwrap();
             assert_eq!(at, end);

@@ -2,13 +2,14 @@
 //! `make garage`; its test is run by `.ci/check` where it is at hand.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use segue::base::secret::Secret;
 use segue::store::s3::{Bucket, Options};
+
+use super::rgw::free_port;
 
 const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
 const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
@@ -28,8 +29,7 @@ fn program() -> PathBuf {
 impl Garage {
     pub(super) fn start() -> Garage {
         let dir = tempfile::tempdir().unwrap();
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (s3, rpc, admin) = (port(), port(), port());
+        let (s3, rpc, admin) = (free_port(), free_port(), free_port());
         let conf = format!(
             "metadata_dir = \"{dir}/meta\"\ndata_dir = \"{dir}/data\"\ndb_engine = \"sqlite\"\nmetadata_fsync = false\n\
              data_fsync = false\nreplication_factor = 1\ncompression_level = \"none\"\nrpc_bind_addr = \"127.0.0.1:{rpc}\"\n\

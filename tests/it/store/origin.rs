@@ -411,15 +411,14 @@ fn the_command_publishes_to_a_bucket_and_blocks_there() {
     assert_eq!(enqueue("s3:../secret").status.code(), Some(2));
 
     command(&["block", track, "--reason", "a test"]);
-    let status = |wanted| {
-        (0..600).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            server.get(&segment).status == wanted
-        })
+    let becomes = |wanted: u16| {
+        while server.get(&segment).status != wanted {
+            std::thread::sleep(std::time::Duration::from_millis(50)); // the runner's own limit ends a wait that is in vain
+        }
     };
-    assert!(status(451), "the other machine hears of it");
+    becomes(451); // the other machine hears of it
     command(&["unblock", track]);
-    assert!(status(200));
+    becomes(200);
 
     // A bucket that does not answer is not an empty one; and no message has a key in it.
     let unreachable = ("SEGUE_STORE__S3__ENDPOINT", "http://127.0.0.1:9");

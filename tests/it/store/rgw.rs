@@ -2,6 +2,7 @@
 //! One for a test process; its programs die with the thread that started them.
 
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -148,8 +149,21 @@ impl Drop for Rgw {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A free port below those that the system gives to connections and to whoever asks for any: between this look and the
+/// bind, and while the gateway is stopped, nobody gets it by chance.
+pub(super) fn free_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let given: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32_768);
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let port = match given {
+            12_000.. => 10_000 + (random % (u64::from(given) - 10_000)) as u16,
+            _ => 0, // they are given from so far below that any is as good
+        };
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap().port();
+        }
+    }
 }
 
 const FSID: &str = "11111111-2222-3333-4444-555555555555";

@@ -209,7 +209,7 @@ fn orphans(site: &Site, bucket: &Bucket) {
 
 /// What nobody goes on with leaves no part, no tail, no object.
 fn expired(site: Site, bucket: &Bucket) {
-    let site = site.with("SEGUE_UPLOADS__EXPIRES_S", "1");
+    let site = site.with("SEGUE_UPLOADS__EXPIRES_S", "5"); // time enough for a slow machine to begin
     let api = site.serve();
     let file = wav(9 * MIB, 41);
     let id = api.announce(file.len(), &[]);

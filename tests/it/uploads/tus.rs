@@ -163,7 +163,8 @@ pub(super) fn rules(api: &Api, site: &Site) {
         if second.status == 423 {
             break (slow, at);
         }
-        assert_eq!(second.status, 460, "it came before the slow one was heard: {}", second.text());
+        // It came before the slow one was heard, or what one of before had sent counts since then.
+        assert!([409, 460].contains(&second.status), "{}", second.text());
         drop(slow);
         std::thread::sleep(Duration::from_millis(1_500));
     };
@@ -200,16 +201,22 @@ fn a_sender_that_leaves_goes_on_later() {
 
 #[test]
 fn a_sender_that_stalls_is_told_and_keeps_what_it_sent() {
-    let site = Site::local().with("SEGUE_SERVER__BODY_TIMEOUT_S", "1").with("SEGUE_UPLOADS__BODIES_MAX", "1");
+    let site = Site::local().with("SEGUE_SERVER__BODY_TIMEOUT_S", "5").with("SEGUE_UPLOADS__BODIES_MAX", "1");
     let api = site.serve();
     let file = wav(100_000, 6);
     let (id, other) = (api.announce(file.len(), &[]), api.announce(file.len(), &[]));
     let headers = [V1, STREAM, ("Upload-Offset", "0"), ("Authorization", api.bearer.as_str())];
     let mut stalling = begin(api.addr, "PATCH", &format!("{TUS}/{id}"), &headers, file.len());
     stalling.write_all(&file[..30_000]).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    // Meanwhile there is no room for another body; nothing of that upload is lost.
-    let busy = api.patch(&other, 0, &file, &[]);
+    // Meanwhile there is no room for another body; nothing of that upload is lost. Until the first is heard there is,
+    // for one that cannot be taken.
+    let wrong = [("Upload-Checksum", "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=")];
+    let busy = loop {
+        let other = api.patch(&other, 0, &file[..10], &wrong);
+        if other.status != 460 {
+            break other;
+        }
+    };
     assert_eq!((busy.status, busy.header("retry-after")), (503, Some("5")), "{}", busy.text());
     let told = answer(stalling);
     assert_eq!(told.status, 408, "{}", told.text());
