@@ -201,10 +201,10 @@ pub(super) fn removed_before_its_job(site: &Site) {
     let path = format!("/api/v1/transcodes/{}", job["id"].as_str().unwrap());
     let ended = loop {
         let job: Value = serde_json::from_slice(&api.send("GET", &path, &[], b"").body).unwrap();
-        match job["state"].as_str().unwrap() {
-            "queued" | "running" => std::thread::sleep(std::time::Duration::from_millis(50)),
-            _ => break job,
+        if !job["finished_at"].is_null() {
+            break job;
         }
+        std::thread::sleep(std::time::Duration::from_millis(50));
     };
     assert_eq!((&ended["state"], &ended["reason"]), (&json!("dead"), &json!("missing")), "{ended:#}");
     assert_eq!(ended["attempt"], 1, "trying again would not bring it back: {ended:#}");
