@@ -907,6 +907,13 @@ impl Config {
         let keys = &self.origin.keys;
         let mut found = cdn::weaknesses("origin.keys.bunny", &keys.bunny);
         found.extend(cdn::weaknesses("origin.keys.cloudflare", &keys.cloudflare));
+        let value = |header: &String| header.split_once(':').map_or(0, |(_, value)| value.trim().len());
+        if self.origin.secret_header.iter().any(|header| (1..cdn::KEY_BYTES_MIN).contains(&value(header))) {
+            let least = cdn::KEY_BYTES_MIN;
+            found.push(format!(
+                "origin.secret_header has a value shorter than {least} bytes: it can be guessed; use a longer, random one"
+            ));
+        }
         found
     }
 

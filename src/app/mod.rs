@@ -54,6 +54,7 @@ mod uploads;
 mod work;
 
 pub use keys::Reload;
+pub use tls::look_at_certificate;
 
 /// Requests that may wait for the control runtime before the cores answer 503.
 const HANDOVER_WAITING_MAX: usize = 1024;

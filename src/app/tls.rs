@@ -1,6 +1,7 @@
 //! The certificate of the TLS listener: read at start, and again when it changes. In: two files. Out: what
 //! the listener shows, and a gauge that says until when.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,23 @@ pub(super) fn load(settings: &Server) -> Result<Option<Arc<Certificate>>> {
         return Ok(None); // the configuration was checked: all three or none
     };
     refuse_taken(listen, "server.tls_listen")?;
+    let certificate = read(chain, key)?;
+    show(&certificate);
+    Ok(Some(certificate))
+}
+
+/// Whether the files of the TLS listener, if there is one, can be used.
+///
+/// # Errors
+/// `Usage`, as at start.
+pub fn look_at_certificate(settings: &Server) -> Result<()> {
+    match (settings.tls_listen, &settings.tls_cert, &settings.tls_key) {
+        (Some(_), Some(chain), Some(key)) => read(chain, key).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn read(chain: &Path, key: &Path) -> Result<Arc<Certificate>> {
     for (name, path) in [("server.tls_cert", chain), ("server.tls_key", key)] {
         // Opening a named pipe would wait for its other end.
         if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
@@ -34,9 +52,7 @@ pub(super) fn load(settings: &Server) -> Result<Option<Arc<Certificate>>> {
             return Err(Error::usage(format!("{name} cannot be used: {path} is not a regular file; give a PEM file")));
         }
     }
-    let certificate = Certificate::load(chain, key)?;
-    show(&certificate);
-    Ok(Some(certificate))
+    Certificate::load(chain, key)
 }
 
 /// Serves a new certificate as soon as there is one, on SIGHUP at once. Never ends; a certificate that cannot

@@ -202,7 +202,7 @@ impl Verifier {
 
 /// Whoever has one signed URL can search for the key. NIST SP 800-131A allows HMAC keys from 112 bits on; this is the
 /// next round number.
-const KEY_BYTES_MIN: usize = 16;
+pub const KEY_BYTES_MIN: usize = 16;
 
 /// What makes the keys of a scheme weak, each with its consequence; empty keys are another matter. `name` is
 /// their setting.

@@ -25,7 +25,8 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode> {
     match command {
         ConfigCommand::Check { settings } => {
             let config = settings.load()?;
-            let problems = config.problems();
+            let mut problems = config.problems();
+            problems.extend(crate::app::look_at_certificate(&config.server).err().map(|error| error.chain()));
             #[cfg(feature = "transcode")]
             let problems = {
                 let mut problems = problems;

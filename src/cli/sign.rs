@@ -11,7 +11,7 @@ use crate::base::clock::Clock;
 use crate::base::{Error, Result};
 use crate::cdn::bunny::Grant;
 use crate::cdn::explain::{Asked, explain};
-use crate::cdn::{Verifier, bunny, cloudflare, cloudfront};
+use crate::cdn::{self, Verifier, bunny, cloudflare, cloudfront};
 use crate::config::{self, Config, TokenForm};
 
 #[derive(Args, Debug)]
@@ -120,6 +120,7 @@ pub(super) fn run(args: &SignArgs) -> Result<ExitCode> {
     let lines = match (cdn, &verifier) {
         (Cdn::Bunny | Cdn::BunnySha256, Verifier { bunny: Some(keys), .. }) => {
             let query = args.query || config.origin.token_form == TokenForm::Query;
+            args.refuse_what_playlists_drop(&url, query)?;
             vec![args.bunny(keys, cdn, &url, expires_s, query)]
         }
         (Cdn::Cloudfront, Verifier { cloudfront: Some(keys), .. }) => args.cloudfront(keys, &url, expires_s)?,
@@ -167,6 +168,23 @@ impl SignArgs {
         ];
         match refused.iter().find(|(_, given, _)| *given) {
             Some((option, _, why)) => Err(Error::usage(format!("{option} cannot be signed here: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// What is signed must come back with every segment, and playlists hand on the token, its directory and its end.
+    fn refuse_what_playlists_drop(&self, url: &Url<'_>, query: bool) -> Result<()> {
+        let more = [
+            ("--countries", self.countries.is_some()),
+            ("--countries-blocked", self.countries_blocked.is_some()),
+            ("--limit", self.limit.is_some()),
+            ("--ignore-params", self.ignore_params),
+        ];
+        match more.iter().find(|(_, given)| *given && query && self.dir && url.path.ends_with(".m3u8")) {
+            Some((option, _)) => Err(Error::usage(format!(
+                "{option} cannot be in the query of a playlist: its segments would be asked for without; use the token in \
+                 the path (origin.token_form = \"path\", no --query)"
+            ))),
             None => Ok(()),
         }
     }
@@ -230,7 +248,14 @@ impl SignArgs {
         })?;
         let signed_s = now_s.saturating_sub(back_s);
         let message = if self.dir { url.directory() } else { path };
-        Ok(format!("{base}{path}?{}", keys.current().sign(message, signed_s, cloudflare::Encoding::UrlSafe)))
+        let params = keys.current().sign(message, signed_s, cloudflare::Encoding::UrlSafe);
+        if keys.verify(&params, path, now_s).is_err_and(|refused| refused == cdn::Refused::Mismatch) {
+            return Err(Error::usage(format!(
+                "Cloudflare's tokens open the directory of a version or of a family, and {message} is below; give \
+                 /a/TRACK/VERSION/aac/master.m3u8, or leave --dir away"
+            )));
+        }
+        Ok(format!("{base}{path}?{params}"))
     }
 }
 

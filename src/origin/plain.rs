@@ -85,7 +85,7 @@ impl Origin {
 /// The fields by which the coding of a text is chosen.
 fn fields(request: &Plain<'_>, route: Route) -> HeaderMap {
     let mut fields = HeaderMap::new();
-    if matches!(route, Route::Multivariant | Route::Playlist | Route::Waveform) {
+    if !matches!(route, Route::Init | Route::Segment | Route::File | Route::Poster) {
         for (name, value) in [(ACCEPT_ENCODING, request.accept_encoding), (IF_NONE_MATCH, request.none_match)] {
             if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
                 fields.insert(name, value);

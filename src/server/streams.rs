@@ -7,6 +7,9 @@ use std::cell::Cell;
 
 use super::watch::{Deadlines, MOVED_MIN, Phase, Verdict};
 
+/// Answers that a peer may leave lying while it takes others on the same connection.
+const PAUSED_MAX: u32 = 4;
+
 /// Counters of one connection; all zero, and unused, under HTTP/1.1.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -43,6 +46,12 @@ impl Streams {
     pub(super) fn end(&self) -> bool {
         self.open.set(self.open.get() - 1);
         self.open.get() == 0
+    }
+
+    /// Whether a peer that takes whole answers reads, whatever it leaves lying: a page whose player pauses goes on asking
+    /// for other things. Of more than a few nobody can say that they will ever be read.
+    pub(super) fn may_pause(&self) -> bool {
+        self.held.get() <= PAUSED_MAX
     }
 
     /// A piece was handed to h2; whether it is the only one.

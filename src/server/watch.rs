@@ -228,8 +228,11 @@ impl Watched {
 
     /// One of many answers has ended, sent or given up.
     pub(super) fn end_stream(&self) {
-        if self.streams.end() && self.phase.get() == Phase::Busy {
+        let is_last = self.streams.end();
+        if is_last && self.phase.get() == Phase::Busy {
             self.enter(Phase::Idle);
+        } else if self.streams.may_pause() {
+            self.restart();
         }
     }
 

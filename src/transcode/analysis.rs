@@ -35,10 +35,10 @@ struct Waveform {
 }
 
 impl Analysis {
-    /// `md5_bits`: 16 or 24, when the MD5 of the samples is wanted.
-    pub(super) fn new(format: Format, md5_bits: Option<u32>) -> Analysis {
+    /// `weights`: what each channel counts for in loudness. `md5_bits`: 16 or 24, when the MD5 of the samples is wanted.
+    pub(super) fn new(format: Format, weights: Vec<f64>, md5_bits: Option<u32>) -> Analysis {
         let channels = format.channels as usize;
-        let meter = Meter::new(format.rate, channels);
+        let meter = Meter::new(format.rate, weights);
         let peak = TruePeak::new(format.rate, channels);
         let md5 = md5_bits.map(|bits| (Md5::new(), bits));
         Analysis { channels, meter, peak, samples: Vec::new(), wave: Waveform::new(), md5 }

@@ -46,12 +46,13 @@ struct Filter {
 }
 
 impl Meter {
-    /// For interleaved samples of so many channels at `rate` Hz.
-    pub(super) fn new(rate: u32, channels: usize) -> Meter {
+    /// For interleaved samples at `rate` Hz; a weight for each channel.
+    pub(super) fn new(rate: u32, weights: Vec<f64>) -> Meter {
+        let channels = weights.len();
         Meter {
             channels,
             filter: Filter::new(f64::from(rate)),
-            weights: weights(channels),
+            weights,
             pairs: vec![[[0.0; 2]; 4]; channels.div_ceil(2)],
             tenth: (rate as usize + 5) / 10,
             filled: 0,
@@ -81,7 +82,7 @@ impl Meter {
 
     /// Adds the energy of a channel and its neighbour.
     fn weigh(&mut self, first: usize, part: &[f32]) {
-        let weight = |channel: usize| self.weights.get(channel).copied().unwrap_or(0.0);
+        let weight = |channel: usize| self.weights.get(channel).copied().unwrap_or(0.0); // the last may have no neighbour
         let weights = [weight(first), weight(first + 1)];
         if weights == [0.0; 2] {
             return;
@@ -174,14 +175,20 @@ impl Filter {
     }
 }
 
-/// BS.1770-5 table 3, by libebur128's order of channels: front ones count once, surround ones for 1.5 dB more, the
-/// fourth of six (LFE) and what is beyond them not at all.
-fn weights(channels: usize) -> Vec<f64> {
-    const SURROUND: f64 = 1.41;
+/// What a channel beside or behind the listener counts for (BS.1770-5 table 3): 1.5 dB more. Those in front count once, an LFE
+/// not at all.
+pub(super) const SURROUND: f64 = 1.41;
+
+/// The weights of channels that do not say where they are, by libebur128's order: the fourth of six is an LFE, what is
+/// beyond them does not count.
+pub(super) fn weights_by_count(channels: usize) -> Vec<f64> {
     match channels {
         4 => vec![1.0, 1.0, SURROUND, SURROUND],
         5 => vec![1.0, 1.0, 1.0, SURROUND, SURROUND],
-        _ => [1.0, 1.0, 1.0, 0.0, SURROUND, SURROUND].into_iter().take(channels).collect(),
+        _ => {
+            let known = [1.0, 1.0, 1.0, 0.0, SURROUND, SURROUND].into_iter();
+            known.chain(std::iter::repeat(0.0)).take(channels).collect()
+        }
     }
 }
 
@@ -237,7 +244,7 @@ mod tests {
     }
 
     fn ours(rate: u32, channels: usize, block: usize, samples: &[f32]) -> (f64, f64) {
-        let mut meter = Meter::new(rate, channels);
+        let mut meter = Meter::new(rate, weights_by_count(channels));
         samples.chunks(block * channels).for_each(|block| meter.add(block));
         (meter.integrated(), meter.range())
     }

@@ -80,7 +80,10 @@ impl Decoder {
         let entry = convert.static_pad("sink").expect("audioconvert has a sink pad");
         watch(&entry, Arc::clone(&found));
         if let Some(bin) = decode.downcast_ref::<gst::Bin>() {
-            bin.connect_element_added(|_, element| hold_back(element));
+            bin.connect_element_added(|_, element| {
+                hold_back(element);
+                keep_phase(element);
+            });
             let weak = pipeline.downgrade();
             bin.connect_pad_added(move |_, pad| {
                 let Some(pipeline) = weak.upgrade() else { return };
@@ -178,6 +181,14 @@ fn hold_back(element: &gst::Element) {
         }
         gst::PadProbeReturn::Remove
     });
+}
+
+/// Lets Opus keep the phase between its channels: `opusdec` gives it up by default, for those who mix down to mono (RFC 8251
+/// §10), and the right channel is another one then.
+fn keep_phase(element: &gst::Element) {
+    if element.find_property("phase-inversion").is_some() {
+        element.set_property("phase-inversion", true);
+    }
 }
 
 /// Notes format and codec name as they pass, and gives channels a place where the source says none.

@@ -20,6 +20,7 @@ use gst::prelude::*;
 
 use super::analysis::Analysis;
 use super::child::Pipe;
+use super::loudness::{SURROUND, weights_by_count};
 use super::options::spoken;
 use super::plan::{Format, Plan, RungPlan, Trim};
 use super::protocol::{Event, Outcome};
@@ -141,7 +142,7 @@ impl<'a> Pass<'a> {
             }
             // What this pass is the only one for has one core, not as many as there would be lanes.
             self.turns.add(if lanes.is_empty() { LANES - 1 } else { 0 });
-            let analysis = Some(Analysis::new(format, self.plan.md5_bits));
+            let analysis = Some(Analysis::new(format, weights(&info), self.plan.md5_bits));
             let hop = Hop::open(self, sample, Part { plans: here, turns: None, lane: None }, analysis)?;
             others(lanes, Part { plans: rungs, turns: Some(Arc::clone(self.turns)), lane: None });
             Ok(hop)
@@ -454,6 +455,19 @@ impl<'a> Hop<'a> {
             "its preview is to begin at {start_s:.1} s, but it ends at {end_s:.1} s; choose an earlier start"
         ))
     }
+}
+
+/// What each channel counts for in loudness, by where it is.
+fn weights(info: &gst_audio::AudioInfo) -> Vec<f64> {
+    use gst_audio::AudioChannelPosition as Place;
+    let weight = |place: &Place| match place {
+        Place::Lfe1 | Place::Lfe2 => Some(0.0),
+        Place::RearLeft | Place::RearRight | Place::RearCenter | Place::SideLeft | Place::SideRight => Some(SURROUND),
+        Place::None | Place::Invalid => None,
+        _ => Some(1.0),
+    };
+    let placed = info.positions().and_then(|places| places.iter().map(weight).collect::<Option<Vec<f64>>>());
+    placed.unwrap_or_else(|| weights_by_count(info.channels() as usize))
 }
 
 fn described(sample: &gst::Sample) -> Result<(gst::Caps, gst_audio::AudioInfo)> {

@@ -289,9 +289,6 @@ impl Audio {
         let mut patches: Vec<Patch> = self.edts_at.map(|at| Patch { at, bytes: *b"free" }).into_iter().collect();
         patches.extend(later_end(look, child(look, moov, b"mvhd")?)?);
         let tolerance = if &self.entry == b"alac" { 0 } else { AAC_FRAME_MAX };
-        // Opus decoders leave out the pre-skip themselves, which is where the edit starts.
-        let opus = &self.entry == b"Opus";
-        let start = if opus { 0 } else { start };
         // What every frame gives, so one that was lost shows behind the edit's end, too.
         let frames = self.table.filter(|_| !fragmented && &self.entry == b"mp4a");
         let whole = frames.map(|samples| Declared { samples, rate: self.timescale, tolerance: 0 });

@@ -210,6 +210,35 @@ fn opus_in_mp4_has_all_its_samples() {
     let mp4 = bench.convert(&music, "-c:a libopus", "a.mp4");
     let probed = segue::transcode::probe(&mp4, &options()).unwrap();
     assert_eq!(probed.source.samples, 240_012);
+    // The same packets in another box: what decoders need before the first sample is left out of both. The mix of the
+    // channels is the encoder's, too: the reference decoder's samples, not those for who mixes them to mono.
+    let ogg = bench.convert(&mp4, "-c:a copy", "a.opus");
+    let flac = |input: &Path| {
+        let made = bench.try_make(input, &ladder(), &options()).unwrap();
+        made.index.rungs.last().unwrap().object.sha256.clone()
+    };
+    assert_eq!(flac(&mp4), flac(&ogg));
+}
+
+/// `opusdec` would give up the phase between the channels, which decoders for mono do.
+#[test]
+fn opus_is_what_the_reference_decoder_makes_of_it() {
+    let bench = Bench::new();
+    // Two noises: the encoder describes the right one by the left one, inverted where that is nearer.
+    let noises = "-filter_complex anoisesrc=d=5:a=0.3:r=48000[a];anoisesrc=d=5:a=0.3:seed=5:r=48000[b];\
+                  [a][b]join=inputs=2:channel_layout=stereo[both] -map [both] -c:a libopus -b:a 96k";
+    let opus = bench.convert(&bench.music(48_000, 2, 48_000), noises, "a.opus");
+    let reference = bench.convert(&opus, "-c:a pcm_f32le -f f32le", "reference.raw");
+    let made = bench.try_make(&opus, &ladder(), &options()).unwrap();
+    let flac = made.dir.join(&made.index.rungs.last().unwrap().object.name);
+    let ours = bench.convert(&flac, "-c:a pcm_f32le -f f32le", "ours.raw");
+    let samples = |path: &Path| -> Vec<f32> {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    };
+    let (reference, ours) = (samples(&reference), samples(&ours));
+    let most = reference.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(reference.len() == ours.len() && most < 0.01, "{} and {} samples, {most}", reference.len(), ours.len());
 }
 
 /// Honest files with all that programs put around the audio, none of which is damage.

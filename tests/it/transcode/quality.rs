@@ -50,6 +50,9 @@ fn loudness_is_what_ffmpegs_meter_says() {
     // Its range rests on windows of 3 s, of which a meter may take one a second or ten: too few here to compare.
     check(&bench.convert(&music, "-af volume='0.1+0.8*t/20':eval=frame -ar 48000 -c:a pcm_s24le", "rising.wav"), false);
     check(&bench.convert(&music, "-ac 1 -c:a flac", "mono.flac"), true);
+    // The bass loudspeaker does not count, wherever among the channels it is.
+    let bass = "-af pan=2.1|FL=0.1*c0|FR=0.1*c1|LFE=0.9*c0 -c:a pcm_s24le";
+    check(&bench.convert(&music, bass, "bass.wav"), true);
 }
 
 /// A sine of this frequency and amplitude, as 32-bit float.
