@@ -6,6 +6,7 @@ mod factor;
 mod flows;
 mod limits;
 mod mail;
+mod notices;
 mod provider;
 mod rows;
 mod scopes;
