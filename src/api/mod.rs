@@ -10,6 +10,7 @@ mod cookies;
 mod described;
 mod desk;
 mod dmca;
+mod email_change;
 mod embed;
 mod gate;
 pub mod keys;

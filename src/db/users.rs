@@ -540,7 +540,8 @@ impl Db {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn sweep_accounts(&self, now_us: i64, ended_before_us: i64) -> Result<u64> {
-        const OLD: [&str; 3] = [
+        const OLD: [&str; 4] = [
+            "delete from email_change where user_id in (select user_id from email_change where expires_us < $1 limit $2)",
             "delete from registration where id in (select id from registration where expires_us < $1 limit $2)",
             "delete from one_time_token where hash in (select hash from one_time_token where expires_us < $1 limit $2)",
             "delete from provider_login where state in (select state from provider_login where expires_us < $1 limit $2)",

@@ -276,6 +276,42 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
                  that was not you, set another password now: {base_url}/account/forgot\n"
             ),
         },
+        "email-confirm" => match db.user_by_email(&email).await? {
+            Some(_) => Words {
+                subject: "You already have an account",
+                text: format!(
+                    "Hello,\n\nsomebody wants to move another account to this address, which has an account \
+                     already.\n\n{ignore}\n"
+                ),
+            },
+            None => {
+                let token = OpaqueToken::random();
+                if !db.arm_email_change(said("user"), &email, &token.hash(), now_us).await? {
+                    return Ok(None);
+                }
+                Words {
+                    subject: "Is this your new address?",
+                    text: format!(
+                        "Hello,\n\nsomebody wants to move their account to this address. If it was you, follow this link \
+                         within a day:\n\n{base_url}/account/email#{}\n\n{ignore}\n",
+                        token.expose()
+                    ),
+                }
+            }
+        },
+        "email-wanted" => Words {
+            subject: "Somebody wants to move your account",
+            text: format!(
+                "Hello,\n\nyour account is to move to another address; a link was sent there.\n\nIf that was not you, set \
+                 another password now: {base_url}/account/forgot\n"
+            ),
+        },
+        "email-changed" => Words {
+            subject: "Your account has another address",
+            text: "Hello,\n\nyour account has moved to another address; this one opens nothing any more.\n\nIf that was \
+                   not you, answer this mail.\n"
+                .to_owned(),
+        },
         "notice-incomplete" => Words {
             subject: "Your notice of infringement is not complete",
             text: format!(

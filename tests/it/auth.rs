@@ -1,6 +1,7 @@
 //! Accounts from outside: over real sockets, with mails read as their receiver would, on both databases.
 
 mod books;
+mod email;
 mod enumeration;
 mod factor;
 mod flows;

@@ -331,7 +331,11 @@ async fn remove(
 }
 
 /// Has somebody prove again who they are, before what opens their account changes (ASVS 7.5.1).
-async fn again(accounts: &Accounts, session: &Session, password: Option<String>) -> Result<(), Problem> {
+pub(in crate::api) async fn again(
+    accounts: &Accounts,
+    session: &Session,
+    password: Option<String>,
+) -> Result<(), Problem> {
     let has_password = accounts.db.password_of(&session.user).await?.is_some();
     match password {
         Some(password) => accounts.verify_again(&session.user, password).await,
