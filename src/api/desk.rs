@@ -8,30 +8,34 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::caller::Caller;
+use super::described::{JobList, JobView};
 use super::dmca::admin;
+use super::openapi::ProblemDocument;
 use super::problem::Problem;
 use super::tracks::Answer;
+use super::tracks::described::WorkerList;
 use super::transcodes::{no_store, wrong_query};
 use crate::base::clock::rfc3339;
 use crate::db::jobs::{Asked, Filter, PAGE_MAX};
 use crate::jobs::{self, JobId, view};
 use crate::web;
 
-/// The routes.
-pub(super) fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/studio", get(studio))
-        .route("/admin", get(desk))
-        .route("/api/v1/admin/jobs", get(list))
-        .route("/api/v1/admin/jobs/{id}/retry", post(retry))
-        .route("/api/v1/admin/workers", get(workers))
-        .with_state(app)
+/// The pages.
+pub(super) fn pages(app: Arc<App>) -> Router {
+    Router::new().route("/studio", get(studio)).route("/admin", get(desk)).with_state(app)
+}
+
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(retry)).routes(routes!(workers))
 }
 
 async fn studio(State(app): State<Arc<App>>) -> Response {
@@ -50,6 +54,15 @@ struct Page {
 }
 
 /// `GET /api/v1/admin/jobs?state=&before=&limit=`: everybody's, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/jobs",
+    tag = "admin",
+    summary = "Jobs of everybody",
+    security(("bearer" = [])),
+    params(("state" = Option<String>, Query, description = "`queued`, `leased`, `succeeded`, `dead` or `cancelled`"), ("before" = Option<String>, Query, description = "What `next` of the page before says"), ("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says")),
+    responses((status = 200, description = "The latest first", body = JobList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument))
+)]
 async fn list(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -72,6 +85,15 @@ async fn list(
 }
 
 /// `POST /api/v1/admin/jobs/{id}/retry`: once more, all of it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/jobs/{id}/retry",
+    tag = "admin",
+    summary = "Try a job once more",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the job")),
+    responses((status = 202, description = "It is in the queue", body = JobView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such job", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument))
+)]
 async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     admin(&caller)?;
     let id = JobId::decode(&id).ok_or_else(Problem::not_found)?;
@@ -95,6 +117,14 @@ async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pa
 }
 
 /// `GET /api/v1/admin/workers`: who has which lease, and until when without another word.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/workers",
+    tag = "admin",
+    summary = "Who works on what",
+    security(("bearer" = [])),
+    responses((status = 200, description = "Leases, and until when without another word", body = WorkerList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument))
+)]
 async fn workers(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer {
     admin(&caller)?;
     let line =

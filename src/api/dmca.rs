@@ -4,21 +4,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use super::caller::Caller;
+use super::openapi::ProblemDocument;
 use super::problem::Problem;
 use super::sent::{self, Raw};
+use super::tracks::described::{CounterView, FiledList, FiledView, NoticeView, ReceiptView, StandingView};
 use super::tracks::{Answer, Checked};
-use super::transcodes::{no_store, wrong_method, wrong_query};
+use super::transcodes::{no_store, wrong_query};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
 use crate::base::id::TrackId;
@@ -32,23 +35,30 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a takedown waits until this process's own origin is dark, before it answers.
 const DARK_WAIT: Duration = Duration::from_secs(3);
 
-/// The routes.
-pub(super) fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/api/v1/dmca/notice", post(notice))
-        .route("/api/v1/admin/dmca", get(list))
-        .route("/api/v1/admin/dmca/{id}", get(show))
-        .route("/api/v1/admin/dmca/{id}/takedown", post(take_down))
-        .route("/api/v1/admin/dmca/{id}/dismiss", post(dismiss))
-        .route("/api/v1/admin/dmca/{id}/counter-notice", post(dispute))
-        .route("/api/v1/admin/dmca/{id}/court-action", post(uphold))
-        .route("/api/v1/admin/dmca/{id}/restore", post(restore))
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(notice))
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(take_down))
+        .routes(routes!(dismiss))
+        .routes(routes!(dispute))
+        .routes(routes!(uphold))
+        .routes(routes!(restore))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
 }
 
 /// `POST /api/v1/dmca/notice`: from anybody. What names no track of ours is kept all the same, in the same words.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dmca/notice",
+    tag = "dmca",
+    summary = "Say that a track infringes a copyright",
+    security(()),
+    request_body = NoticeView,
+    responses((status = 201, description = "It is kept; with what is missing", body = ReceiptView), (status = 400, description = "A statement is not true, or nobody could tell what is meant", body = ProblemDocument), (status = 413, description = "It is too large", body = ProblemDocument))
+)]
 async fn notice(State(app): State<Arc<App>>, body: Raw) -> Answer {
     let notice: Notice = sent::json_of(body)?;
     let bad = |name, detail: String| Problem::new(StatusCode::BAD_REQUEST, name, "The notice cannot be taken", detail);
@@ -105,7 +115,16 @@ struct Page {
     limit: Option<u32>,
 }
 
-/// `GET /api/v1/admin/dmca?standing=&before=&limit=`: the latest first.
+/// `GET /api/v1/admin/dmca/notices?standing=&before=&limit=`: the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/dmca/notices",
+    tag = "admin",
+    summary = "Notices",
+    security(("bearer" = [])),
+    params(("standing" = Option<StandingView>, Query), ("before" = Option<String>, Query, description = "What `next` of the page before says"), ("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says")),
+    responses((status = 200, description = "The latest first", body = FiledList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument))
+)]
 async fn list(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -128,7 +147,16 @@ async fn list(
     Ok(no_store(axum::Json(json!({ "items": items, "next": next })).into_response()))
 }
 
-/// `GET /api/v1/admin/dmca/{id}`: with everything that was done about it.
+/// `GET /api/v1/admin/dmca/notices/{id}`: with everything that was done about it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/dmca/notices/{id}",
+    tag = "admin",
+    summary = "One notice, with all that was done about it",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    responses((status = 200, description = "The notice", body = FiledView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument))
+)]
 async fn show(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     admin(&caller)?;
     let id = NoticeId::decode(&id).ok_or_else(Problem::not_found)?;
@@ -142,10 +170,12 @@ async fn show(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pat
     Ok(no_store(axum::Json(body).into_response()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What an admin says of a notice.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Ruling {
     /// Which track is meant, when the notice does not say it so that a program understands.
+    #[schema(value_type = Option<String>)]
     track: Option<TrackId>,
     /// Why.
     reason: Option<String>,
@@ -171,6 +201,16 @@ impl Ruling {
 }
 
 /// `POST …/takedown`, answered when this server is dark; the others are within the same two seconds.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dmca/notices/{id}/takedown",
+    tag = "admin",
+    summary = "Close its track",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    request_body = Option<Ruling>,
+    responses((status = 200, description = "The track is dark", body = FiledView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument), (status = 410, description = "The track is gone", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn take_down(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let Ruling { track, .. } = Ruling::of(body)?;
@@ -194,6 +234,16 @@ async fn take_down(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id)
 }
 
 /// `POST …/dismiss` with `{"reason":"…"}`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dmca/notices/{id}/dismiss",
+    tag = "admin",
+    summary = "Find that it is no notice",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    request_body = Option<Ruling>,
+    responses((status = 200, description = "It is closed", body = FiledView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn dismiss(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;
@@ -204,6 +254,16 @@ async fn dismiss(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): 
 }
 
 /// `POST …/counter-notice` with the elements of 512(g)(3): the track is back after ten business days.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dmca/notices/{id}/counter-notice",
+    tag = "admin",
+    summary = "Take a counter-notice",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    request_body = CounterView,
+    responses((status = 200, description = "The clock of 512(g)(2)(C) runs", body = FiledView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn dispute(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let counter: Counter = sent::json_of(body)?;
@@ -222,6 +282,16 @@ async fn dispute(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): 
 }
 
 /// `POST …/court-action` with `{"reason":"…"}`: the complainant went to court, so the track stays dark.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dmca/notices/{id}/court-action",
+    tag = "admin",
+    summary = "Hear that a court was asked",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    request_body = Option<Ruling>,
+    responses((status = 200, description = "The track stays dark", body = FiledView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn uphold(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;
@@ -232,6 +302,16 @@ async fn uphold(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): P
 }
 
 /// `POST …/restore`: when the clock says so; with a reason at once, because the complainant withdrew or a court decided.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dmca/notices/{id}/restore",
+    tag = "admin",
+    summary = "Put its track back",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The id of the notice")),
+    request_body = Option<Ruling>,
+    responses((status = 200, description = "The track is back, unless another notice keeps it dark", body = FiledView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument), (status = 404, description = "There is no such notice", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn restore(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let (id, by) = ruling(&app, &caller, &id)?;
     let ruling = Ruling::of(body)?;

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::problem::Problem;
 use super::{App, plain, web_page};
 use crate::auth::principal::Principal;
 use crate::base::id::TrackId;
@@ -167,6 +168,23 @@ impl Refused {
                 offered(StatusCode::UNAUTHORIZED, "unauthorized", "This track costs something", detail, offer)
             }
             Refused::Failed(error) => super::refuse(error),
+        }
+    }
+
+    /// The answer of the API: a problem, whatever it is.
+    pub(super) fn problem(self, app: &App) -> Response {
+        match self {
+            Refused::NotFound => Problem::not_found().into_response(),
+            Refused::Blocked(track) => {
+                let why = app.blocks.reason(track).unwrap_or_else(|| "a legal demand".into());
+                let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
+                let problem = Problem::new(status, "blocked", "This track is not available for legal reasons", why);
+                let mut response = problem.into_response();
+                response.headers_mut().insert(header::LINK, app.blocks.link().clone());
+                response
+            }
+            Refused::Payment(_) | Refused::Login(_) => self.answer(app),
+            Refused::Failed(error) => Problem::from(error).into_response(),
         }
     }
 

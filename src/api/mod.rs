@@ -10,6 +10,7 @@ mod cookies;
 mod described;
 mod desk;
 mod dmca;
+mod email_change;
 mod embed;
 mod gate;
 pub mod keys;
@@ -36,6 +37,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
 
 use self::caller::Anyone;
 use self::gate::{Refused, Shared};
@@ -103,7 +105,7 @@ pub struct Demo {
     pub failed: AtomicBool,
 }
 
-/// The routes of the control side.
+/// The pages of the control side, and what players and other sites ask for.
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
@@ -112,15 +114,24 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/tracks/{id}/stream", get(playback::stream).options(preflight))
         .route("/tracks/{id}/download", get(playback::download).options(preflight))
         .route("/tracks/{id}/waveform", get(playback::waveform).options(preflight))
+        .route("/tracks/{id}/artwork/{name}", get(tracks::picture))
         .route("/embed/track/{id}", get(embed::track))
         .route("/oembed", get(embed::oembed).options(preflight))
         .route("/assets/{*path}", get(asset))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&app))
-        .merge(tracks::routes(Arc::clone(&app)))
-        .merge(desk::routes(Arc::clone(&app)))
-        .merge(dmca::routes(app))
+        .merge(desk::pages(app))
+}
+
+/// The API of the same: tracks, notices, the admin's desk.
+pub fn catalogue(app: Arc<App>) -> OpenApiRouter {
+    described_catalogue().with_state(app)
+}
+
+/// What it says of itself, without what it needs.
+fn described_catalogue() -> OpenApiRouter<Arc<App>> {
+    tracks::described().merge(dmca::described()).merge(desk::described())
 }
 
 /// Pictures that may be decoded at once: each takes some hundred MB at worst.

@@ -42,6 +42,10 @@ use crate::base::hex;
         (name = "users", description = "The caller's own account and API keys"),
         (name = "uploads", description = "Files that people send"),
         (name = "transcodes", description = "Work for the transcoder"),
+        (name = "tracks", description = "What owners make of their tracks, and what others may know of them"),
+        (name = "shares", description = "Tokens that open one track to whoever has them"),
+        (name = "dmca", description = "Notices of infringement, 17 USC 512"),
+        (name = "admin", description = "What only admins with a second factor may do"),
         (name = "money", description = "Buying, selling, giving back, subscribing"),
     )
 )]
@@ -105,6 +109,7 @@ pub fn document() -> openapi::OpenApi {
         super::transcodes::described().into_openapi(),
         super::uploads::described().into_openapi(),
         super::money::described().into_openapi(),
+        super::described_catalogue().into_openapi(),
     ];
     let mut document = Head::openapi();
     for part in parts {

@@ -24,7 +24,10 @@ pub fn routes(accounts: Arc<Accounts>) -> OpenApiRouter {
 
 /// The routes and what they say of themselves, without what they need.
 pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
-    OpenApiRouter::new().routes(routes!(me, change)).routes(routes!(change_password))
+    OpenApiRouter::new()
+        .routes(routes!(me, change))
+        .routes(routes!(change_password))
+        .merge(super::email_change::described())
 }
 
 type Answer<T> = Result<T, Problem>;

@@ -79,6 +79,7 @@ pub(super) fn start(
     let served_by = Arc::clone(&origin);
     metrics::counter!(telemetry::PLAYBACK_FALLBACKS).increment(0);
     let links = if roles.pages { Some(links(config)?) } else { None };
+    let mut described = OpenApiRouter::new();
     let routes = match &links {
         Some(links) => {
             let s3 = &config.store.s3;
@@ -106,12 +107,13 @@ pub(super) fn start(
                 clock: Clock::System,
                 demo: demo_page,
             };
-            api::routes(Arc::new(app)).merge(admin::health(readiness))
+            let app = Arc::new(app);
+            described = described.merge(api::catalogue(Arc::clone(&app)));
+            api::routes(app).merge(admin::health(readiness))
         }
         None => admin::health_alone(readiness),
     };
     // Each module of the API has its line here, and another in `api::openapi::document`.
-    let mut described = OpenApiRouter::new();
     if let Some(Ground { queue, uploads, money, .. }) = ground {
         described = described.merge(transcodes::routes(queue)).merge(api::money::routes(money));
         if let Some(uploads) = uploads {

@@ -158,6 +158,35 @@ pub async fn put_back(
     Ok(ruled)
 }
 
+/// Puts back the track of every notice whose clock has run and of which no court was asked (512(g)(2)(C)), a hundred at
+/// most; says how many. What fails is looked for again, and so is what was written down and not told to the origins.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn restore_due((db, store): (&Db, &Store), now_us: i64) -> Result<usize> {
+    let mut back = 0;
+    let by = By { actor: "janitor", now_us };
+    let due = db.notices_due(now_us).await?;
+    let told = db.notices_restored_since(now_us - TOLD_AGAIN_US).await?;
+    for filed in due.iter().chain(&told) {
+        match put_back((db, store), &filed.id, None, by).await {
+            Ok(Ruled::Done(_)) => back += 1,
+            Ok(_) => {} // somebody ruled meanwhile, or the origins know
+            Err(error) => {
+                tracing::warn!(
+                    notice = filed.id.as_str(),
+                    error = error.chain(),
+                    "a track was not put back; trying again"
+                );
+            }
+        }
+    }
+    Ok(back)
+}
+
+/// For so long after a track was put back the origins are told again, if they were not.
+const TOLD_AGAIN_US: i64 = 3_600_000_000;
+
 async fn unblock(store: &Store, track: TrackId) -> Result<()> {
     let store = store.clone();
     match blocking(move || blocks::unblock(&store, track)).await {

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::conn::{Row, Tx, args};
-use super::{Db, purges, tracks};
+use super::{Db, outbox, purges, tracks};
+use crate::auth::email::Email;
 use crate::base::id::{TrackId, sortable};
 use crate::base::{Error, Result};
 use crate::cdn::purge::What;
@@ -136,6 +137,8 @@ pub async fn take_down(
     if let Some(due_us) = purge_due_us {
         purges::wish(tx, &What::Tag(track.to_string()), due_us, by.now_us).await?;
     }
+    let about = json!({ "notice": id, "track": track, "work": filed.notice.work, "reason": filed.notice.reason() });
+    tell_owner(tx, track, "notice-takedown", &about, by.now_us).await?;
     Ok(done(Filed { standing: Standing::TakenDown, track: Some(track), taken_down_us: Some(by.now_us), ..filed }))
 }
 
@@ -168,6 +171,9 @@ pub async fn dispute(tx: &mut Tx, id: &NoticeId, counter: &Counter, by: By<'_>) 
     .await?;
     let body = json!({ "track": filed.track, "restore_from_us": from_us, "restore_by_us": by_us });
     audit(tx, by, "dmca.counter_notice", id.as_str(), &body).await?;
+    // A copy, promptly, and when the track is back (512(g)(2)(B)).
+    let about = json!({ "notice": id, "work": filed.notice.work, "counter": counter, "restore_from_us": from_us });
+    tell_sender(tx, &filed.notice, "notice-disputed", &about, by.now_us).await?;
     Ok(done(Filed {
         standing: Standing::Waiting,
         counter: Some(counter.clone()),
@@ -222,6 +228,11 @@ pub async fn restore(tx: &mut Tx, id: &NoticeId, ends_early: Option<&str>, by: B
     }
     let back: State = row.text_or_null("blocked_from")?.map_or(Ok(State::Ready), |from| from.parse())?;
     tracks::advance(tx, track.as_str(), (State::Blocked, back), None, by.now_us).await?;
+    if let Ruled::Done(filed) = &ruled {
+        let about = json!({ "notice": id, "track": track, "work": filed.notice.work });
+        tell_owner(tx, track, "notice-restored", &about, by.now_us).await?;
+        tell_sender(tx, &filed.notice, "notice-restored", &about, by.now_us).await?;
+    }
     Ok((ruled, true))
 }
 
@@ -242,6 +253,9 @@ impl Db {
         .await?;
         let body = json!({ "track": track, "standing": standing, "missing": notice.missing() });
         audit(&mut tx, by, "dmca.notice", id.as_str(), &body).await?;
+        if standing == Standing::Incomplete {
+            ask_for_the_rest(&mut tx, &id, notice, by.now_us).await?;
+        }
         tx.commit().await?;
         Ok(Filed {
             id,
@@ -303,6 +317,20 @@ impl Db {
         tx.all(sql, args![now_us]).await?.iter().map(filed).collect()
     }
 
+    /// Notices whose tracks were put back since a time.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn notices_restored_since(&self, since_us: i64) -> Result<Vec<Filed>> {
+        let mut tx = self.begin_read().await?;
+        let sql = concat!(
+            "select ",
+            columns!(),
+            " from dmca_notice where standing = 'restored' and closed_us >= $1 order by id limit 100"
+        );
+        tx.all(sql, args![since_us]).await?.iter().map(filed).collect()
+    }
+
     /// What was done to something, oldest first.
     ///
     /// # Errors
@@ -322,6 +350,41 @@ impl Db {
             })
         };
         tx.all(sql, args![about]).await?.iter().map(one).collect()
+    }
+}
+
+/// Asks the sender of a notice for what is missing (512(c)(3)(B)(ii)). A stranger names the address: it gets few of them.
+async fn ask_for_the_rest(tx: &mut Tx, id: &NoticeId, notice: &Notice, now_us: i64) -> Result<()> {
+    let Ok(email) = Email::decode(&notice.email) else { return Ok(()) };
+    let sql = "select count(*) as n from mail where kind = 'notice-incomplete' and email = $1 and created_us > $2";
+    let sent = tx.first(sql, args![email.key(), now_us - DAY_US]).await?.map_or(Ok(0), |row| row.int("n"))?;
+    if sent >= ASKED_A_DAY_MAX {
+        return Ok(());
+    }
+    let about = json!({ "notice": id, "work": notice.work, "missing": notice.missing() });
+    outbox::put(tx, "notice-incomplete", email.key(), &about.to_string(), now_us).await
+}
+
+/// Mails in a day that ask one address for what is missing.
+const ASKED_A_DAY_MAX: i64 = 3;
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
+
+/// Wishes for a mail to who sent a notice; nothing when that is no address.
+async fn tell_sender(tx: &mut Tx, notice: &Notice, kind: &str, about: &Value, now_us: i64) -> Result<()> {
+    match Email::decode(&notice.email) {
+        Ok(email) => outbox::put(tx, kind, email.as_str(), &about.to_string(), now_us).await,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Wishes for a mail to the owner of a track; nothing when that is a program.
+async fn tell_owner(tx: &mut Tx, track: TrackId, kind: &str, about: &Value, now_us: i64) -> Result<()> {
+    let sql = "select users.email from track join users on users.id = track.owner
+               where track.id = $1 and users.email is not null";
+    match tx.first(sql, args![track.as_str()]).await? {
+        Some(row) => outbox::put(tx, kind, &row.text("email")?, &about.to_string(), now_us).await,
+        None => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0008_tracks", include_str!("schema/0008_tracks.sql")),
     ("0009_money", include_str!("schema/0009_money.sql")),
     ("0011_returns", include_str!("schema/0011_returns.sql")),
+    ("0012_email_change", include_str!("schema/0012_email_change.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -11,6 +11,7 @@ mod conn;
 pub mod deliveries;
 pub mod disputes;
 pub mod dmca;
+pub mod email_change;
 pub mod health;
 pub mod jobs;
 pub mod ledger;

@@ -509,12 +509,39 @@ impl Db {
         Ok(removed > 0)
     }
 
+    /// Removes a second factor for its owner, who has shown it: every other session ends, and this one opens nothing more that
+    /// wants one. False when there is none.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn drop_factor(&self, id: &UserId, kept: &crate::auth::SessionId, now_us: i64) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let removed = tx
+            .execute(
+                "update users set totp_secret = null, totp_since_us = null, totp_last_step = 0, updated_us = $2
+                 where id = $1 and totp_since_us is not null",
+                args![id.as_str(), now_us],
+            )
+            .await?;
+        if removed == 0 {
+            return Ok(false);
+        }
+        write_codes(&mut tx, id, &[]).await?;
+        let sql = "delete from one_time_token where subject = $1 and purpose = 'second_factor'";
+        tx.execute(sql, args![id.as_str()]).await?;
+        sessions::end_all(&mut tx, id, Some(kept), "factor", now_us).await?;
+        tx.execute("update session set mfa_us = null where id = $1", args![kept.as_str()]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Removes what nobody can use any more; says how many rows.
     ///
     /// # Errors
     /// When the database cannot be reached.
     pub async fn sweep_accounts(&self, now_us: i64, ended_before_us: i64) -> Result<u64> {
-        const OLD: [&str; 3] = [
+        const OLD: [&str; 4] = [
+            "delete from email_change where user_id in (select user_id from email_change where expires_us < $1 limit $2)",
             "delete from registration where id in (select id from registration where expires_us < $1 limit $2)",
             "delete from one_time_token where hash in (select hash from one_time_token where expires_us < $1 limit $2)",
             "delete from provider_login where state in (select state from provider_login where expires_us < $1 limit $2)",

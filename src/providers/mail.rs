@@ -200,6 +200,8 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
         // Behind the #: browsers keep that to themselves, so that no log and no Referer has it (ASVS 14.2.1).
         Ok(format!("{base_url}/account/{page}#{}", token.expose()))
     };
+    let said = |field: &str| about[field].as_str().unwrap_or_default();
+    let counter = |field: &str| about["counter"][field].as_str().unwrap_or_default();
     let ignore = "If that was not you, ignore this mail: nothing has changed.";
     Ok(Some(match mail.kind.as_str() {
         "register" => match db.user_by_email(&email).await? {
@@ -265,6 +267,101 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
                 "Hello,\n\nyour account can now also be logged in to by {}, which vouches for your address.\n\nIf that was \
                  not you, answer this mail.\n",
                 about["provider"].as_str().unwrap_or("another provider")
+            ),
+        },
+        "factor-removed" => Words {
+            subject: "Your account asks for no code any more",
+            text: format!(
+                "Hello,\n\nthe second factor of your account was removed, and you were logged out everywhere else.\n\nIf \
+                 that was not you, set another password now: {base_url}/account/forgot\n"
+            ),
+        },
+        "email-confirm" => match db.user_by_email(&email).await? {
+            Some(_) => Words {
+                subject: "You already have an account",
+                text: format!(
+                    "Hello,\n\nsomebody wants to move another account to this address, which has an account \
+                     already.\n\n{ignore}\n"
+                ),
+            },
+            None => {
+                let token = OpaqueToken::random();
+                if !db.arm_email_change(said("user"), &email, &token.hash(), now_us).await? {
+                    return Ok(None);
+                }
+                Words {
+                    subject: "Is this your new address?",
+                    text: format!(
+                        "Hello,\n\nsomebody wants to move their account to this address. If it was you, follow this link \
+                         within a day:\n\n{base_url}/account/email#{}\n\n{ignore}\n",
+                        token.expose()
+                    ),
+                }
+            }
+        },
+        "email-wanted" => Words {
+            subject: "Somebody wants to move your account",
+            text: format!(
+                "Hello,\n\nyour account is to move to another address; a link was sent there.\n\nIf that was not you, set \
+                 another password now: {base_url}/account/forgot\n"
+            ),
+        },
+        "email-changed" => Words {
+            subject: "Your account has another address",
+            text: "Hello,\n\nyour account has moved to another address; this one opens nothing any more.\n\nIf that was \
+                   not you, answer this mail.\n"
+                .to_owned(),
+        },
+        "notice-incomplete" => Words {
+            subject: "Your notice of infringement is not complete",
+            text: format!(
+                "Hello,\n\nwe have your notice {} about \"{}\". The law (17 USC 512(c)(3)) also asks for: {}.\n\nPlease \
+                 send it again with all of it. If you sent no notice, ignore this mail.\n",
+                said("notice"),
+                said("work"),
+                about["missing"].as_array().into_iter().flatten().filter_map(|one| one.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        },
+        "notice-takedown" => Words {
+            subject: "Your track was taken down",
+            text: format!(
+                "Hello,\n\nyour track {base_url}/watch/{} was taken down after a notice of infringement ({}) by {}, about \
+                 \"{}\".\n\nIf that is a mistake or a misidentification, answer this mail with a counter-notice: your \
+                 signature, name, address and telephone; that you believe so in good faith, under penalty of perjury; and \
+                 that you consent to the jurisdiction of the Federal District Court of your district and accept service of \
+                 process from the complainant (17 USC 512(g)(3)). It is then put back after ten business days, unless the \
+                 complainant goes to court.\n",
+                said("track"),
+                said("notice"),
+                said("reason"),
+                said("work")
+            ),
+        },
+        "notice-disputed" => Words {
+            subject: "A counter-notice to your notice of infringement",
+            text: format!(
+                "Hello,\n\nsomebody disputes your notice {} about \"{}\". Unless you tell us before {} that you have asked a \
+                 court for an order, we put the material back then (17 USC 512(g)(2)(C)).\n\nThe counter-notice:\n\n\
+                 Signature: {}\nName: {}\nAddress: {}\nTelephone: {}\nUnder penalty of perjury: the material was removed by \
+                 mistake or misidentification.\nConsents to the jurisdiction of the Federal District Court, and accepts \
+                 service of process from you.\n",
+                said("notice"),
+                said("work"),
+                about["restore_from_us"].as_i64().map_or_else(String::new, rfc3339),
+                counter("signature"),
+                counter("name"),
+                counter("address"),
+                counter("phone")
+            ),
+        },
+        "notice-restored" => Words {
+            subject: "A track is back",
+            text: format!(
+                "Hello,\n\nthe track {base_url}/watch/{}, which was taken down after the notice {} about \"{}\", was put \
+                 back.\n",
+                said("track"),
+                said("notice"),
+                said("work")
             ),
         },
         kind => return Err(Error::internal(format!("a mail of the kind {kind}"))),

@@ -130,6 +130,11 @@ async fn tidy(
             swept.interims = None; // it may have shown a first rung
         }
     }
+    match catalogue::restore_due((db, store), now_us).await {
+        Ok(0) => {}
+        Ok(tracks) => tracing::info!(tracks, "put back tracks whose notices were disputed, and no court was asked"),
+        Err(error) => tracing::warn!(error = error.chain(), "cannot look for notices whose clock has run"),
+    }
     let expired = intake.tidy().await?;
     if expired > 0 {
         tracing::info!(uploads = expired, "ended uploads that nobody went on with");

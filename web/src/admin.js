@@ -11,7 +11,7 @@ const VERBS = {
 };
 const WORDS = { takedown: "Take down", dismiss: "Dismiss", restore: "Put back", "court-action": "Court action", "counter-notice": "Counter-notice" };
 
-enter(at("key"), "/api/v1/admin/dmca?limit=1", () => {
+enter(at("key"), "/api/v1/admin/dmca/notices?limit=1", () => {
   at("desk").hidden = false;
   at("standing").addEventListener("change", () => notices());
   at("job-state").addEventListener("change", () => jobs());
@@ -23,7 +23,7 @@ function all() { notices(); jobs(); workers(); }
 
 async function notices() {
   const standing = at("standing").value;
-  await fill("notices", `/api/v1/admin/dmca?limit=50${standing ? `&standing=${standing}` : ""}`, (filed) => {
+  await fill("notices", `/api/v1/admin/dmca/notices?limit=50${standing ? `&standing=${standing}` : ""}`, (filed) => {
     const verbs = document.createElement("td");
     for (const verb of VERBS[filed.standing] ?? []) verbs.append(button(WORDS[verb], () => rule(filed, verb)));
     return [
@@ -58,7 +58,7 @@ async function rule(filed, verb) {
       body[field] = value;
     }
   }
-  await told(() => json(`/api/v1/admin/dmca/${filed.id}/${verb}`, "POST", body));
+  await told(() => json(`/api/v1/admin/dmca/notices/${filed.id}/${verb}`, "POST", body));
   notices();
 }
 

@@ -9,11 +9,13 @@ const token = location.hash.slice(1);
 
 const requests = {
   verify: () => ["auth/verify-email", { headers: { "X-Verify-Token": token } }],
+  email: () => ["users/me/email/confirm", { headers: { "X-Verify-Token": token } }],
   reset: () => ["auth/password/reset", json({ token, password: form.elements.password.value })],
   forgot: () => ["auth/password/reset-request", json({ email: form.elements.email.value })],
 };
 const done = {
   verify: "Thank you. You can log in now.",
+  email: "Thank you. Log in with this address from now on.",
   reset: "Your password is set, and you were logged out everywhere. Log in with it.",
   forgot: "If this address has an account, a mail is on its way.",
 };

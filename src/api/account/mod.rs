@@ -1,4 +1,4 @@
-//! `/account/{verify,reset,forgot}`: the small pages that links in mails lead to.
+//! `/account/{verify,email,reset,forgot}`: the small pages that links in mails lead to.
 
 use axum::Router;
 use axum::extract::Path;
@@ -19,7 +19,7 @@ pub fn routes() -> Router {
 
 async fn page(Path(page): Path<String>) -> Response {
     match page.as_str() {
-        "verify" | "reset" | "forgot" => embedded("text/html; charset=utf-8", include_str!("page.html")),
+        "verify" | "email" | "reset" | "forgot" => embedded("text/html; charset=utf-8", include_str!("page.html")),
         "account.js" => embedded("text/javascript; charset=utf-8", include_str!("account.js")),
         "account.css" => embedded("text/css; charset=utf-8", include_str!("account.css")),
         _ => plain(StatusCode::NOT_FOUND, "not found\n"),

@@ -34,6 +34,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
         .routes(routes!(confirm))
         .routes(routes!(verify))
         .routes(routes!(new_codes))
+        .routes(routes!(remove))
 }
 
 /// What proves again who somebody is.
@@ -80,7 +81,7 @@ async fn enrol(
     let secret = TotpSecret::random();
     let sealed = accounts.ring.seal(&secret.encode(), &place_of(&session.user));
     if !accounts.db.begin_factor(&session.user, &sealed, accounts.now_us()).await? {
-        let detail = "it can be removed by an operator: `segue user reset-mfa`";
+        let detail = "POST /api/v1/auth/mfa/remove removes it; when it is lost with its codes, an operator does";
         return Err(Problem::new(StatusCode::CONFLICT, "mfa-exists", "There is a second factor already", detail));
     }
     let (secret, otpauth_url) = secret.shown(user.email.as_deref().unwrap_or("account"))?;
@@ -269,8 +270,72 @@ async fn new_codes(
     Ok(no_store(axum::Json(RecoveryCodes { recovery_codes: codes }).into_response()))
 }
 
+/// What removes a second factor.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    #[schema(format = Password)]
+    password: Option<String>,
+    /// What the authenticator shows.
+    code: Option<String>,
+    /// Instead of a code, once.
+    recovery_code: Option<String>,
+}
+
+/// Removes the second factor. Every other session ends; what only admins may opens nothing any more.
+#[utoipa::path(
+    post, path = "/api/v1/auth/mfa/remove", tag = "auth", summary = "Remove the second factor",
+    security(("bearer" = [])), request_body = Remove,
+    responses(
+        (status = 204, description = "Logging in asks for the password alone"),
+        (status = 400, description = "The body cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is named", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "The password or the code is wrong, or a key cannot do this", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many tries", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn remove(
+    State(accounts): State<Arc<Accounts>>,
+    Person(session): Person,
+    Place(place): Place,
+    Sent(sent): Sent<Remove>,
+) -> Answer<StatusCode> {
+    let none = || {
+        let detail = "POST /api/v1/auth/mfa/enrol begins one";
+        Problem::new(StatusCode::CONFLICT, "mfa-none", "There is no second factor", detail)
+    };
+    again(&accounts, &session, sent.password).await?;
+    accounts.db.factor(&session.user).await?.filter(|factor| factor.confirmed).ok_or_else(none)?;
+    let limit = Limit::second_factor(session.user.as_str());
+    accounts.limiter.pass(std::slice::from_ref(&limit)).await?;
+    let shown = match (&sent.code, &sent.recovery_code) {
+        (Some(code), None) => by_code(&accounts, &session.user, code).await?,
+        (None, Some(code)) => by_recovery(&accounts, &session.user, code).await?,
+        _ => {
+            let detail = "send code or recovery_code, and not both";
+            return Err(Problem::unreadable(StatusCode::BAD_REQUEST, detail));
+        }
+    };
+    if !shown {
+        note("refused", "mfa-remove", session.user.as_str(), &place);
+        return Err(code_wrong());
+    }
+    accounts.limiter.forgive(&limit).await?;
+    if !accounts.db.drop_factor(&session.user, &session.id, accounts.now_us()).await? {
+        return Err(none());
+    }
+    tell(&accounts, &session.user, "factor-removed").await?;
+    note("ok", "mfa-removed", session.user.as_str(), &place);
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Has somebody prove again who they are, before what opens their account changes (ASVS 7.5.1).
-async fn again(accounts: &Accounts, session: &Session, password: Option<String>) -> Result<(), Problem> {
+pub(in crate::api) async fn again(
+    accounts: &Accounts,
+    session: &Session,
+    password: Option<String>,
+) -> Result<(), Problem> {
     let has_password = accounts.db.password_of(&session.user).await?.is_some();
     match password {
         Some(password) => accounts.verify_again(&session.user, password).await,

@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use self::factor::again;
 use super::accounts::{Accounts, client, name, note};
 use super::caller::{self, Person, Place};
 use super::cookies::{self, Site};

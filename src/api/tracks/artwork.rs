@@ -5,19 +5,21 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::caller::{Anyone, Caller};
 use super::super::gate::{self, Shared};
+use super::super::openapi::ProblemDocument;
 use super::super::problem::Problem;
 use super::super::transcodes::{no_store, wrong_query};
+use super::described::TrackView;
 use super::{Answer, own, shown};
 use crate::api::sent::Raw;
 use crate::base::{Error, Kind};
@@ -29,14 +31,21 @@ use crate::tracks::access::Want;
 /// The largest picture that is read, in bytes (product S3).
 pub(crate) const PICTURE_BYTES_MAX: usize = 10 << 20;
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/tracks/{id}/artwork", put(set).delete(remove))
-        .layer(DefaultBodyLimit::max(PICTURE_BYTES_MAX))
-        .route("/tracks/{id}/artwork/{name}", get(picture))
+pub(super) fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(set, remove)).layer(DefaultBodyLimit::max(PICTURE_BYTES_MAX))
 }
 
 /// `PUT /api/v1/tracks/{id}/artwork` with a JPEG, PNG or WebP as its body.
+#[utoipa::path(
+    put,
+    path = "/api/v1/tracks/{id}/artwork",
+    tag = "tracks",
+    summary = "Set the picture",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
+    responses((status = 200, description = "With where its sizes are", body = TrackView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 413, description = "The picture is too large", body = ProblemDocument), (status = 422, description = "It is no picture that can be used", body = ProblemDocument))
+)]
 async fn set(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let bytes = body.map_err(|cause| {
@@ -65,6 +74,15 @@ async fn set(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path
 }
 
 /// `DELETE /api/v1/tracks/{id}/artwork`.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/tracks/{id}/artwork",
+    tag = "tracks",
+    summary = "Remove the picture",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 204, description = "It is gone"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 async fn remove(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = own(&app, &id, &caller).await?;
     app.db.set_artwork(known.id, None, app.clock.unix_us()).await?;
@@ -83,7 +101,7 @@ async fn forget(app: &App, track: crate::base::id::TrackId, hash: Option<String>
 }
 
 /// `GET /tracks/{id}/artwork/{hash}-{size}.jpg`: to whoever may know of the track.
-async fn picture(
+pub(in crate::api) async fn picture(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
     Path((id, name)): Path<(String, String)>,

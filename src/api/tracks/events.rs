@@ -16,8 +16,10 @@ use tokio::time::Instant;
 
 use super::super::App;
 use super::super::caller::Caller;
+use super::super::openapi::ProblemDocument;
 use super::super::problem::Problem;
 use super::super::transcodes::{STREAMS_MAX, no_store, wrong_query};
+use super::described::{EventView, StatusView};
 use super::{Answer, find_own, view as tracks_view};
 use crate::base::Result as Outcome;
 use crate::base::id::TrackId;
@@ -36,6 +38,15 @@ const STREAM_MAX: Duration = Duration::from_secs(600);
 const PAGE: u32 = 500;
 
 /// `GET /api/v1/tracks/{id}/status`: with its job, and the rungs that are whole.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/status",
+    tag = "tracks",
+    summary = "How a track stands, with its job",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 200, description = "As it stands", body = StatusView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 pub(super) async fn status(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
     let row = known.row.ok_or_else(Problem::not_found)?;
@@ -74,6 +85,15 @@ pub(super) struct Since {
 /// `GET /api/v1/tracks/{id}/events`: server-sent events, from the upload to the last rung. Each has its number as its id,
 /// so that a reader who lost the connection goes on behind it (`Last-Event-ID`). Progress has no id: it is only worth
 /// knowing while it is true.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/events",
+    tag = "tracks",
+    summary = "What happens to a track, as it happens",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("after" = Option<i64>, Query, description = "The number of the last event that is known"), ("Last-Event-ID" = Option<String>, Header, description = "The same, as browsers say it")),
+    responses((status = 200, description = "Server-sent events: `id`, `event`, `data` as JSON", body = EventView, content_type = "text/event-stream"), (status = 204, description = "Nothing more will happen"), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 503, description = "Too many streams", body = ProblemDocument))
+)]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,

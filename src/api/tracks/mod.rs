@@ -4,6 +4,7 @@
 //! A track of somebody else is 404 for everything but looking at it, in the same words as one that does not exist.
 
 mod artwork;
+pub(super) mod described;
 mod events;
 mod shares;
 mod view;
@@ -12,21 +13,26 @@ mod words;
 use std::path::Path as FsPath;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::described::{
+    BatchView, ChangedView, PriceView, SeenView, StateView, TrackList, TrackView, VersionList, VisibilityView,
+};
 use super::App;
 use super::caller::{Anyone, Caller};
 use super::gate::{self, Known, Refused, Shared};
+use super::openapi::ProblemDocument;
 use super::problem::Problem;
-use super::transcodes::{given_key, no_store, wrong_method, wrong_query};
+use super::transcodes::{given_key, no_store, wrong_query};
 use crate::api::sent::{self, Raw};
 use crate::auth::principal::Principal;
 use crate::base::id::{TrackId, VersionId};
@@ -54,46 +60,50 @@ const PREVIEW_START_S_MAX: f64 = 36_000.0;
 pub(super) type Answer = Result<Response, Problem>;
 pub(super) type Checked<T> = Result<T, Problem>;
 
-/// The routes.
-pub(super) fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/api/v1/tracks", post(create).get(list))
-        .route("/api/v1/tracks/batch/update", post(change_several))
-        .route("/api/v1/tracks/batch/delete", post(delete_several))
-        .route("/api/v1/tracks/{id}", get(show).patch(change).delete(delete))
-        .route("/api/v1/tracks/{id}/source", put(source))
-        .route("/api/v1/tracks/{id}/publish", post(publish))
-        .route("/api/v1/tracks/{id}/unlist", post(unlist))
-        .route("/api/v1/tracks/{id}/retry", post(retry))
-        .route("/api/v1/tracks/{id}/status", get(events::status))
-        .route("/api/v1/tracks/{id}/events", get(events::events))
-        .route("/api/v1/tracks/{id}/versions", get(versions))
-        .route("/api/v1/tracks/{id}/versions/{version}/restore", post(restore))
-        .route("/api/v1/tracks/{id}/shares", post(shares::create).get(shares::list))
-        .route("/api/v1/tracks/{id}/shares/{share}", axum::routing::delete(shares::revoke))
-        .route("/api/v1/shares/resolve", post(shares::resolve))
-        .route("/api/v1/tracks/{id}/lyrics", get(words::lyrics).put(words::set_lyrics).delete(words::remove_lyrics))
-        .route("/api/v1/tracks/{id}/stats", get(words::stats))
-        .route("/api/v1/tracks/{id}/plays", post(words::played))
+/// The routes and what they say of themselves, without what they need.
+pub(super) fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(change_several))
+        .routes(routes!(delete_several))
+        .routes(routes!(show, change, delete))
+        .routes(routes!(source))
+        .routes(routes!(publish))
+        .routes(routes!(unlist))
+        .routes(routes!(retry))
+        .routes(routes!(events::status))
+        .routes(routes!(events::events))
+        .routes(routes!(versions))
+        .routes(routes!(restore))
+        .routes(routes!(shares::create, shares::list))
+        .routes(routes!(shares::revoke))
+        .routes(routes!(shares::resolve))
+        .routes(routes!(words::lyrics, words::set_lyrics, words::remove_lyrics))
+        .routes(routes!(words::stats))
+        .routes(routes!(words::played))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .merge(artwork::routes())
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
+        .merge(artwork::described())
 }
 
+pub(super) use self::artwork::picture;
+
 /// What a request wants to make.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewTrack)]
 #[serde(deny_unknown_fields)]
 struct Asks {
     /// What it is called; by the file's name when nobody says.
     title: Option<String>,
     /// The upload that it is made from, whole or on its way.
     upload: Option<String>,
+    #[schema(value_type = Option<VisibilityView>)]
     visibility: Option<Visibility>,
     /// Whether it is published as soon as it is ready. Default: yes.
     publish: Option<bool>,
     preview_enabled: Option<bool>,
+    #[schema(minimum = 0, maximum = 36_000)]
     preview_start_s: Option<f64>,
+    #[schema(value_type = Option<PriceView>)]
     price: Option<Price>,
 }
 
@@ -118,6 +128,16 @@ impl Price {
 }
 
 /// `POST /api/v1/tracks`: with the same `Idempotency-Key` the same track.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks",
+    tag = "tracks",
+    summary = "Make a track",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same again is the same track")),
+    request_body = Asks,
+    responses((status = 201, description = "It is there", body = TrackView), (status = 200, description = "It was there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This credential may not change anything", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: HeaderMap, body: Raw) -> Answer {
     writes(&caller)?;
     let body = sent::bytes(body)?;
@@ -175,14 +195,27 @@ async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: He
     Ok(no_store(response))
 }
 
+/// What a version is made from.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewVersion)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    upload: String,
+}
+
 /// `PUT /api/v1/tracks/{id}/source` with `{"upload":"upl_…"}`: another version, which replaces the one that is shown when
 /// all of it is there.
+#[utoipa::path(
+    put,
+    path = "/api/v1/tracks/{id}/source",
+    tag = "tracks",
+    summary = "Make another version",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    request_body = Source,
+    responses((status = 202, description = "It is shown when all of it is there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn source(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Source {
-        upload: String,
-    }
     let known = own(&app, &id, &caller).await?;
     let Source { upload } = sent::json_of(body)?;
     let upload = UploadId::decode(&upload).ok_or_else(unknown_upload)?;
@@ -237,6 +270,15 @@ fn job(app: &App, caller: &Principal, (id, title): (TrackId, &str), upload: &Upl
 }
 
 /// `GET /api/v1/tracks?limit=&after=&state=`: the caller's, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks",
+    tag = "tracks",
+    summary = "The caller's own tracks",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says"), ("after" = Option<String>, Query, description = "What `next` of the page before says"), ("state" = Option<StateView>, Query, description = "Only those that stand so")),
+    responses((status = 200, description = "The latest first, without those that are deleted", body = TrackList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
 async fn list(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -268,6 +310,15 @@ struct Page {
 }
 
 /// `GET /api/v1/tracks/{id}`: everything to its owner, what may be known to others.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}",
+    tag = "tracks",
+    summary = "One track",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses((status = 200, description = "Everything to its owner, to others what may be known", body = SeenView), (status = 404, description = "There is none that they may know of", body = ProblemDocument), (status = 451, description = "A legal demand has closed it", body = ProblemDocument))
+)]
 async fn show(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
@@ -283,10 +334,7 @@ async fn show(
         return Ok(no_store(axum::Json(view::own(row)).into_response()));
     }
     if let Err(refused) = known.may(Want::See) {
-        return match refused {
-            Refused::Blocked(_) => Ok(refused.answer(&app)),
-            refused => Err(problem(refused)),
-        };
+        return Ok(refused.problem(&app));
     }
     let body = match &known.row {
         Some(row) => view::public(row),
@@ -331,6 +379,16 @@ impl Wanted {
 }
 
 /// `PATCH /api/v1/tracks/{id}`.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/tracks/{id}",
+    tag = "tracks",
+    summary = "Change a track",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    request_body = ChangedView,
+    responses((status = 200, description = "As it is now", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn change(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, body: Raw) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let (title, changes) = sent::json_of::<Wanted>(body)?.changes()?;
@@ -378,6 +436,15 @@ async fn cut_again(app: &Arc<App>, caller: &Principal, known: &Known, start: Opt
 }
 
 /// `DELETE /api/v1/tracks/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/tracks/{id}",
+    tag = "tracks",
+    summary = "Delete a track",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 204, description = "It is gone, at every origin"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 async fn delete(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = own(&app, &id, &caller).await?;
     delete_all(&app, &[known.id], &caller).await?;
@@ -385,11 +452,15 @@ async fn delete(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): P
 }
 
 /// Several tracks, and what shall be done to them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = SeveralTracks)]
 #[serde(deny_unknown_fields)]
 struct Several {
+    /// 1 to 100 of them.
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 100)]
     ids: Vec<TrackId>,
     #[serde(default)]
+    #[schema(value_type = Option<ChangedView>)]
     changes: Wanted,
 }
 
@@ -404,6 +475,15 @@ impl Several {
 }
 
 /// `POST /api/v1/tracks/batch/update` with `{"ids":[…],"changes":{…}}`: those that are the caller's.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/batch/update",
+    tag = "tracks",
+    summary = "Change several tracks",
+    security(("bearer" = []), ("api_key" = [])),
+    request_body = Several,
+    responses((status = 200, description = "What came of each, in the order of the question", body = BatchView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Raw) -> Answer {
     writes(&caller)?;
     let several: Several = sent::json_of(body)?;
@@ -425,6 +505,15 @@ async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, bod
 }
 
 /// `POST /api/v1/tracks/batch/delete` with `{"ids":[…]}`: those that are the caller's.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/batch/delete",
+    tag = "tracks",
+    summary = "Delete several tracks",
+    security(("bearer" = []), ("api_key" = [])),
+    request_body = Several,
+    responses((status = 200, description = "What came of each, in the order of the question", body = BatchView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 async fn delete_several(State(app): State<Arc<App>>, Caller(caller): Caller, body: Raw) -> Answer {
     writes(&caller)?;
     let several: Several = sent::json_of(body)?;
@@ -470,27 +559,45 @@ async fn forget(app: &App, id: TrackId, now_us: i64) -> Outcome<()> {
 }
 
 /// `POST /api/v1/tracks/{id}/publish`.
-async fn publish(state: State<Arc<App>>, caller: Caller, id: Path<String>) -> Answer {
-    moved(state, caller, id, Standing::Published).await
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/publish",
+    tag = "tracks",
+    summary = "List a track",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 200, description = "As it is now", body = TrackView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument))
+)]
+async fn publish(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    moved(&app, &caller, &id, Standing::Published).await
 }
 
 /// `POST /api/v1/tracks/{id}/unlist`.
-async fn unlist(state: State<Arc<App>>, caller: Caller, id: Path<String>) -> Answer {
-    moved(state, caller, id, Standing::Unlisted).await
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/unlist",
+    tag = "tracks",
+    summary = "Take a track off the lists",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 200, description = "As it is now", body = TrackView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument))
+)]
+async fn unlist(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    moved(&app, &caller, &id, Standing::Unlisted).await
 }
 
-async fn moved(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>, to: Standing) -> Answer {
-    let known = own(&app, &id, &caller).await?;
+async fn moved(app: &Arc<App>, caller: &Principal, id: &str, to: Standing) -> Answer {
+    let known = own(app, id, caller).await?;
     let from = known.row.as_ref().map_or(Standing::Published, |row| row.state);
     if from == to {
-        return shown(&app, known.id, StatusCode::OK).await;
+        return shown(app, known.id, StatusCode::OK).await;
     }
     // Nothing could be heard of the others, and a block is not its owner's to lift.
     if !matches!(from, Standing::Ready | Standing::Published | Standing::Unlisted) {
         return Err(not_from(from, to));
     }
     match app.db.move_track(known.id, to, app.clock.unix_us()).await? {
-        Some(from) if from.may_become(to) => shown(&app, known.id, StatusCode::OK).await,
+        Some(from) if from.may_become(to) => shown(app, known.id, StatusCode::OK).await,
         Some(from) => Err(not_from(from, to)),
         None => Err(Problem::not_found()),
     }
@@ -502,6 +609,15 @@ fn not_from(from: Standing, to: Standing) -> Problem {
 }
 
 /// `POST /api/v1/tracks/{id}/retry`: its job, once more.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/retry",
+    tag = "tracks",
+    summary = "Try its job once more",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 202, description = "It is in the queue", body = TrackView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 409, description = "It does not stand so that this could be done", body = ProblemDocument))
+)]
 async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let job = known.row.as_ref().and_then(|row| row.job.as_deref()).and_then(jobs::JobId::decode);
@@ -523,6 +639,15 @@ async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pa
 }
 
 /// `GET /api/v1/tracks/{id}/versions`: the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/versions",
+    tag = "tracks",
+    summary = "Its versions",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 200, description = "The latest first", body = VersionList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 async fn versions(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
     let current = known.row.as_ref().and_then(|row| row.version);
@@ -532,6 +657,15 @@ async fn versions(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id):
 }
 
 /// `POST /api/v1/tracks/{id}/versions/{version}/restore`: shows a version again that it showed before.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/versions/{version}/restore",
+    tag = "tracks",
+    summary = "Show a version again",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("version" = String, Path)),
+    responses((status = 200, description = "As it is now", body = TrackView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 410, description = "Its bytes are not in the store any more", body = ProblemDocument))
+)]
 async fn restore(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,

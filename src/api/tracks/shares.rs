@@ -7,25 +7,42 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::super::App;
 use super::super::caller::Caller;
+use super::super::openapi::ProblemDocument;
 use super::super::problem::Problem;
 use super::super::transcodes::no_store;
+use super::described::{MadeShare, Resolved, ShareList};
 use super::{Answer, find_own, own};
 use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
 use crate::db::tracks::{NewShare, Share};
 use crate::tracks::share::{self, LABEL_CHARS_MAX, SHARES_MAX, ShareId, VALID_S, VALID_S_MAX};
 
-#[derive(Debug, Default, Deserialize)]
+/// What a share is to be.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = WantedShare)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Asks {
+    /// What its owner calls it.
     label: Option<String>,
+    #[schema(minimum = 60)]
     expires_in_s: Option<i64>,
 }
 
-/// `POST /api/v1/tracks/{id}/shares`: the token is in this answer and nowhere else.
+/// `POST /api/v1/tracks/{id}/share`: the token is in this answer and nowhere else.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/share",
+    tag = "shares",
+    summary = "Share a track with whoever has a token",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    request_body = Option<Asks>,
+    responses((status = 201, description = "The token is in this answer and nowhere else", body = MadeShare), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 409, description = "It has as many as it may", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -63,14 +80,32 @@ pub(super) async fn create(
     Ok(no_store((StatusCode::CREATED, axum::Json(body)).into_response()))
 }
 
-/// `GET /api/v1/tracks/{id}/shares`: those in force, without their tokens.
+/// `GET /api/v1/tracks/{id}/share`: those in force, without their tokens.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/share",
+    tag = "shares",
+    summary = "Shares in force",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 200, description = "Without their tokens", body = ShareList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 pub(super) async fn list(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
     let items: Vec<Value> = app.db.shares(known.id, app.clock.unix_us()).await?.iter().map(view).collect();
     Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
 }
 
-/// `DELETE /api/v1/tracks/{id}/shares/{share}`.
+/// `DELETE /api/v1/tracks/{id}/share/{share}`.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/tracks/{id}/share/{share}",
+    tag = "shares",
+    summary = "Take a share back",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = String, Path)),
+    responses((status = 204, description = "Its token opens nothing any more"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such share", body = ProblemDocument))
+)]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -84,13 +119,26 @@ pub(super) async fn revoke(
     }
 }
 
+/// A token of a share.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ShareToken)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Has {
+    /// `sgs_…`.
+    token: String,
+}
+
 /// `POST /api/v1/shares/resolve` with `{"token":"sgs_…"}`: what it is a token of. In a body, because addresses are logged.
+#[utoipa::path(
+    post,
+    path = "/api/v1/shares/resolve",
+    tag = "shares",
+    summary = "What a token is a share of",
+    security(()),
+    request_body = Has,
+    responses((status = 200, description = "What it opens", body = Resolved), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 404, description = "It opens nothing", body = ProblemDocument))
+)]
 pub(super) async fn resolve(State(app): State<Arc<App>>, body: Raw) -> Answer {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Has {
-        token: String,
-    }
     let Has { token } = sent::json_of(body)?;
     let sha256 = share::digest(&token).ok_or_else(Problem::not_found)?;
     let found = app.db.share_of(&sha256, app.clock.unix_us()).await?.ok_or_else(Problem::not_found)?;

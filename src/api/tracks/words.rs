@@ -9,13 +9,16 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::super::App;
 use super::super::caller::{Anyone, Caller};
 use super::super::gate::{self, Shared};
+use super::super::openapi::ProblemDocument;
 use super::super::plays;
 use super::super::problem::Problem;
 use super::super::transcodes::{no_store, wrong_query};
+use super::described::{LyricsView, StatsView};
 use super::{Answer, find_own, own, problem};
 use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
@@ -26,7 +29,9 @@ use crate::tracks::listener;
 /// The longest words of a track, in bytes: those of an opera.
 const LYRICS_BYTES_MAX: usize = 64 << 10;
 
-#[derive(Debug, Deserialize)]
+/// The words of a track, to be set.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewLyrics)]
 #[serde(deny_unknown_fields)]
 struct Words {
     text: String,
@@ -35,6 +40,15 @@ struct Words {
 }
 
 /// `GET /api/v1/tracks/{id}/lyrics`: to whoever may know of the track.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/lyrics",
+    tag = "tracks",
+    summary = "The words",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses((status = 200, description = "The words", body = LyricsView), (status = 404, description = "There is none that they may know of", body = ProblemDocument), (status = 451, description = "A legal demand has closed it", body = ProblemDocument))
+)]
 pub(super) async fn lyrics(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
@@ -44,13 +58,23 @@ pub(super) async fn lyrics(
     let Query(Shared { share }) = shared.map_err(|cause| wrong_query(&cause))?;
     let known = gate::look(&app, &id, caller.as_ref(), share.as_deref()).await.map_err(problem)?;
     if let Err(refused) = known.may(Want::See) {
-        return Ok(refused.answer(&app));
+        return Ok(refused.problem(&app));
     }
     let words = app.db.lyrics(known.id).await?.ok_or_else(Problem::not_found)?;
     Ok(no_store(axum::Json(view(&words)).into_response()))
 }
 
 /// `PUT /api/v1/tracks/{id}/lyrics` with `{"text":"…","language":"en"}`.
+#[utoipa::path(
+    put,
+    path = "/api/v1/tracks/{id}/lyrics",
+    tag = "tracks",
+    summary = "Set the words",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    request_body = Words,
+    responses((status = 200, description = "The words", body = LyricsView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+)]
 pub(super) async fn set_lyrics(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -79,6 +103,15 @@ pub(super) async fn set_lyrics(
 }
 
 /// `DELETE /api/v1/tracks/{id}/lyrics`.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/tracks/{id}/lyrics",
+    tag = "tracks",
+    summary = "Remove the words",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses((status = 204, description = "They are gone"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 pub(super) async fn remove_lyrics(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -116,6 +149,15 @@ pub(super) struct Span {
 }
 
 /// `GET /api/v1/tracks/{id}/stats?days=30`: to its owner.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tracks/{id}/stats",
+    tag = "tracks",
+    summary = "How often it is heard",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("days" = Option<i64>, Query, description = "1 to 366; 30 when nobody says")),
+    responses((status = 200, description = "Plays by day", body = StatsView), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+)]
 pub(super) async fn stats(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -138,6 +180,15 @@ pub(super) async fn stats(
 
 /// `POST /api/v1/tracks/{id}/plays`: a player says that somebody listens. Counted once per listener and playback, so that
 /// saying it again changes nothing; the answer is the same either way.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tracks/{id}/plays",
+    tag = "tracks",
+    summary = "Somebody listens",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses((status = 204, description = "It is counted once per listener and playback"), (status = 401, description = "Log in if you have bought it", body = ProblemDocument), (status = 402, description = "It costs something", body = ProblemDocument), (status = 404, description = "There is none that they may know of", body = ProblemDocument), (status = 451, description = "A legal demand has closed it", body = ProblemDocument))
+)]
 pub(super) async fn played(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
@@ -149,7 +200,7 @@ pub(super) async fn played(
     let Query(Shared { share }) = shared.map_err(|cause| wrong_query(&cause))?;
     let known = gate::look(&app, &id, caller.as_ref(), share.as_deref()).await.map_err(problem)?;
     if let Err(refused) = known.may(Want::Play) {
-        return Ok(refused.answer(&app));
+        return Ok(refused.problem(&app));
     }
     let length_s = match known.row.as_ref().and_then(|row| row.duration_s()) {
         Some(length_s) => length_s,

@@ -137,6 +137,32 @@ fn another_password_does_not_skip_the_second_factor_and_an_operator_can_remove_i
 }
 
 #[test]
+fn its_owner_removes_it_by_password_and_code() {
+    on_both(|site| {
+        let api = site.serve();
+        let tokens = api.member("a@example.org");
+        let remove = |bearer: &str, body: Value| api.by(bearer, "POST", "auth/mfa/remove", Some(body));
+        is(&remove(&tokens.access, json!({ "password": PASSWORD, "code": "123456" })), 409, "mfa-none");
+        let (authenticator, codes) = enrolled(&api, &tokens);
+        let elsewhere = Tokens::of(&verify(&api, &ticket(&api, PASSWORD), &authenticator.code(0)));
+        is(&remove(&tokens.access, json!({ "code": authenticator.code(0) })), 403, "again");
+        is(&remove(&tokens.access, json!({ "password": "not it", "recovery_code": codes[0] })), 403, "password-wrong");
+        is(&remove(&tokens.access, json!({ "password": PASSWORD })), 400, "body-invalid");
+        is(&remove(&tokens.access, json!({ "password": PASSWORD, "code": authenticator.code(0) })), 403, "code-wrong");
+        let half = ticket(&api, PASSWORD);
+        let removed = remove(&tokens.access, json!({ "password": PASSWORD, "recovery_code": codes[0] }));
+        assert_eq!(removed.status, 204, "{}", removed.text());
+        assert_eq!((api.me(&tokens.access), api.me(&elsewhere.access)), (200, 401), "every other session ended");
+        is(&verify(&api, &half, &authenticator.code(0)), 401, "ticket-invalid");
+        let me = json_of(&api.by(&tokens.access, "GET", "users/me", None));
+        assert_eq!(me["second_factor"], false, "{me:#}");
+        api.login("a@example.org", PASSWORD);
+        // Register, factor, recovery, and now this one.
+        assert!(api.mail("a@example.org", 3).contains("second factor of your account was removed"));
+    });
+}
+
+#[test]
 fn nothing_of_an_admins_opens_before_a_second_factor_was_shown() {
     on_both(|site| {
         let api = site.serve();

@@ -37,9 +37,9 @@ const OWNERS: [(&str, &str); 19] = [
     ("GET", "/api/v1/tracks/{id}/events"),
     ("GET", "/api/v1/tracks/{id}/versions"),
     ("POST", "/api/v1/tracks/{id}/versions/0000000000000000000000000000000000000000/restore"),
-    ("POST", "/api/v1/tracks/{id}/shares"),
-    ("GET", "/api/v1/tracks/{id}/shares"),
-    ("DELETE", "/api/v1/tracks/{id}/shares/shr_00000000000000000000000000"),
+    ("POST", "/api/v1/tracks/{id}/share"),
+    ("GET", "/api/v1/tracks/{id}/share"),
+    ("DELETE", "/api/v1/tracks/{id}/share/shr_00000000000000000000000000"),
     ("PUT", "/api/v1/tracks/{id}/lyrics"),
     ("DELETE", "/api/v1/tracks/{id}/lyrics"),
     ("GET", "/api/v1/tracks/{id}/stats"),
@@ -106,7 +106,7 @@ fn a_private_track_is_nothing_to_anybody_else(site: &Site) {
 }
 
 fn shares_open_it(api: &Api, id: &str) {
-    let path = format!("/api/v1/tracks/{id}/shares");
+    let path = format!("/api/v1/tracks/{id}/share");
     let (status, share) = api.json(Who::One, "POST", &path, &json!({ "label": "For Ada", "expires_in_s": 3600 }));
     assert_eq!(status, 201, "{share}");
     let token = share["token"].as_str().unwrap();

@@ -66,13 +66,13 @@ fn anybody_sends_a_notice_and_hears_what_is_wrong_with_it() {
     // The queue is for admins with a second factor, and a key of the configuration is none.
     let id = receipt["id"].as_str().unwrap();
     for (method, path) in [
-        ("GET", "/api/v1/admin/dmca".to_owned()),
-        ("GET", format!("/api/v1/admin/dmca/{id}")),
-        ("POST", format!("/api/v1/admin/dmca/{id}/takedown")),
-        ("POST", format!("/api/v1/admin/dmca/{id}/dismiss")),
-        ("POST", format!("/api/v1/admin/dmca/{id}/counter-notice")),
-        ("POST", format!("/api/v1/admin/dmca/{id}/court-action")),
-        ("POST", format!("/api/v1/admin/dmca/{id}/restore")),
+        ("GET", "/api/v1/admin/dmca/notices".to_owned()),
+        ("GET", format!("/api/v1/admin/dmca/notices/{id}")),
+        ("POST", format!("/api/v1/admin/dmca/notices/{id}/takedown")),
+        ("POST", format!("/api/v1/admin/dmca/notices/{id}/dismiss")),
+        ("POST", format!("/api/v1/admin/dmca/notices/{id}/counter-notice")),
+        ("POST", format!("/api/v1/admin/dmca/notices/{id}/court-action")),
+        ("POST", format!("/api/v1/admin/dmca/notices/{id}/restore")),
     ] {
         assert_eq!(api.send(Who::Nobody, method, &path, &[], b"{}").status, 401, "{path}");
         assert_eq!(api.send(Who::One, method, &path, &[], b"{}").status, 403, "{path}");
@@ -116,7 +116,9 @@ impl Desk {
             scopes: Scopes { read: true, write: true, admin: true },
             ..Principal::program("x")
         };
-        let routes = api::routes(Arc::new(app)).layer(axum::Extension(admin));
+        let app = Arc::new(app);
+        let (rulings, _) = api::catalogue(Arc::clone(&app)).split_for_parts();
+        let routes = api::routes(app).merge(rulings).layer(axum::Extension(admin));
         Desk { routes, runtime, _trigger: trigger }
     }
 
@@ -132,7 +134,7 @@ impl Desk {
     }
 
     fn rule(&self, id: &str, verb: &str, body: &Value) -> (u16, Value) {
-        self.ask(Method::POST, &format!("/api/v1/admin/dmca/{id}/{verb}"), body)
+        self.ask(Method::POST, &format!("/api/v1/admin/dmca/notices/{id}/{verb}"), body)
     }
 }
 
@@ -154,12 +156,12 @@ fn a_takedown_goes_dark_on_every_node_and_comes_back(site: &Site) {
     let (_, receipt) = api.json(Who::Nobody, "POST", "/api/v1/dmca/notice", &notice(&location));
     let filed = receipt["id"].as_str().unwrap();
     let desk = Desk::open(site);
-    let (status, queue) = desk.ask(Method::GET, "/api/v1/admin/dmca?standing=received", &Value::Null);
+    let (status, queue) = desk.ask(Method::GET, "/api/v1/admin/dmca/notices?standing=received", &Value::Null);
     assert_eq!(
         (status, queue["items"][0]["id"].as_str(), queue["items"][0]["track"].as_str()),
         (200, Some(filed), Some(&*id))
     );
-    assert_eq!(desk.ask(Method::GET, "/api/v1/admin/dmca?standing=x", &Value::Null).0, 400);
+    assert_eq!(desk.ask(Method::GET, "/api/v1/admin/dmca/notices?standing=x", &Value::Null).0, 400);
 
     let (status, ruled) = desk.rule(filed, "takedown", &json!({}));
     assert_eq!((status, ruled["standing"].as_str()), (200, Some("taken_down")), "{ruled}");
@@ -206,7 +208,7 @@ fn a_takedown_goes_dark_on_every_node_and_comes_back(site: &Site) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(api.shown(Who::One, &format!("/api/v1/tracks/{id}"))["state"], "published");
-    let (_, shown) = desk.ask(Method::GET, &format!("/api/v1/admin/dmca/{filed}"), &Value::Null);
+    let (_, shown) = desk.ask(Method::GET, &format!("/api/v1/admin/dmca/notices/{filed}"), &Value::Null);
     let log: Vec<_> = shown["log"]
         .as_array()
         .unwrap()
