@@ -93,7 +93,7 @@ const JUMPS_MAX: u32 = 64;
 /// The longest pause that a server may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// A download that brought so much since the last failure works.
-const PROGRESS_BYTES: u64 = 1 << 20;
+const PROGRESS_BYTES: u64 = 64 << 10;
 /// Head of an answer, and what is read at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -400,7 +400,7 @@ impl Fetch {
             if old > 0 && !spool.has(at, &data[..old]).context(what)? {
                 return Err(changed().into());
             }
-            spool.put(begun, at, &data).context(what)?;
+            spool.put(at, &data).context(what)?;
             at += data.len() as u64;
             if at - begun >= PROGRESS_BYTES && at > known {
                 (self.failures, self.resigned) = (0, 0);

@@ -124,6 +124,9 @@ struct Arrived {
     blocks: Vec<bool>,
     /// Blocks before this one are all here.
     first_missing: usize,
+    /// First byte, and behind the last, of what was put together last: a connection that breaks off in a block is gone on
+    /// with there.
+    run: (u64, u64),
     /// The block somebody waits for.
     wanted: Option<usize>,
     last: Instant,
@@ -140,7 +143,7 @@ const NEAR_BLOCKS: usize = 4;
 /// What to download next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// First byte, the start of a block.
+    /// First byte: the start of a block, or how far the last download got in it.
     pub(super) start: u64,
     /// Behind the last byte.
     pub(super) end: u64,
@@ -166,7 +169,7 @@ impl Spool {
             file.write_all_at(&vec![1; blocks.len()], map_at(bytes)).context(what)?;
         }
         let first_missing = if here { blocks.len() } else { 0 };
-        let arrived = Arrived { blocks, first_missing, wanted: None, last: Instant::now(), failure: None };
+        let arrived = Arrived { blocks, first_missing, run: (0, 0), wanted: None, last: Instant::now(), failure: None };
         Ok(Spool { file, reader, bytes, arrived: Mutex::new(arrived), changed: Condvar::new(), wake: Notify::new() })
     }
 
@@ -217,7 +220,10 @@ impl Spool {
             return None;
         }
         let end = (start..count).find(|block| arrived.blocks[*block]).unwrap_or(count);
-        Some(Gap { start: start as u64 * BLOCK_BYTES, end: (end as u64 * BLOCK_BYTES).min(self.bytes) })
+        let begins = start as u64 * BLOCK_BYTES;
+        let (from, to) = arrived.run;
+        let start = if from <= begins && to > begins && to < begins + BLOCK_BYTES { to } else { begins };
+        Some(Gap { start, end: (end as u64 * BLOCK_BYTES).min(self.bytes) })
     }
 
     /// Whether somebody waits for what a download that is at `at` would bring much later, or never.
@@ -228,11 +234,17 @@ impl Spool {
         arrived.wanted.is_some_and(|wanted| !arrived.blocks[wanted] && !near.contains(&wanted))
     }
 
-    /// Puts bytes in their place. Blocks are here when a download that began at or before their start has
-    /// passed their end: `begun` is where it began.
-    pub(super) fn put(&self, begun: u64, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+    /// Puts bytes in their place. Blocks are here when bytes that began at or before their start, and followed each
+    /// other, have passed their end.
+    pub(super) fn put(&self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
         self.file.write_all_at(bytes, at)?;
         let end = at + bytes.len() as u64;
+        let begun = {
+            let mut arrived = self.lock();
+            let begun = if arrived.run.1 == at { arrived.run.0 } else { at };
+            arrived.run = (begun, end);
+            begun
+        };
         let first = begun.div_ceil(BLOCK_BYTES).max(at / BLOCK_BYTES);
         let behind = if end == self.bytes { end.div_ceil(BLOCK_BYTES) } else { end / BLOCK_BYTES };
         // First the bytes, then the word that they are here: the child looks in the other order.
@@ -350,15 +362,16 @@ mod tests {
     fn a_block_is_here_when_all_of_it_is() {
         let (_directory, spool) = spool(2 * B + 10);
         assert_eq!(spool.next_gap(), Some(Gap { start: 0, end: 2 * B + 10 }));
-        spool.put(0, 0, &vec![1; B as usize - 1]).unwrap();
+        spool.put(0, &vec![1; B as usize - 1]).unwrap();
         assert_eq!(map(&spool), [0, 0, 0]);
-        spool.put(0, B - 1, &[2, 3]).unwrap();
+        assert_eq!(spool.next_gap(), Some(Gap { start: B - 1, end: 2 * B + 10 }), "where it broke off");
+        spool.put(B - 1, &[2, 3]).unwrap();
         assert_eq!(map(&spool), [1, 0, 0]);
         // The end, by another connection.
-        spool.put(2 * B, 2 * B, &[4; 10]).unwrap();
+        spool.put(2 * B, &[4; 10]).unwrap();
         assert_eq!(map(&spool), [1, 0, 1]);
         assert_eq!(spool.next_gap(), Some(Gap { start: B, end: 2 * B }));
-        spool.put(B, B, &vec![5; B as usize]).unwrap();
+        spool.put(B, &vec![5; B as usize]).unwrap();
         assert_eq!((map(&spool), spool.next_gap(), spool.arriving_since()), (vec![1, 1, 1], None, None));
         let mut out = [0; 4];
         let never = AtomicBool::new(false);
@@ -375,7 +388,7 @@ mod tests {
             spool.is_wanted_elsewhere(0) && !spool.is_wanted_elsewhere(87 * B) && spool.is_wanted_elsewhere(95 * B)
         );
         assert_eq!(spool.next_gap(), Some(Gap { start: 90 * B, end: 100 * B }));
-        spool.put(90 * B, 90 * B, &vec![0; 10 * B as usize]).unwrap();
+        spool.put(90 * B, &vec![0; 10 * B as usize]).unwrap();
         assert_eq!(spool.next_gap(), Some(Gap { start: 0, end: 90 * B }));
         spool.want(95 * B);
         spool.want(u64::MAX);

@@ -210,9 +210,10 @@ fn opus_in_mp4_has_all_its_samples() {
     let mp4 = bench.convert(&music, "-c:a libopus", "a.mp4");
     let probed = segue::transcode::probe(&mp4, &options()).unwrap();
     assert_eq!(probed.source.samples, 240_012);
-    // The same packets in another box: what decoders need before the first sample is left out of both. The mix of the
-    // channels is the encoder's, too: the reference decoder's samples, not those for who mixes them to mono.
-    let ogg = bench.convert(&mp4, "-c:a copy", "a.opus");
+    // The same packets in another box, and a length that both can say: what decoders need before the first sample is
+    // left out of both.
+    let mp4 = bench.convert(&bench.music(48_000, 2, 240_000), "-c:a libopus", "b.mp4");
+    let ogg = bench.convert(&mp4, "-c:a copy", "b.opus");
     let flac = |input: &Path| {
         let made = bench.try_make(input, &ladder(), &options()).unwrap();
         made.index.rungs.last().unwrap().object.sha256.clone()

@@ -341,6 +341,10 @@ fn a_server_that_breaks_off_is_asked_for_the_rest() {
         "nothing came for 1 s",
     );
     song.refused(|bytes, asked| Answer { cut: Some(10), ..give(bytes, asked) }, Kind::Unavailable, "the connection");
+    // One that never gives a block of ours at once is read all the same, and nothing twice.
+    let asked = song.check(|bytes, asked| Answer { cut: Some(100_000), ..give(bytes, asked) });
+    let starts: Vec<u64> = asked.iter().filter_map(|asked| asked.range).map(|(first, _)| first).collect();
+    assert!(starts.iter().any(|first| first % 262_144 != 0), "{starts:?}");
 }
 
 #[test]
