@@ -58,8 +58,8 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     let (rest, lanes) = (again()?, [again()?, again()?]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (turns, halt) = (Turns::new(cores.saturating_sub(LANES)), AtomicBool::new(false));
-    let lanes_at_work = AtomicUsize::new(LANES);
-    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, lanes: &lanes_at_work };
+    let at_work = AtomicUsize::new(LANES + 1);
+    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, first: &at_work };
     std::thread::scope(|scope| {
         let (mut others, mut files) = (Vec::new(), Some((lanes, rest)));
         let first = pass.first(file, &mut |parts, rungs| {
@@ -105,8 +105,9 @@ struct Pass<'a> {
     halt: &'a AtomicBool,
     /// What the rest waits for. Each lane of the first rung adds one when it is done: a core is free.
     turns: &'a Arc<Turns>,
-    /// Lanes at work. With the last of them the first rung is whole, and what is left has all cores.
-    lanes: &'a AtomicUsize,
+    /// Lanes at work, and the pass that measures and cuts the preview. With the last of them a new track plays, and what is
+    /// left has all cores.
+    first: &'a AtomicUsize,
 }
 
 /// How many samples were decoded, and what encoded them.
@@ -148,7 +149,8 @@ impl<'a> Pass<'a> {
             Ok(hop)
         })?;
         let mut outcome = hop.finish_first(codec)?;
-        if joiner.is_none() {
+        // Without lanes it made the first rung, too. With them it may be what a new track waits for.
+        if joiner.is_none() || self.first_ended() {
             self.turns.open();
         }
         if let Some((joiner, plan)) = joiner {
@@ -165,12 +167,17 @@ impl<'a> Pass<'a> {
         Ok(outcome)
     }
 
+    /// One of those that a new track waits for has ended; whether it was the last.
+    fn first_ended(&self) -> bool {
+        self.first.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
     /// Some slices of the first rung.
     fn lane(&self, file: File, part: Part) -> Result<Done> {
         let done = self.encode(file, part);
-        match self.lanes.fetch_sub(1, Ordering::Relaxed) {
-            1 => self.turns.open(),
-            _ => self.turns.add(1),
+        match self.first_ended() {
+            true => self.turns.open(),
+            false => self.turns.add(1),
         }
         done
     }
