@@ -135,6 +135,13 @@ impl Api {
         self.send(method, &format!("/api/v1/{path}"), &[("Authorization", &bearer)], body.as_ref())
     }
 
+    /// Waits until the log says it: its writer is a thread of its own. The test runner's own limit ends a wait in vain.
+    fn until_logged(&self, words: &str) {
+        while !std::fs::read_to_string(&self.log).unwrap().contains(words) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits for the `n`th mail to an address and returns what it says; the test runner's own limit ends a wait in vain.
     fn mail(&self, address: &str, n: usize) -> String {
         loop {

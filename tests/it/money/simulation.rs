@@ -701,26 +701,36 @@ async fn told(seed: u64, story: impl Future<Output = ()>) {
     drop(complains);
 }
 
+/// A chapter keeps the futures of all that could happen in it, each in a place of its own as long as nothing is optimised: more
+/// than half of what a thread gets for its stack.
+const STACK_BYTES: usize = 16 << 20;
+
+fn on_a_large_stack(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).unwrap();
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// Stories from `first` on, on as many threads as there are cores, until there were `most` or the time is over.
 fn stories(first: u64, most: u64, budget: Duration) -> u64 {
     let shelf = Shelf::new();
     let next = std::sync::atomic::AtomicU64::new(first);
     let begun = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let teller = || {
+        while begun.elapsed() < budget {
+            let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if seed >= first + most {
+                return;
+            }
+            shelf.tell(seed);
+        }
+    };
     std::thread::scope(|scope| {
-        let tellers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    while begun.elapsed() < budget {
-                        let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        if seed >= first + most {
-                            return;
-                        }
-                        shelf.tell(seed);
-                    }
-                })
-            })
-            .collect();
+        let tellers: Vec<_> = (0..threads).map(|_| scope.spawn(|| on_a_large_stack(teller))).collect();
         for teller in tellers {
             if let Err(panic) = teller.join() {
                 std::panic::resume_unwind(panic);
@@ -833,6 +843,10 @@ async fn is_rich(db: &Db) -> bool {
 
 #[test]
 fn the_auditor_notices_whatever_our_bookings_could_get_wrong() {
+    on_a_large_stack(look_for_wrong_bookings);
+}
+
+fn look_for_wrong_bookings() {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     let shelf = Shelf::new();
     let mut noticed = BTreeMap::new();
@@ -929,11 +943,12 @@ fn whatever_happens_the_books_are_right_in_the_end() {
 #[test]
 fn whatever_happens_the_books_are_right_on_postgresql_too() {
     let server = Postgres::start();
-    runtime().block_on(async {
+    let stories = async || {
         for seed in 1..=8u64 {
             let db = ready(Place::Postgres(server.database(&format!("seed{seed}")))).await;
             told(seed, tell(&db, seed)).await;
             db.close().await;
         }
-    });
+    };
+    on_a_large_stack(|| runtime().block_on(stories()));
 }
