@@ -177,7 +177,7 @@ pub(crate) fn keep(plan: &Plan) -> Outcome<Seen> {
         hot.step(&mut buffer)?;
         let mut at = 0;
         while at < waiting.len() {
-            match waiting[at].read(&mut buffer)? {
+            match waiting[at].skip(&mut buffer)? {
                 true => drop(waiting.swap_remove(at)),
                 false => at += 1,
             }

@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
+use rustix::net::RecvFlags;
 use segue::store::mapped::{BLOCK_BYTES, Mapped};
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +120,22 @@ impl Line {
 
     /// Reads what is there; whether the answer is complete.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Outcome<bool> {
-        let n = match self.stream.read(buffer) {
+        let read = self.stream.read(buffer);
+        self.take(buffer, read)
+    }
+
+    /// The same, but the kernel throws the body away instead of copying it (recv(2), `MSG_TRUNC`): a thousand listeners
+    /// have a machine each, and ours has no time for their copies.
+    pub(crate) fn skip(&mut self, buffer: &mut [u8]) -> Outcome<bool> {
+        if self.missing.is_none() {
+            return self.read(buffer);
+        }
+        let skipped = rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::TRUNC);
+        self.take(buffer, skipped.map(|(_, n)| n).map_err(Into::into))
+    }
+
+    fn take(&mut self, buffer: &[u8], read: std::io::Result<usize>) -> Outcome<bool> {
+        let n = match read {
             Ok(0) => return Err("the server closed a connection".into()),
             Ok(n) => n,
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),

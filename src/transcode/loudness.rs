@@ -39,7 +39,7 @@ pub(super) struct Meter {
 /// The K-weighting: a shelf and a high pass, as one filter of fourth order.
 #[derive(Clone, Copy)]
 struct Filter {
-    /// Of x[n] … x[n - 4].
+    /// The last five inputs, the newest first.
     b: [f64; 5],
     /// Of y[n - 1] … y[n - 4].
     a: [f64; 4],
