@@ -39,9 +39,9 @@ pub(super) struct Meter {
 /// The K-weighting: a shelf and a high pass, as one filter of fourth order.
 #[derive(Clone, Copy)]
 struct Filter {
-    /// The last five inputs, the newest first.
+    /// Factors of the last five inputs, the newest first.
     b: [f64; 5],
-    /// Of y[n - 1] … y[n - 4].
+    /// Likewise of the last four outputs.
     a: [f64; 4],
 }
 
