@@ -164,12 +164,12 @@ pub fn shown_interims(store: &Store) -> Result<Vec<Interim>> {
 /// `Internal` when the package is not whole or the disk refuses.
 pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<VersionId> {
     package::check(index)?;
-    for rung in index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding)) {
-        let dir = rung.path();
-        fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
-        cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
-        write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung, &[]))?;
-    }
+    // Hundreds of files: beside each other, because nothing else is left to be done by then.
+    std::thread::scope(|scope| {
+        let rungs = index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding));
+        let cut: Vec<_> = rungs.map(|rung| scope.spawn(move || write_rung(objects, rung, tree))).collect();
+        cut.into_iter().try_for_each(|rung| rung.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     if let Some(preview) = &index.preview {
         let Rung { object, .. } = &preview.rung;
         let dir = PREVIEW_DIRECTORY.trim_end_matches('/');
@@ -191,6 +191,14 @@ pub fn to_tree(objects: &Path, index: &VersionIndex, tree: &Path) -> Result<Vers
     let (document, version) = index.seal();
     write(tree, VERSION_DOCUMENT, &document)?;
     Ok(version)
+}
+
+/// The directory of a rung.
+fn write_rung(objects: &Path, rung: &Rung, tree: &Path) -> Result<()> {
+    let dir = rung.path();
+    fs::create_dir_all(tree.join(&dir)).context(|| format!("cannot make the directory {dir}"))?;
+    cut_rung(&objects.join(&rung.object.name), rung, tree, &dir)?;
+    write(tree, &format!("{dir}/index.m3u8"), &playlist::media(rung, &[]))
 }
 
 /// Cuts a rung's file into its init section and its segments.
