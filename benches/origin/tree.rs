@@ -59,8 +59,15 @@ impl Tree {
             contents.push(bytes);
         }
         let samples = SEGMENTS as u64 * SEGMENT_TICKS;
-        let source =
-            Source { sha256: "0".repeat(64), codec: "noise".into(), rate: RATE, channels: 2, bits: 16, samples };
+        let source = Source {
+            sha256: "0".repeat(64),
+            codec: "noise".into(),
+            rate: RATE,
+            channels: 2,
+            layout: None,
+            bits: 16,
+            samples,
+        };
         let index = VersionIndex {
             format: FORMAT,
             source,

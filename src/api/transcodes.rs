@@ -40,6 +40,7 @@ use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, Job, JobId, NewJob, view};
 use crate::store::Backend;
 use crate::uploads::{self, UploadId};
+use crate::workers::callbacks::check_addresses;
 use crate::{db, tracks};
 
 /// What the routes need.
@@ -54,6 +55,8 @@ pub struct Queue {
     pub transcode: crate::transcode::Options,
     /// Secrets that sign callbacks: without one there are no callbacks.
     pub callback_secrets: Vec<String>,
+    /// Hosts of callbacks whose addresses may be private.
+    pub callback_private_hosts: Vec<String>,
     /// Which store new tracks will be in.
     pub backend: Backend,
     /// Failed attempts that make a job dead.
@@ -495,7 +498,8 @@ async fn wish(queue: &Queue, caller: &Principal, key: &str, asks: Asks) -> std::
         || Problem::unprocessable("ladder", "There is no such ladder", "give audio or video, or leave it away");
     let (ladder, video) = Wish::plans(choice.ok_or_else(unknown)?);
     if let Some(url) = &asks.callback {
-        check_callback(url, &queue.callback_secrets).map_err(wrong("callback", "The callback cannot be used"))?;
+        check_callback(url, &queue.callback_secrets, &queue.callback_private_hosts)
+            .map_err(wrong("callback", "The callback cannot be used"))?;
     }
     let (source, name) = match asks.source {
         Sourced::Named(source) => {
@@ -562,11 +566,11 @@ fn resolve(dirs: &[PathBuf], source: &str) -> Result<String> {
     path.into_os_string().into_string().map_err(|_| unknown())
 }
 
-/// Whether somebody could be told at this URL.
+/// Whether somebody could be told at this URL. Where a name leads is looked at when it is told; an address shows now.
 ///
 /// # Errors
-/// `Usage` saying what is wrong with it.
-pub fn check_callback(url: &str, secrets: &[String]) -> Result<()> {
+/// `Usage` or `Invalid`, saying what is wrong with it.
+pub fn check_callback(url: &str, secrets: &[String], private_hosts: &[String]) -> Result<()> {
     if secrets.is_empty() {
         return Err(Error::usage("callbacks.secrets is unset: nobody could tell our callbacks from forged ones"));
     }
@@ -576,7 +580,12 @@ pub fn check_callback(url: &str, secrets: &[String]) -> Result<()> {
     if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains('@') || url.len() > 2048 {
         return Err(Error::usage("it is not an http or https URL without a user; give https://host/path"));
     }
-    Ok(())
+    let host = parsed.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = parsed.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+    match host.parse() {
+        Ok(address) => check_addresses(host, port, &[address], private_hosts),
+        Err(_) => Ok(()),
+    }
 }
 
 pub(super) fn no_store(mut response: Response) -> Response {

@@ -154,6 +154,7 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         #[cfg(feature = "transcode")]
         transcode: super::transcode_options(config),
         callback_secrets: config.callbacks.secrets.clone(),
+        callback_private_hosts: config.callbacks.private_hosts.clone(),
         backend: config.store.kind,
         failures_max: config.worker.failures_max,
         clock: Clock::System,

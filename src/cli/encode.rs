@@ -329,7 +329,12 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
             lines.push(format!("  {name:<9} {}", master(Scope::Flac)?));
             lines.push(format!("  all       {}", master(Scope::All)?));
             lines.extend(index.loss(flac).map(|why| format!("  FLAC is not lossless here: {why}")));
+            let among =
+                |layout: &String| format!("  FLAC has no layout {layout}: these lie among {} channels", flac.channels);
+            lines.extend(index.source.layout.as_ref().map(among).map(|line| line + ", the others silent"));
         }
+        let hdr = index.video.as_ref().and_then(|video| video.source.hdr.as_ref());
+        lines.extend(hdr.map(|transfer| format!("  the picture was HDR ({transfer}) and is SDR here")));
         lines.extend(index.skipped.iter().map(not_made));
         return tell(lines.join("\n"));
     }
@@ -362,6 +367,7 @@ fn report(args: &PublishArgs, links: &Links, file: &Path, track: &Track, index: 
         "duration_s": track.duration_s(),
         "samples": track.samples,
         "rate": track.rate,
+        "layout": index.source.layout,
         "lossless": flac.is_some_and(|flac| index.is_lossless(flac)),
         "loudness": index.loudness,
         "rungs": rungs,

@@ -172,7 +172,10 @@ fn line(job: &Job) -> String {
     let title = printable(shown["title"].as_str().unwrap_or_default());
     let more = match job.state {
         State::Leased => match job.progress() {
-            Some(progress) => format!("{:.0} %", progress * 100.0),
+            Some(progress) => {
+                let left = job.eta_s(now_us()).map(|eta_s| format!(", about {eta_s:.0} s left")).unwrap_or_default();
+                format!("{:.0} %{left}", progress * 100.0)
+            }
             None => "started".to_owned(),
         },
         State::Queued if job.run_at_us > now_us() => format!("not before {}", rfc3339(job.run_at_us)),
@@ -263,7 +266,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
     }
     let config = args.settings.load()?.checked()?;
     if let Some(url) = &args.callback {
-        crate::api::transcodes::check_callback(url, &config.callbacks.secrets)
+        crate::api::transcodes::check_callback(url, &config.callbacks.secrets, &config.callbacks.private_hosts)
             .map_err(|wrong| Error::usage(format!("--callback: {}", wrong.chain())))?;
     }
     let (ladder, video) = Wish::plans(super::encode::read_choice(args.ladder.as_deref())?);

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 macro_rules! columns {
     () => {
         "id, kind, priority, state, input, rungs, client, attempt, failures, failures_max, run_at_us, worker, \
-         lease_until_us, cancel_us, started_us, done_us, total_us, output, reason, error, created_us, finished_us"
+         lease_until_us, cancel_us, started_us, done_us, total_us, output, reason, error, created_us, finished_us, updated_us"
     };
 }
 
@@ -281,7 +281,7 @@ impl Db {
         }
         let running = tx
             .execute(
-                "update job set cancel_us = coalesce(cancel_us, $2), updated_us = $2 where id = $1 and state = 'leased'",
+                "update job set cancel_us = coalesce(cancel_us, $2) where id = $1 and state = 'leased'",
                 args![id.as_str(), now_us],
             )
             .await?;
@@ -380,9 +380,9 @@ impl Db {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn guard(tx: &mut Tx, lease: &Lease, now_us: i64) -> Result<bool> {
-    let sql = "update job set updated_us = $3 where id = $1 and attempt = $2 and state = 'leased'";
-    Ok(tx.execute(sql, args![lease.job.as_str(), lease.attempt, now_us]).await? > 0)
+pub async fn guard(tx: &mut Tx, lease: &Lease) -> Result<bool> {
+    let sql = "update job set attempt = attempt where id = $1 and attempt = $2 and state = 'leased'";
+    Ok(tx.execute(sql, args![lease.job.as_str(), lease.attempt]).await? > 0)
 }
 
 /// Ends an attempt, in the caller's transaction: with what it published, or not at all. `None` when the
@@ -525,6 +525,7 @@ fn job(row: &Row) -> Result<Job> {
         created_us: row.int("created_us")?,
         finished_us: row.int_or_null("finished_us")?,
         cancelling: row.int_or_null("cancel_us")?.is_some(),
+        updated_us: row.int("updated_us")?,
     })
 }
 

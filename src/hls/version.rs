@@ -86,6 +86,9 @@ pub struct VideoSource {
     pub mirrored: bool,
     /// Whether its pictures were of two fields, which were put together.
     pub interlaced: bool,
+    /// `HLG` or `PQ` when it was HDR, which was made SDR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hdr: Option<String>,
     /// Pictures that were decoded.
     pub frames: u64,
     /// Whether the time between its pictures varied, so that some are repeated or left out.
@@ -122,6 +125,9 @@ pub struct Source {
     pub rate: u32,
     /// Channels.
     pub channels: u32,
+    /// Where they are, `FL+FR+LFE`, when FLAC has no layout of just these: they lie among silent ones there then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
     /// Bits per sample as decoded; 32 for float.
     pub bits: u32,
     /// Length in samples per channel, exactly.
@@ -447,7 +453,7 @@ impl VersionIndex {
         if rung.rate != rate {
             return Some(format!("resampled from {rate} Hz to {} Hz", rung.rate));
         }
-        if rung.channels != channels {
+        if rung.channels < channels {
             return Some(format!("mixed from {channels} channels to {}", rung.channels));
         }
         (rung.bits < bits).then(|| format!("{bits}-bit samples became {}-bit ones", rung.bits))
@@ -549,6 +555,7 @@ pub(crate) mod tests {
                 codec: "FLAC".into(),
                 rate: 44_100,
                 channels: 2,
+                layout: None,
                 bits: 16,
                 samples: 270_650,
             },
@@ -609,6 +616,7 @@ pub(crate) mod tests {
                 turned: 0,
                 mirrored: false,
                 interlaced: false,
+                hdr: None,
                 frames: 153,
                 variable_rate: false,
             },

@@ -163,24 +163,30 @@ pub struct Job {
     pub finished_us: Option<i64>,
     /// Whether the running attempt was asked to stop.
     pub cancelling: bool,
+    /// When `done_us` was said, in microseconds since 1970.
+    pub updated_us: i64,
 }
 
 impl Job {
-    /// Share of the media that is done, 0 to 1, once the length is known.
+    /// Share of the media that is done, 0 to 1, once the length is known. 1 only when it is published.
     pub fn progress(&self) -> Option<f64> {
         match (self.state, self.total_us) {
             (State::Succeeded, _) => Some(1.0),
-            (State::Leased, Some(total)) if total > 0 => Some((self.done_us as f64 / total as f64).min(1.0)),
+            (State::Leased, Some(total)) if total > 0 => {
+                Some((self.done_us as f64 / total as f64).clamp(0.0, PROGRESS_MAX))
+            }
             _ => None,
         }
     }
 
-    /// Seconds that the running attempt will still take if it goes on as fast as so far.
+    /// Seconds that the running attempt will still take if it goes on as fast as it had until it last said how far it
+    /// is; from then on they are counted down, to one.
     pub fn eta_s(&self, now_us: i64) -> Option<f64> {
         let (progress, started) = (self.progress()?, self.started_us?);
-        let took = (now_us - started) as f64 / 1e6;
-        // Before one part in fifty is done the start-up is most of what there is to go by.
-        (self.state == State::Leased && progress >= 0.02).then(|| (took / progress - took).max(0.0))
+        let (took, since) = ((self.updated_us - started) as f64 / 1e6, (now_us - self.updated_us) as f64 / 1e6);
+        // Before one part in thirty is done the start-up is most of what there is to go by.
+        let known = self.state == State::Leased && progress >= 0.03;
+        known.then(|| (took / progress - took - since.max(0.0)).max(1.0))
     }
 }
 
@@ -263,9 +269,57 @@ pub struct Event {
     pub body: serde_json::Value,
 }
 
+/// What a running attempt has done at most: publishing is still to come.
+const PROGRESS_MAX: f64 = 0.99;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_is_left_is_counted_down_and_never_absurd() {
+        let second = |s: f64| (s * 1e6) as i64;
+        let job = |done_s: f64, said_s: f64| Job {
+            id: JobId::new(0),
+            kind: transcode::KIND.into(),
+            priority: PRIORITY,
+            state: State::Leased,
+            input: String::new(),
+            rungs: None,
+            client: String::new(),
+            attempt: 1,
+            failures: 0,
+            failures_max: 5,
+            run_at_us: 0,
+            worker: None,
+            lease_until_us: None,
+            started_us: Some(second(100.0)),
+            done_us: second(done_s),
+            total_us: Some(second(200.0)),
+            output: None,
+            reason: None,
+            error: None,
+            created_us: 0,
+            finished_us: None,
+            cancelling: false,
+            updated_us: second(said_s),
+        };
+        let check = |done_s: f64, said_s: f64, now_s: f64, eta_s: Option<f64>| {
+            let found = job(done_s, said_s).eta_s(second(now_s));
+            let same = found.zip(eta_s).map_or(found == eta_s, |(a, b)| (a - b).abs() < 1e-6);
+            assert!(same, "{done_s} s done at {said_s}, at {now_s}: {found:?}, not {eta_s:?}");
+        };
+        check(0.0, 100.0, 101.0, None);
+        check(5.0, 101.0, 101.0, None); // too early to tell
+        check(50.0, 110.0, 110.0, Some(30.0));
+        check(50.0, 110.0, 114.0, Some(26.0)); // nothing new: it does not climb
+        check(50.0, 110.0, 200.0, Some(1.0)); // late, and still not done
+        check(50.0, 110.0, 109.0, Some(30.0)); // the clock of another machine
+        check(300.0, 110.0, 110.0, Some(1.0)); // more than was thought
+        assert_eq!(job(300.0, 110.0).progress(), Some(0.99));
+        assert_eq!(Job { state: State::Succeeded, ..job(300.0, 110.0) }.progress(), Some(1.0));
+        assert_eq!(Job { state: State::Queued, ..job(50.0, 110.0) }.eta_s(second(111.0)), None);
+    }
 
     #[test]
     fn the_legal_moves_are_these_and_no_others() {

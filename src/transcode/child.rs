@@ -33,19 +33,24 @@ pub fn child_main() -> ExitCode {
     let Ok(out) = std::io::stdout().as_fd().try_clone_to_owned() else { return ExitCode::from(3) };
     let pipe = Pipe(Arc::new(Mutex::new(File::from(out))));
     let status = File::open("/proc/self/status"); // later nothing can be opened
-    let last = match attempt(&pipe) {
-        Ok(outcome) => Event::Done(outcome),
+    let (last, code) = match attempt(&pipe) {
+        Ok(outcome) => (Event::Done(outcome), ExitCode::SUCCESS),
+        // Somebody typed it: no parent listens, so it is said where people read.
+        Err(error) if error.kind() == Kind::Usage => {
+            eprintln!("segue: {}", error.chain());
+            return ExitCode::from(2);
+        }
         Err(error) => {
             let fault = match error.kind() {
                 Kind::Invalid => Fault::Input,
                 _ if status.is_ok_and(is_starved) => Fault::Memory,
                 _ => Fault::Internal,
             };
-            Event::Failed { fault, message: error.chain() }
+            (Event::Failed { fault, message: error.chain() }, ExitCode::FAILURE)
         }
     };
     pipe.send(&last, &[]);
-    ExitCode::SUCCESS
+    code
 }
 
 /// Whether this process has had most of the address space that it may have: what fails then mostly fails for want of
@@ -66,7 +71,11 @@ pub(super) fn is_most(bytes: u64, most: u64) -> bool {
 
 fn attempt(pipe: &Pipe) -> Result<super::protocol::Outcome> {
     let plan = std::env::args_os().nth(2).and_then(|text| serde_json::from_slice(text.as_encoded_bytes()).ok());
-    let plan: Plan = plan.ok_or_else(|| Error::usage("the child takes one argument, a plan"))?;
+    let plan: Plan = plan.ok_or_else(|| {
+        Error::usage(
+            "segue child takes a plan, which other commands give it; run segue transcode FILE --out DIR instead",
+        )
+    })?;
     let mut fences = sandbox::enter(&plan)?;
     let source = std::io::stdin().as_fd().try_clone_to_owned().context(|| "descriptor 0 is not the source")?;
     gst::init(plan.video.is_some())?;

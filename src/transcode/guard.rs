@@ -105,11 +105,16 @@ impl Url {
 
     /// As `Host` has it.
     pub(super) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host = self.bracketed();
         match (self.tls, self.port) {
             (true, 443) | (false, 80) => host,
             (_, port) => format!("{host}:{port}"),
         }
+    }
+
+    /// The host as URLs and settings have it: IPv6 in brackets.
+    fn bracketed(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
     /// For messages: without the query, which holds the signature.
@@ -130,12 +135,22 @@ impl Url {
     /// # Errors
     /// `Invalid` for any other place.
     pub(super) fn redirected(&self, location: &str) -> Result<Url> {
-        let next = match location.strip_prefix('/') {
-            Some(rest) if !rest.starts_with('/') => {
-                let target = location.split('#').next().unwrap_or_default().to_owned();
-                Url { target, ..self.clone() }
+        let scheme = if self.tls { "https" } else { "http" };
+        // The forms of a reference (RFC 3986 §4.2): with its scheme, with its host, from the root, from here.
+        let first = location.split(['/', '?', '#']).next().unwrap_or_default();
+        let next = match location {
+            whole if first.contains(':') => Url::decode(whole)?,
+            hosted if hosted.starts_with("//") => Url::decode(&format!("{scheme}:{hosted}"))?,
+            rooted if rooted.starts_with('/') => Url::decode(&format!("{scheme}://{}{rooted}", self.authority()))?,
+            relative => {
+                let path = self.target.split('?').next().unwrap_or_default();
+                let directory = match relative.starts_with('?') {
+                    true => path,
+                    false => path.rsplit_once('/').map_or("", |(directory, _)| directory),
+                };
+                let slash = if relative.starts_with('?') { "" } else { "/" };
+                Url::decode(&format!("{scheme}://{}{directory}{slash}{relative}", self.authority()))?
             }
-            _ => Url::decode(location)?,
         };
         let upgraded = !self.tls && next.tls && (self.port, next.port) == (80, 443);
         if next.host != self.host || !(upgraded || (next.tls, next.port) == (self.tls, self.port)) {
@@ -160,21 +175,32 @@ impl Allowed {
         if literal.is_some_and(|address| self.names(address)) {
             return Ok(());
         }
+        let shown = url.bracketed();
         if !self.hosts.is_empty() || !self.any_host {
             if !self.hosts.iter().any(|rule| named(&rule)) {
                 return Err(Error::invalid(format!(
-                    "sources are not read from {}; add it to sources.allow_hosts",
-                    url.host
+                    "sources are not read from {shown}; add \"{shown}\" to sources.allow_hosts"
                 )));
             }
             if self.hosts.iter().filter(named).any(|rule| rule.ports.allow(url.port)) {
-                return Ok(());
+                return self.check_literal(url, literal);
             }
         } else if Ports::Web.allow(url.port) {
-            return Ok(());
+            return self.check_literal(url, literal);
         }
-        let (host, port) = (&url.host, url.port);
-        Err(Error::invalid(format!("port {port} of {host} is not read; add \"{host}:{port}\" to sources.allow_hosts")))
+        let port = url.port;
+        Err(Error::invalid(format!(
+            "port {port} of {shown} is not read; add \"{shown}:{port}\" to sources.allow_hosts"
+        )))
+    }
+
+    /// An address needs no resolver to be refused: whoever enqueues it hears at once.
+    fn check_literal(&self, url: &Url, literal: Option<IpAddr>) -> Result<()> {
+        let found = literal.map(|address| SocketAddr::new(address, url.port)).into_iter().collect::<Vec<_>>();
+        match found.is_empty() {
+            true => Ok(()),
+            false => self.check_addresses(&url.bracketed(), found).map(drop),
+        }
     }
 
     /// Keeps the addresses if all of them may be asked. One that may not spoils the others: a name that
@@ -185,8 +211,10 @@ impl Allowed {
     pub(super) fn check_addresses(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>> {
         for address in &found {
             if let Err(kind) = self.allows(address.ip()) {
+                let ip = address.ip();
                 return Err(Error::invalid(format!(
-                    "{host} is at {kind}, which sources are not read from; name it in sources.allow_private if it is yours"
+                    "{host} is at {kind}, which sources are not read from; add \"{ip}\" to sources.allow_private if it is \
+                     yours"
                 )));
             }
         }
@@ -343,11 +371,28 @@ mod tests {
         assert_eq!(to("/c?d#e").unwrap(), "http://h/c");
         assert_eq!(to("http://H/c").unwrap(), "http://h/c");
         assert_eq!(to("https://h/c").unwrap(), "https://h/c");
-        for elsewhere in
-            ["http://other/c", "http://h:81/c", "//other/c", "https://h:444/c", "file:///c", "ftp://h/c", "c"]
-        {
-            assert!(to(elsewhere).is_err(), "{elsewhere}");
+        assert_eq!(to("//h/c").unwrap(), "http://h/c", "its own scheme");
+        assert_eq!(to("c/d:e").unwrap(), "http://h/c/d:e");
+        assert_eq!(from.redirected("?e").unwrap().target, "/a?e");
+        let deep = Url::decode("https://[::1]:81/a/b?x").unwrap();
+        assert_eq!(deep.redirected("c?d").unwrap().target, "/a/c?d");
+        let refused = |elsewhere: &str, why: &str| {
+            let error = to(elsewhere).unwrap_err().chain();
+            assert!(error.contains(why), "{elsewhere}: {error}");
+        };
+        for (elsewhere, server) in [
+            ("http://other/c", "(other)"),
+            ("//other/c", "(other)"),
+            ("//[::1]/c", "([::1])"),
+            ("http://h:81/c", "(h:81)"),
+            ("https://h:444/c", "(h:444)"),
+        ] {
+            refused(elsewhere, &format!("it redirects to another server {server}, which is not followed"));
         }
+        for elsewhere in ["file:///c", "ftp://h/c", "mailto:c"] {
+            refused(elsewhere, "http:// and https:// only");
+        }
+        refused("/c d", "percent-encode");
         let from = Url::decode("https://h/a").unwrap();
         assert!(from.redirected("http://h/a").is_err(), "TLS is not left");
     }
@@ -373,6 +418,19 @@ mod tests {
         check(&some, "http://c.example:9000/x", true);
         check(&some, "http://c.example/x", false);
         check(&Allowed::default(), "https://a.example/x", false);
+        // Addresses are looked at before anybody connects, and advice about them can be copied as it stands.
+        let said = |allowed: &Allowed, url: &str| allowed.check_host(&Url::decode(url).unwrap()).unwrap_err().chain();
+        let metadata = said(&allowed(&[], &[]), "http://169.254.169.254/latest/meta-data");
+        assert!(metadata.contains("a link-local address, where clouds keep their metadata"), "{metadata}");
+        assert!(said(&allowed(&["[::1]"], &[]), "http://[::1]/x").contains("add \"::1\" to sources.allow_private"));
+        assert!("::1".parse::<Network>().is_ok());
+        let port = said(&allowed(&[], &[]), "http://[2606:4700::1]:81/x");
+        assert!(port.contains("add \"[2606:4700::1]:81\" to sources.allow_hosts"), "{port}");
+        assert!(said(&some, "http://[2606:4700::1]/x").contains("add \"[2606:4700::1]\" to sources.allow_hosts"));
+        check(&allowed(&["[2606:4700::1]:81"], &[]), "http://[2606:4700::1]:81/x", true);
+        check(&allowed(&["[2606:4700::1]"], &[]), "http://[2606:4700::1]/x", true);
+        check(&allowed(&["127.0.0.1:81"], &["127.0.0.1"]), "http://127.0.0.1:81/x", true);
+        check(&allowed(&["127.0.0.1:81"], &[]), "http://127.0.0.1:81/x", false);
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::base::{Error, Kind, Result};
 use crate::hls::ladder::Ladder;
 use crate::hls::ladder::video::Choice;
 use crate::hls::package::rescale;
-use crate::hls::version::{FORMAT, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
+use crate::hls::version::{FORMAT, Family, Loudness, Preview, Rung, Skipped, Source, VersionIndex};
 use assemble::{Peaks, RungFile, Workspace};
 use fetch::Download;
 use guard::Url;
@@ -60,14 +60,14 @@ pub enum Progress {
         channels: u32,
         /// Bits per sample; 32 for float.
         bits: u32,
-        /// Samples per channel that the container promises.
+        /// Samples per channel that the container promises, or that its bit rate lets expect.
         total_samples: Option<u64>,
     },
-    /// Rungs have this much, on average.
+    /// Rungs have this much, on average, each weighed by the work that it is. It rises.
     Encoded {
         /// Samples per channel, at the source's rate.
         done_samples: u64,
-        /// Samples per channel that the container promises.
+        /// As in `Probed`. What was expected only may be exceeded.
         total_samples: Option<u64>,
     },
     /// A rung, or the preview, is whole and its file will not change any more.
@@ -104,6 +104,8 @@ pub struct ProbeReport {
     pub lossy_bps: Option<u64>,
     /// EBU R128 numbers.
     pub loudness: Loudness,
+    #[serde(skip)]
+    format: Format,
 }
 
 /// What the ladder would make of an input.
@@ -124,7 +126,7 @@ pub struct Outline {
 impl ProbeReport {
     /// The rungs `run` would make of it.
     pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
-        let rungs = self.format().outputs(ladder, self.lossy_bps).into_iter().filter(|plan| !plan.preview);
+        let rungs = self.format.outputs(ladder, self.lossy_bps).into_iter().filter(|plan| !plan.preview);
         let outline = |plan: plan::RungPlan| Outline {
             path: plan.rung.path(),
             rate: plan.rate,
@@ -137,12 +139,7 @@ impl ProbeReport {
 
     /// The rungs `run` would not make of it, and why.
     pub fn skipped(&self, ladder: &Ladder) -> Vec<Skipped> {
-        self.format().skipped(ladder, self.lossy_bps)
-    }
-
-    fn format(&self) -> Format {
-        let Source { rate, channels, bits, .. } = self.source;
-        Format { rate, channels, bits, float: bits == 32 }
+        self.format.skipped(ladder, self.lossy_bps)
     }
 }
 
@@ -346,6 +343,7 @@ fn trial_plan(trial: Trial, options: &Options) -> Plan {
         patches: Vec::new(),
         linear: None,
         bits: None,
+        mask: None,
         lossy_bps: None,
         md5_bits: None,
         preview_start_ms: None,
@@ -400,6 +398,7 @@ impl Job {
             }
             (Err(error), None) => return Err(blame(error)),
         };
+        sniffed.refuse_long(options.limits.duration_s_max).map_err(blame)?;
         let sha256 = remote.sha256.as_ref().map(|hash| hash.to_ascii_lowercase());
         Ok(Job { name, bytes, length, sniffed, sha256, pad: None })
     }
@@ -421,7 +420,9 @@ impl Job {
         if about.len() > most {
             return refuse(&options::too_large(about.len(), most).to_string());
         }
-        let sniffed = match look(&file, about.len()) {
+        let looked = look(&file, about.len())
+            .and_then(|sniffed| sniffed.refuse_long(options.limits.duration_s_max).map(|()| sniffed));
+        let sniffed = match looked {
             Ok(sniffed) => sniffed,
             Err(error) => return Err(Error::new(error.kind(), format!("cannot transcode {name}")).because(error)),
         };
@@ -443,6 +444,7 @@ impl Job {
             patches: self.sniffed.patches.clone(),
             linear: self.sniffed.linear.clone(),
             bits: self.sniffed.bits,
+            mask: self.sniffed.mask,
             lossy_bps: self.sniffed.lossy_bps,
             md5_bits: self.sniffed.checksum.map(|checksum| checksum.bits),
             preview_start_ms: options.preview_start_ms,
@@ -471,7 +473,8 @@ impl Job {
         let sha256 = self.hashed(self.hash(&never))?;
         let source = self.source(&format, &outcome, sha256)?;
         let duration_s = source.samples as f64 / f64::from(source.rate);
-        Ok(ProbeReport { source, duration_s, lossy_bps: self.sniffed.lossy_bps, loudness: outcome.loudness })
+        let (lossy_bps, loudness) = (self.sniffed.lossy_bps, outcome.loudness);
+        Ok(ProbeReport { source, duration_s, lossy_bps, loudness, format })
     }
 
     fn transcode(
@@ -548,6 +551,7 @@ impl Job {
             codec: self.sniffed.codec.clone().or_else(|| outcome.codec.clone()).unwrap_or_else(|| "unknown".into()),
             rate: format.rate,
             channels: format.channels,
+            layout: format.layout(),
             bits: format.bits,
             samples: outcome.samples,
         })
@@ -616,7 +620,7 @@ impl Making {
                     self.outputs.push(Output::Open(RungFile::create(workspace, plan)?));
                 }
                 self.peaks = Some(Peaks::create(workspace, format.rate)?);
-                self.total_samples = job.sniffed.samples_at(format.rate);
+                self.total_samples = job.sniffed.likely_samples_at(format.rate);
                 let Format { rate, channels, bits, .. } = format;
                 on_progress(Progress::Probed { rate, channels, bits, total_samples: self.total_samples });
                 Ok(())
@@ -748,13 +752,26 @@ impl Making {
         let Some(format) = self.format else { return };
         // Not the slowest: the first rung is whole before the others begin.
         let in_source = |output: &Output| match output {
-            Output::Open(file) if !file.plan().preview => Some(rescale(file.samples(), file.plan().rate, format.rate)),
-            Output::Whole { rung, preview: false } => Some(rescale(rung.samples, rung.rate, format.rate)),
+            Output::Open(file) if !file.plan().preview => {
+                Some((file.plan().rung.family, rescale(file.samples(), file.plan().rate, format.rate)))
+            }
+            Output::Whole { rung, preview: false } => {
+                Some((rung.family, rescale(rung.samples, rung.rate, format.rate)))
+            }
             _ => None,
         };
-        let done: Vec<u64> = self.outputs.iter().filter_map(in_source).collect();
-        let done_samples = done.iter().sum::<u64>() / (done.len() as u64).max(1);
-        let done_samples = done_samples.min(self.total_samples.unwrap_or(u64::MAX));
+        // AAC is searched for, FLAC is a tenth of that; with the first rung the source is measured, too.
+        let weight = |at: usize, family| match family {
+            Family::Flac => 1,
+            _ if at == 0 => 13,
+            _ => 10,
+        };
+        let done = self.outputs.iter().filter_map(in_source).enumerate();
+        let (done, all) = done.fold((0, 0), |(done, all), (at, (family, samples))| {
+            let weight = weight(at, family);
+            (done + u128::from(samples) * weight, all + weight)
+        });
+        let done_samples = u64::try_from(done / all.max(1)).unwrap_or(u64::MAX);
         if done_samples > self.told {
             self.told = done_samples;
             on_progress(Progress::Encoded { done_samples, total_samples: self.total_samples });

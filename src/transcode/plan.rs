@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) linear: Option<Linear>,
     /// Depth the container states, where decoders say more than there is.
     pub(super) bits: Option<u32>,
+    /// Where its channels are, where decoders do not say.
+    pub(super) mask: Option<u64>,
     /// Bit rate of a source whose codec is lossy, where that is known.
     pub(super) lossy_bps: Option<u64>,
     /// Bits per sample of the MD5 that is wanted: 16 or 24.
@@ -114,6 +116,8 @@ pub(super) struct Format {
     pub(super) bits: u32,
     /// Whether the samples are floating point.
     pub(super) float: bool,
+    /// Where its channels are, a bit for each place, GStreamer's numbers; 0 of one or two, or where nobody knows.
+    pub(super) mask: u64,
 }
 
 /// One rung, settled.
@@ -125,6 +129,8 @@ pub(super) struct RungPlan {
     pub(super) rate: u32,
     /// Channels.
     pub(super) channels: u32,
+    /// Which channel of the source each of them is, `None` for silence; `None` for all: as they come, or mixed.
+    pub(super) spread: Option<Vec<Option<usize>>>,
     /// Bits per sample.
     pub(super) bits: u32,
     /// Presented samples in every segment but the last.
@@ -138,6 +144,21 @@ pub(super) struct RungPlan {
 
 /// Channels of 5.1, the most that is accepted.
 const CHANNELS_MAX: u32 = 6;
+/// Places by GStreamer's numbers of channel positions: front left, right, centre, LFE, rear left, right, centre, side
+/// left, right.
+const PLACES: [(u32, &str); 9] =
+    [(0, "FL"), (1, "FR"), (2, "FC"), (3, "LFE"), (4, "BL"), (5, "BR"), (8, "BC"), (10, "SL"), (11, "SR")];
+/// What FLAC's channels are, for three to eight of them (RFC 9639 §9.1.3).
+const FLAC_LAYOUTS: [&[u32]; 6] = [
+    &[0, 1, 2],
+    &[0, 1, 4, 5],
+    &[0, 1, 2, 4, 5],
+    &[0, 1, 2, 3, 4, 5],
+    &[0, 1, 2, 3, 8, 10, 11],
+    &[0, 1, 2, 3, 4, 5, 10, 11],
+];
+const REAR: u64 = 1 << 4 | 1 << 5;
+const SIDE: u64 = 1 << 10 | 1 << 11;
 /// Length of a preview in seconds: "30 seconds" is what the page says, and no decoder gives more.
 const PREVIEW_S: u32 = 30;
 /// Bits that AAC can use for a sample, tenths: 320 kbit/s for 48 kHz stereo is all that anybody hears, and half as
@@ -198,6 +219,39 @@ impl Format {
         if self.rate.is_multiple_of(11_025) { 44_100 } else { 48_000 }
     }
 
+    /// Which channel of the source each of FLAC's is, where FLAC has no layout of just these: what is over is silent.
+    /// `None` where channels are as they come: most sources, those whose places nobody knows, and those FLAC has none for.
+    pub(super) fn spread(&self) -> Option<Vec<Option<usize>>> {
+        if self.channels < 3 || self.mask.count_ones() != self.channels {
+            return None;
+        }
+        let places: Vec<u32> = (0..64).filter(|place| self.mask & 1 << place != 0).collect();
+        // Who has one pair beside or behind the listener means the same by both.
+        let (rear, side) = (self.mask & REAR, self.mask & SIDE);
+        let other = |place: &u32| match place {
+            4 | 5 if rear == REAR && side == 0 => place + 6,
+            10 | 11 if side == SIDE && rear == 0 => place - 6,
+            _ => *place,
+        };
+        let fitting = |places: Vec<u32>| {
+            let layout = FLAC_LAYOUTS.iter().find(|layout| places.iter().all(|place| layout.contains(place)))?;
+            let from = |place: &u32| places.iter().position(|other| other == place);
+            Some(layout.iter().map(from).collect::<Vec<_>>())
+        };
+        let moved = places.iter().map(other).collect();
+        let found = [places, moved].into_iter().filter_map(fitting).min_by_key(Vec::len)?;
+        let plain =
+            found.len() == self.channels as usize && found.iter().enumerate().all(|(at, from)| *from == Some(at));
+        (!plain).then_some(found)
+    }
+
+    /// Its places in words, `FL+FR+LFE`, where FLAC has no layout of just these.
+    pub(super) fn layout(&self) -> Option<String> {
+        self.spread()?;
+        let names = PLACES.iter().filter(|(place, _)| self.mask & 1 << place != 0).map(|(_, name)| *name);
+        Some(names.collect::<Vec<_>>().join("+"))
+    }
+
     fn flac_rate(&self) -> u32 {
         match self.rate {
             44_100 | 48_000 | 88_200 | 96_000 | 176_400 | 192_000 => self.rate,
@@ -228,6 +282,7 @@ impl Format {
                 rung: rung.clone(),
                 rate: aac_rate,
                 channels: self.channels.min(2),
+                spread: None,
                 bits: 16,
                 segment_samples: segment,
                 tail_samples: tail,
@@ -236,7 +291,8 @@ impl Format {
             Family::Flac => RungPlan {
                 rung: rung.clone(),
                 rate: self.flac_rate(),
-                channels: self.channels,
+                channels: self.spread().map_or(self.channels, |spread| spread.len() as u32),
+                spread: self.spread(),
                 bits: if self.float || self.bits > 16 { 24 } else { 16 },
                 segment_samples: segment * u64::from(self.flac_rate() / aac_rate),
                 tail_samples: tail * u64::from(self.flac_rate() / aac_rate),
@@ -282,7 +338,7 @@ mod tests {
     #[test]
     fn each_source_gets_rates_channels_and_depths() {
         let check = |(rate, channels, bits, float), aac: (u32, u32), flac: (u32, u32, u32), segment: u64| {
-            let rungs = Format { rate, channels, bits, float }.outputs(&Ladder::default_audio(), None);
+            let rungs = Format { rate, channels, bits, float, mask: 0 }.outputs(&Ladder::default_audio(), None);
             let (a, f) = (&rungs[0], &rungs[rungs.len() - 2]);
             let preview = &rungs[rungs.len() - 1];
             let all = preview.preview_samples_max() + preview.priming();
@@ -308,7 +364,7 @@ mod tests {
     #[test]
     fn rungs_that_add_nothing_are_skipped_and_say_so() {
         let check = |(rate, channels), lossy_bps, made: &[&str], why: &str| {
-            let format = Format { rate, channels, bits: 16, float: false };
+            let format = Format { rate, channels, bits: 16, float: false, mask: 0 };
             let ladder = Ladder::default_audio();
             let plans = format.outputs(&ladder, lossy_bps);
             let names: Vec<_> = plans.iter().filter(|p| !p.preview).map(|p| p.rung.path()).collect();
@@ -333,8 +389,37 @@ mod tests {
     }
 
     #[test]
+    fn channels_that_flac_has_no_layout_for_lie_among_silent_ones() {
+        let check = |mask: u64, spread: Option<&[isize]>, layout: Option<&str>| {
+            let format = Format { rate: 48_000, channels: mask.count_ones(), bits: 16, float: false, mask };
+            let wanted = spread.map(|s| s.iter().map(|at| usize::try_from(*at).ok()).collect::<Vec<_>>());
+            assert_eq!(format.spread(), wanted, "{mask:#x}");
+            assert_eq!(format.layout().as_deref(), layout, "{mask:#x}");
+            let flac =
+                format.outputs(&Ladder::default_audio(), None).into_iter().find(|plan| plan.rung.name.is_empty());
+            let channels = spread.map_or(mask.count_ones(), |spread| spread.len() as u32);
+            assert_eq!(flac.unwrap().channels, channels, "{mask:#x}");
+        };
+        for plain in [0x3, 0x7, 0x33, 0xc03, 0x37, 0xc07, 0x3f, 0xc0f] {
+            check(plain, None, None);
+        }
+        check(0xb, Some(&[0, 1, -1, 2, -1, -1]), Some("FL+FR+LFE"));
+        check(0xf, Some(&[0, 1, 2, 3, -1, -1]), Some("FL+FR+FC+LFE"));
+        check(0x3b, Some(&[0, 1, -1, 2, 3, 4]), Some("FL+FR+LFE+BL+BR"));
+        check(0xc0b, Some(&[0, 1, -1, 2, 3, 4]), Some("FL+FR+LFE+SL+SR"));
+        check(0x107, Some(&[0, 1, 2, -1, 3, -1, -1]), Some("FL+FR+FC+BC"));
+        check(0x103, Some(&[0, 1, -1, -1, 2, -1, -1]), Some("FL+FR+BC"));
+        check(0x137, Some(&[0, 1, 2, -1, 5, 3, 4]), Some("FL+FR+FC+BL+BR+BC"));
+        check(0xc33, Some(&[0, 1, -1, -1, 2, 3, 4, 5]), Some("FL+FR+BL+BR+SL+SR"));
+        // Beside the centre: FLAC has no place for these.
+        check(0xc7, None, None);
+        let unknown = Format { rate: 48_000, channels: 4, bits: 16, float: false, mask: 0 };
+        assert_eq!(unknown.spread(), None);
+    }
+
+    #[test]
     fn absurd_formats_are_refused_with_the_range() {
-        let format = Format { rate: 2_000_000_000, channels: 2, bits: 16, float: false };
+        let format = Format { rate: 2_000_000_000, channels: 2, bits: 16, float: false, mask: 0 };
         assert!(format.check().unwrap_err().chain().contains("not between 8000 and 384000 Hz; export it"));
         let format = Format { rate: 44_100, channels: 7, ..format };
         assert!(format.check().unwrap_err().chain().contains("7 channels, at most 6 (5.1) are accepted; export it"));

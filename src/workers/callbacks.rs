@@ -7,7 +7,7 @@
 //! Somebody else chose the URL. So redirects are not followed, every address of its host must be public,
 //! unless the operator named the host, and the connection goes to exactly the addresses that were checked.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,15 +139,25 @@ impl Sender {
 
     async fn addresses(&self, peer: &Peer) -> Result<Vec<SocketAddr>> {
         let addresses = peer.addresses().await?;
-        let (host, named) = (&peer.host, format!("{}:{}", peer.host, peer.port));
-        let may_be_private = self.options.private_hosts.iter().any(|known| known == host || *known == named);
-        let refused = addresses.iter().find_map(|addr| Some((addr.ip(), reach::plainly_public(addr.ip()).err()?)));
-        match refused.filter(|_| !may_be_private) {
-            Some((addr, kind)) => Err(Error::invalid(format!(
-                "{host} has the address {addr}, {kind}; add {named} to callbacks.private_hosts to allow it"
-            ))),
-            None => Ok(addresses),
-        }
+        let found: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        check_addresses(&peer.host, peer.port, &found, &self.options.private_hosts).map(|()| addresses)
+    }
+}
+
+/// Whether a callback may go to a host (IPv6 without brackets) that is at these addresses.
+///
+/// # Errors
+/// `Invalid`, saying which address is not public, and what would allow it.
+pub fn check_addresses(host: &str, port: u16, found: &[IpAddr], private_hosts: &[String]) -> Result<()> {
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let named = format!("{bracketed}:{port}");
+    let known = |rule: &String| *rule == host || *rule == bracketed || *rule == named;
+    let refused = found.iter().find_map(|address| Some((address, reach::plainly_public(*address).err()?)));
+    match refused.filter(|_| !private_hosts.iter().any(known)) {
+        Some((address, kind)) => Err(Error::invalid(format!(
+            "{bracketed} has the address {address}, {kind}; add {named} to callbacks.private_hosts to allow it"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -164,6 +174,22 @@ pub fn signatures(secrets: &[Secret], id: &str, timestamp_s: i64, body: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_addresses_are_refused_unless_their_host_is_named_as_the_refusal_says() {
+        let check = |host: &str, rules: &[&str]| {
+            let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
+            check_addresses(host, 8080, &[host.parse().unwrap()], &rules).map_err(|error| error.chain())
+        };
+        assert_eq!(check("1.1.1.1", &[]), Ok(()));
+        let refused = check("169.254.169.254", &[]).unwrap_err();
+        assert!(refused.contains("where clouds keep their metadata; add 169.254.169.254:8080 to"), "{refused}");
+        assert_eq!(check("10.0.0.1", &["10.0.0.1"]), Ok(()));
+        assert_eq!(check("10.0.0.1", &["10.0.0.1:8080"]), Ok(()));
+        assert!(check("10.0.0.1", &["10.0.0.1:80"]).is_err());
+        assert!(check("::1", &[]).unwrap_err().contains("add [::1]:8080 to callbacks.private_hosts"));
+        assert_eq!(check("::1", &["[::1]:8080"]), Ok(()));
+    }
 
     #[test]
     fn signatures_are_those_of_standard_webhooks() {

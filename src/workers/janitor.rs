@@ -124,6 +124,7 @@ async fn tidy(
         return Ok(());
     }
     for (job, state) in db.expire(options.backoff, now_us).await? {
+        counter!(telemetry::JOB_ATTEMPTS, "outcome" => "lost").increment(1);
         counter!(telemetry::JOB_FAILURES, "reason" => Reason::Lost.as_str()).increment(1);
         tracing::warn!(job = job.as_str(), state = state.as_str(), "its worker was not heard of any more");
         if state.is_final() {

@@ -24,7 +24,7 @@ pub struct Attempts {
     refused: Counter,
     cancelled: Counter,
     handed_back: Counter,
-    lost: Counter,
+    superseded: Counter,
     reasons: [(Reason, Counter); Reason::ALL.len()],
     factor: &'static Histogram,
     playable: &'static Histogram,
@@ -38,13 +38,14 @@ impl Attempts {
             counter.increment(0);
             counter
         };
+        let _ = by("lost"); // the janitor's
         Attempts {
             succeeded: by("succeeded"),
             failed: by("failed"),
             refused: by("refused"),
             cancelled: by("cancelled"),
             handed_back: by("handed_back"),
-            lost: by("lost"),
+            superseded: by("superseded"),
             reasons: Reason::ALL.map(|reason| {
                 let counter = counter!(telemetry::JOB_FAILURES, "reason" => reason.as_str());
                 counter.increment(0);
@@ -66,9 +67,9 @@ impl Attempts {
         self.playable.record(after.as_millis() as u64);
     }
 
-    /// Counts an attempt whose lease went to somebody else.
-    pub fn lost(&self) {
-        self.lost.increment(1);
+    /// Counts an attempt whose lease went to somebody else, who counted it as lost.
+    pub fn superseded(&self) {
+        self.superseded.increment(1);
     }
 
     /// Counts an attempt that was settled.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lease ─▶ thread: stage ▶ child ▶ place the version, which nothing refers to yet
-//!   ▲         │       │   heartbeat every third of the term; stopped by cancel, drain, a lost lease, no progress
+//!   ▲         │       │   heartbeat every 2 s, or third of the term; stopped by cancel, drain, a lost lease, no progress
 //!   │         │       └─▶ a rung is whole: fence, event
 //!   │         │           the first rung and the preview are whole: place them as a version; fence, event, a first record
 //!   │         ▼
@@ -91,6 +91,10 @@ enum Stop {
 /// How far transcodes stand behind everything else: with 10 they get a tenth of what a listener's thread gets
 /// while both want the same core (sched(7)).
 const NICE: i32 = 10;
+
+/// The longest between two heartbeats: who watches a job sees it move, and one that was cancelled stops soon. One small
+/// statement by primary key for each running job.
+const BEAT_MAX: Duration = Duration::from_secs(2);
 
 /// News of a thread that wait to be told: every rung of any ladder, and one that can be played.
 const NEWS_MAX: usize = 64;
@@ -212,7 +216,7 @@ impl Pool {
         let outcome = match (made, stopped) {
             (_, Some(Stop::Lost)) => {
                 tracing::warn!("the lease is lost; what was made is dropped");
-                self.attempts.lost();
+                self.attempts.superseded();
                 return;
             }
             (Ok(made), None | Some(Stop::Draining | Stop::Stalled)) => {
@@ -225,7 +229,7 @@ impl Pool {
                     }
                     Ok(false) => {
                         tracing::warn!("the lease is lost; the track shows what it showed before");
-                        self.attempts.lost();
+                        self.attempts.superseded();
                         return;
                     }
                     Err(error) => failure(error),
@@ -302,7 +306,7 @@ impl Pool {
         begun: Instant,
         shutdown: &mut Shutdown,
     ) -> Watched {
-        let mut beat = tokio::time::interval(self.options.term / 3);
+        let mut beat = tokio::time::interval((self.options.term / 3).min(BEAT_MAX));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.tick().await; // the first one is at once, and the lease is fresh
         let (mut renewed, mut moved, mut done_us) = (Instant::now(), Instant::now(), 0);
@@ -381,7 +385,7 @@ impl Pool {
         let now_us = self.clock.unix_us();
         let tell = async {
             let mut tx = self.db.begin().await?;
-            if !guard(&mut tx, lease, now_us).await? {
+            if !guard(&mut tx, lease).await? {
                 return Ok(false);
             }
             record(&mut tx, &lease.job, now_us, "rung", event).await?;
@@ -417,7 +421,7 @@ impl Pool {
         let track = placed.await?;
         let now_us = self.clock.unix_us();
         let mut tx = self.db.begin().await?;
-        if !guard(&mut tx, lease, now_us).await? {
+        if !guard(&mut tx, lease).await? {
             return Ok(None);
         }
         let event = json!({
@@ -455,7 +459,7 @@ impl Pool {
     async fn commit(&self, lease: &Lease, track: &Track, index: &VersionIndex, told: &HashSet<String>) -> Result<bool> {
         let now_us = self.clock.unix_us();
         let mut tx = self.db.begin().await?;
-        if !guard(&mut tx, lease, now_us).await? {
+        if !guard(&mut tx, lease).await? {
             return Ok(false);
         }
         let all = index.rungs.iter().chain(index.pictures().map(|picture| &picture.encoding));

@@ -43,6 +43,9 @@ fn wrong_command_lines_are_one_line_and_exit_2() {
     refused(&["publish", "a.wav", "b.wav", "--title", "x"], 2, &["--title"]);
     refused(&["publish", "a.wav", "--track", "not/an/id"], 2, &["not/an/id"]);
     refused(&["sign", "no-path"], 2, &["no-path"]);
+    // Not for people, but people find it.
+    refused(&["child"], 2, &["segue transcode FILE --out DIR"]);
+    refused(&["child", "{\"ladder\":"], 2, &["segue transcode FILE --out DIR"]);
 }
 
 #[test]

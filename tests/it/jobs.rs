@@ -361,6 +361,7 @@ fn a_worker_that_is_killed_loses_nothing() {
         if !published {
             assert_eq!((&job["attempt"], &job["failures"]), (&json!(2), &json!(1)), "{job:#}");
             assert!(events(&job).contains(&"failed") && job["error"].is_null());
+            assert!(heir.metrics().contains("segue_job_attempts_total{outcome=\"lost\"} 1"), "round {round}");
         }
         heir.signal("TERM");
     }
@@ -437,7 +438,7 @@ fn a_worker_that_slept_too_long_changes_nothing() {
     let _heir = site.worker();
     site.until(&id, |job| job["attempt"] == 2);
     zombie.signal("CONT"); // most likely while the heir works
-    while !zombie.metrics().contains("segue_job_attempts_total{outcome=\"lost\"} 1") {
+    while !zombie.metrics().contains("segue_job_attempts_total{outcome=\"superseded\"} 1") {
         std::thread::sleep(Duration::from_millis(50));
     }
     let job = site.until(&id, |job| job["state"] == "succeeded");
@@ -839,7 +840,15 @@ fn callbacks_are_signed_repeated_and_sent_nowhere_private_by_chance() {
     let site = Site::embedded().with("SEGUE_CALLBACKS__SECRETS", &format!("[{new:?}, {old:?}]"));
     let wav = site.wav("a.wav", 1);
     let url = format!("http://{addr}/hook?x=1");
-    let private = site.enqueue(&wav, &["--callback", &url])["id"].as_str().unwrap().to_owned();
+    let literal = site.command(["jobs", "enqueue", wav.to_str().unwrap(), "--callback", &url]).output().unwrap();
+    let error = said(&literal);
+    assert!(
+        error.contains("a loopback address") && error.contains(&format!("add {addr} to callbacks.priv")),
+        "{error}"
+    );
+    // A name is only known to lead there when it is asked for.
+    let named = format!("http://localhost:{}/hook", addr.port());
+    let private = site.enqueue(&wav, &["--callback", &named])["id"].as_str().unwrap().to_owned();
     let worker = site.worker();
     let refused = site.until(&private, |job| job["callbacks"][0]["tries"][0].is_object());
     let error = refused["callbacks"][0]["tries"][0]["error"].as_str().unwrap();

@@ -209,6 +209,7 @@ async fn an_expired_lease_goes_to_another_and_the_zombie_changes_nothing(db: Db)
     assert!(db.expire(Backoff::default(), NOW + TERM).await.unwrap().is_empty(), "it was renewed");
     let job = db.job(&id).await.unwrap().unwrap();
     assert_eq!((job.done_us, job.total_us, job.progress()), (1, Some(10), Some(0.1)));
+    assert_eq!((job.updated_us, job.started_us), (later, Some(NOW)), "from which the time that is left follows");
 
     let gone = later + TERM;
     assert_eq!(db.expire(Backoff::default(), gone).await.unwrap(), [(id.clone(), State::Queued)]);
@@ -219,7 +220,7 @@ async fn an_expired_lease_goes_to_another_and_the_zombie_changes_nothing(db: Db)
     let outcome = Outcome::Succeeded(r#"{"by":"zombie"}"#.into());
     assert_eq!(db.settle(&zombie, &outcome, Backoff::default(), gone).await.unwrap(), None);
     let mut tx = db.begin().await.unwrap();
-    assert!(!guard(&mut tx, &zombie, gone).await.unwrap());
+    assert!(!guard(&mut tx, &zombie).await.unwrap());
     drop(tx);
     assert_eq!(state(&db, &id).await, State::Leased);
     let outcome = Outcome::Succeeded(r#"{"by":"heir"}"#.into());
@@ -347,7 +348,7 @@ async fn events_are_numbered_without_gaps(db: Db) {
         let (db, lease) = (db.clone(), lease.clone());
         tokio::spawn(async move {
             let mut tx = db.begin().await.unwrap();
-            assert!(guard(&mut tx, &lease, NOW).await.unwrap());
+            assert!(guard(&mut tx, &lease).await.unwrap());
             record(&mut tx, &lease.job, NOW + n, "rung", &serde_json::json!({ "n": n })).await.unwrap();
             tx.commit().await.unwrap();
         })

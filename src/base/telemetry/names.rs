@@ -240,7 +240,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, JOBS_OLDEST, "Seconds that the oldest waiting job has waited, by priority."),
     (Kind::Gauge, JOBS_RUNNING, "Jobs that run, on any worker."),
     (Kind::Gauge, JOBS_DEAD, "Jobs that failed for good and wait for a person."),
-    (Kind::Counter, JOB_ATTEMPTS, "Attempts of this process that ended, by outcome."),
+    (
+        Kind::Counter,
+        JOB_ATTEMPTS,
+        "Attempts that ended, by outcome: lost by whoever found the lease expired, superseded by a worker that woke up.",
+    ),
     (Kind::Counter, JOB_FAILURES, "Attempts of this process that failed or were refused, by reason."),
     (Kind::Histogram, TRANSCODE_FACTOR, "Seconds of media that a transcode made in a second."),
     (Kind::Counter, PURGES, "Requests to a CDN's API to purge, by outcome: done, failed or refused."),

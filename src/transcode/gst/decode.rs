@@ -40,8 +40,9 @@ pub(super) enum Pull {
 }
 
 impl Decoder {
-    /// Starts to decode `input`; `linear`: what it is, when it needs no decoder.
-    pub(super) fn start(input: Input, linear: Option<&Linear>) -> Result<Decoder> {
+    /// Starts to decode `input`; `linear`: what it is, when it needs no decoder; `mask`: where its channels are, when
+    /// its decoder does not know.
+    pub(super) fn start(input: Input, linear: Option<&Linear>, mask: Option<u64>) -> Result<Decoder> {
         let pipeline = gst::Pipeline::new();
         let found = Arc::new(Mutex::new(Found::default()));
         let source = FileSource::new(input);
@@ -78,7 +79,7 @@ impl Decoder {
         wired.map_err(|cause| Error::internal("the decoder cannot be wired").because(cause))?;
 
         let entry = convert.static_pad("sink").expect("audioconvert has a sink pad");
-        watch(&entry, Arc::clone(&found));
+        watch(&entry, Arc::clone(&found), mask);
         if let Some(bin) = decode.downcast_ref::<gst::Bin>() {
             bin.connect_element_added(|_, element| {
                 hold_back(element);
@@ -114,7 +115,10 @@ impl Decoder {
         let decoded = self.found.lock().expect("no panic while locked").decoded.clone();
         let original = decoded.as_ref().unwrap_or(info).format_info();
         let float = original.is_float();
-        Format { rate: info.rate(), channels: info.channels(), bits: if float { 32 } else { original.depth() }, float }
+        let bits = if float { 32 } else { original.depth() };
+        let places = info.positions().filter(|places| places.len() > 2).unwrap_or_default();
+        let mask = places.iter().map(|place| place.to_mask()).fold(0, |mask, place| mask | place);
+        Format { rate: info.rate(), channels: info.channels(), bits, float, mask }
     }
 
     /// What the demuxer or decoder calls the codec.
@@ -192,11 +196,11 @@ fn keep_phase(element: &gst::Element) {
 }
 
 /// Notes format and codec name as they pass, and gives channels a place where the source says none.
-fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>) {
+fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>, mask: Option<u64>) {
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
         if let Some(gst::PadProbeData::Event(event)) = &mut probe.data {
             if let gst::EventView::Caps(caps) = event.view()
-                && let Some(placed) = placed(caps.caps())
+                && let Some(placed) = placed(caps.caps(), mask)
             {
                 *event = gst::event::Caps::new(&placed);
             }
@@ -216,15 +220,18 @@ fn watch(pad: &gst::Pad, found: Arc<Mutex<Found>>) {
 }
 
 /// Caps with the channel mask that they need and lack: a WAV of three or five channels has no field for it
-/// (`WAVEFORMATEX`), and converters refuse to guess. FLAC's and AIFF's order by count, RFC 9639 §9.1.3.
-fn placed(caps: &gst::CapsRef) -> Option<gst::Caps> {
+/// (`WAVEFORMATEX`), and converters refuse to guess. FLAC's and AIFF's order by count, RFC 9639 §9.1.3, unless the
+/// container says another one.
+fn placed(caps: &gst::CapsRef, mask: Option<u64>) -> Option<gst::Caps> {
     let structure = caps.structure(0)?;
-    let channels = structure.get::<i32>("channels").ok().filter(|n| *n > 2)?;
-    if structure.has_field("channel-mask") {
+    let channels = structure.get::<i32>("channels").ok().filter(|n| *n > 2)? as u32;
+    let known = mask.filter(|mask| mask.count_ones() == channels);
+    if known.is_none() && structure.has_field("channel-mask") {
         return None;
     }
     let mut caps = caps.to_owned();
-    caps.make_mut().set("channel-mask", gst::Bitmask(super::encode::mask_by_count(channels as u32)));
+    let mask = known.unwrap_or_else(|| super::encode::mask_by_count(channels));
+    caps.make_mut().set("channel-mask", gst::Bitmask(mask));
     Some(caps)
 }
 

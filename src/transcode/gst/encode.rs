@@ -5,7 +5,8 @@
 //! appsrc ! convert ! resample ! S16/S24 at the FLAC rate ! flacenc ! appsink
 //! ```
 //! All AAC rungs share one resampler. Two sources, because FLAC's channel layouts are fixed by count
-//! and would otherwise be mixed (side → rear), while the stereo downmix needs the true ones.
+//! and would otherwise be mixed (side → rear), while the stereo downmix needs the true ones. Channels that FLAC has no
+//! layout for are put among silent ones before they go in (docs/decisions/0076).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -62,6 +63,8 @@ struct Inlet {
     source: Feed,
     /// Frame size in bytes, for silence.
     frame_bytes: usize,
+    /// Which channel of the source each one is; `None`: as they come.
+    spread: Option<Vec<Option<usize>>>,
     rate_in: u32,
     rate_out: u32,
     /// Samples that may leave the resampler; unlimited until the length is known.
@@ -130,8 +133,11 @@ impl Encoder {
     /// Source, conversion and a tee for the rungs of one family.
     fn inlet(&mut self, plan: &RungPlan, caps: &gst::Caps, info: &gst_audio::AudioInfo) -> Result<gst::Element> {
         let aac = plan.rung.family == Family::Aac;
-        let caps = if aac { positioned(caps, info) } else { relabelled(caps, info) };
-        let source = Feed::new(&caps, u64::from(info.rate()) * u64::from(info.bpf()) * AHEAD_S);
+        let spread = plan.spread.as_ref().filter(|_| !aac).map(|spread| for_flacenc(spread));
+        let channels = spread.as_ref().map_or(info.channels(), |spread| spread.len() as u32);
+        let caps = if aac { positioned(caps, info) } else { relabelled(caps, channels) };
+        let frame_bytes = u64::from(info.bpf() / info.channels() * channels);
+        let source = Feed::new(&caps, u64::from(info.rate()) * frame_bytes * AHEAD_S);
         let convert = make("audioconvert")?;
         // Dither is random and noise shaping has a memory: neither belongs into a lossless copy, and the
         // same input shall give the same bytes.
@@ -165,7 +171,7 @@ impl Encoder {
         let width = if format == "S16LE" { 2 } else { 4 };
         cut_at(&filter, Arc::clone(&most), width * plan.channels as usize);
         let (rate_in, rate_out) = (info.rate(), plan.rate);
-        self.inlets.push(Inlet { source, frame_bytes: info.bpf() as usize, rate_in, rate_out, most });
+        self.inlets.push(Inlet { source, frame_bytes: info.bpf() as usize, spread, rate_in, rate_out, most });
         Ok(tee)
     }
 
@@ -213,6 +219,10 @@ impl Encoder {
     }
 
     fn give(&self, inlet: &Inlet, buffer: gst::Buffer) -> Result<()> {
+        let buffer = match &inlet.spread {
+            Some(from) => spread(&buffer, inlet.frame_bytes, from)?,
+            None => buffer,
+        };
         match inlet.source.element().push_buffer(buffer) {
             Ok(_) => Ok(()),
             Err(flow) => self.fault().and(Err(Error::internal(format!("an encoder takes no more ({flow})")))),
@@ -366,13 +376,53 @@ fn positioned(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
     with_mask(caps, mask_by_count(info.channels()))
 }
 
-/// Caps with the one layout `flacenc` takes for that number of channels. The samples stay
+/// Caps with so many channels and the one layout `flacenc` takes for that number. The samples stay
 /// as they are, in their order.
-fn relabelled(caps: &gst::Caps, info: &gst_audio::AudioInfo) -> gst::Caps {
-    match mask_by_count(info.channels()) {
+fn relabelled(caps: &gst::Caps, channels: u32) -> gst::Caps {
+    match mask_by_count(channels) {
         0 => caps.clone(),
-        mask => with_mask(caps, mask),
+        mask => {
+            let mut caps = with_mask(caps, mask);
+            caps.make_mut().set("channels", channels as i32);
+            caps
+        }
     }
+}
+
+/// Channels in FLAC's order as `flacenc` wants them, so that it writes them in FLAC's: with seven and eight it follows
+/// Vorbis, whose order is another.
+fn for_flacenc(spread: &[Option<usize>]) -> Vec<Option<usize>> {
+    /// What `flacenc` 1.22 writes first, second, …: by the number of the channel that it is given.
+    const WRITES: [&[usize]; 2] = [&[0, 1, 4, 5, 2, 3, 6], &[0, 1, 4, 5, 2, 3, 6, 7]];
+    let Some(writes) = spread.len().checked_sub(7).and_then(|at| WRITES.get(at)) else { return spread.to_vec() };
+    let mut given = vec![None; spread.len()];
+    for (channel, from) in writes.iter().zip(spread) {
+        given[*channel] = *from;
+    }
+    given
+}
+
+/// The same samples, each channel where `from` says, and zeros, which are silence in all of the decoder's layouts.
+fn spread(buffer: &gst::Buffer, frame_bytes: usize, from: &[Option<usize>]) -> Result<gst::Buffer> {
+    let map = buffer.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
+    let channels = from.iter().flatten().count();
+    let width = frame_bytes / channels.max(1);
+    let mut out = Vec::with_capacity(map.len() / channels.max(1) * from.len());
+    for frame in map.chunks_exact(frame_bytes) {
+        for from in from {
+            match from {
+                Some(channel) => out.extend_from_slice(&frame[channel * width..(channel + 1) * width]),
+                None => out.resize(out.len() + width, 0),
+            }
+        }
+    }
+    drop(map);
+    let mut spread = gst::Buffer::from_mut_slice(out);
+    if let Some(spread) = spread.get_mut() {
+        spread.set_pts(buffer.pts());
+        spread.set_duration(buffer.duration());
+    }
+    Ok(spread)
 }
 
 /// FLAC's channels by their number (RFC 9639 §9.1.3); 0, which means no places, below three and above eight.

@@ -208,7 +208,7 @@ impl<'a> Pass<'a> {
             patches: plan.patches.clone(),
             arrivals: plan.arrivals.map(|arrivals| (arrivals, self.pipe.clone())),
         };
-        let decoder = Decoder::start(input, plan.linear.as_ref())?;
+        let decoder = Decoder::start(input, plan.linear.as_ref(), plan.mask)?;
         let mut hop = None;
         loop {
             if self.halt.load(Ordering::Relaxed) {

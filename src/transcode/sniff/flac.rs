@@ -19,7 +19,42 @@ pub(super) fn flac(look: &Look<'_>, at: u64) -> Result<Sniffed> {
         let samples = by_last_frame(look, at + 42, info)?;
         declared = Some(Declared { samples, rate, tolerance: 0 });
     }
-    Ok(Sniffed { codec, declared, checksum, ..Sniffed::default() })
+    let mask = places(look, at + 4)?;
+    Ok(Sniffed { codec, declared, checksum, mask, ..Sniffed::default() })
+}
+
+/// Metadata blocks looked at.
+const BLOCKS_MAX: usize = 128;
+/// Bytes of comments looked at: encoders write what is theirs first.
+const COMMENT_BYTES: usize = 1 << 16;
+
+/// Where the channels are, when a comment says it (RFC 9639 §8.6.2); in GStreamer's numbers.
+fn places(look: &Look<'_>, mut at: u64) -> Result<Option<u64>> {
+    const COMMENTS: u8 = 4;
+    for _ in 0..BLOCKS_MAX {
+        let Some([kind, a, b, c]) = look.array::<4>(at)? else { break };
+        let length = u64::from(u32::from_be_bytes([0, a, b, c]));
+        if kind & 0x7f == COMMENTS {
+            let bytes = look.at(at + 4, COMMENT_BYTES.min(length as usize))?;
+            return Ok(mask_of(&bytes));
+        }
+        if kind & 0x80 != 0 {
+            break;
+        }
+        at += 4 + length;
+    }
+    Ok(None)
+}
+
+fn mask_of(comments: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x";
+    let at = comments.windows(NAME.len()).position(|text| text.eq_ignore_ascii_case(NAME))?;
+    let digits = comments[at + NAME.len()..].iter().take(8).take_while(|byte| byte.is_ascii_hexdigit());
+    let wave = digits.fold(0u64, |mask, digit| mask << 4 | u64::from((*digit as char).to_digit(16).unwrap_or(0)));
+    // WAVE knows eighteen places. The first nine are GStreamer's; then come the two sides, which have its tenth and
+    // eleventh. Ceilings are nobody's.
+    let (same, sides) = (wave & 0x1ff, wave >> 9 & 3);
+    (wave != 0 && wave >> 11 == 0).then_some(same | sides << 10)
 }
 
 /// Length from a STREAMINFO block; 0 samples means that the encoder did not know.

@@ -71,6 +71,25 @@ pub(super) fn follow(look: &Look<'_>, kind: &Kind, first: u64, from: u64) -> Res
     Ok(Followed { frames, lacking: 0 })
 }
 
+/// Bytes at the start of a stream whose frames are weighed, beside those at its end.
+const HEAD: u64 = 1 << 18;
+
+/// Bytes and number of the frames at the start and the end of a stream: what the others are like.
+pub(super) fn weigh(look: &Look<'_>, kind: &Kind, first: u64) -> Result<(u64, u64)> {
+    let pattern = word(&look.at(first, 4)?);
+    let mut window = Window { look, start: 0, bytes: Vec::new() };
+    let tail = first.max(look.bytes.saturating_sub(TAIL));
+    let (mut bytes, mut frames) = (0, 0);
+    for (from, until) in [(first, tail.min(first + HEAD)), (tail, look.bytes)] {
+        let mut at = if from < until { resume(&mut window, kind, pattern, from)?.unwrap_or(until) } else { until };
+        while at < until {
+            let Some(length) = kind.length_of(window.at(at, kind.header)?, pattern) else { break };
+            (bytes, frames, at) = (bytes + length, frames + 1, at + length);
+        }
+    }
+    Ok((bytes, frames))
+}
+
 /// Junk and zeros accepted behind the last frame, in bytes: what programs pad with. Half a second at 128 kbit/s.
 pub(super) const JUNK_BYTES_MAX: u64 = 8 << 10;
 

@@ -14,6 +14,7 @@ mod wavpack;
 
 pub(super) use refuse::by_first_bytes as refuse_by_first_bytes;
 
+use super::options::spoken;
 use super::plan::{Linear, Patch, Trim};
 use super::source::ReadAt;
 use crate::base::error::Context as _;
@@ -27,6 +28,8 @@ pub(super) struct Sniffed {
     pub(super) codec: Option<String>,
     /// Length after trimming.
     pub(super) declared: Option<Declared>,
+    /// Length by the bit rate, where nothing promises one: good enough to say how far an attempt is.
+    pub(super) estimate: Option<Declared>,
     /// What to leave out of the decoded samples.
     pub(super) trim: Option<Trim>,
     /// What the demuxer shall not see.
@@ -37,7 +40,9 @@ pub(super) struct Sniffed {
     pub(super) linear: Option<Linear>,
     /// Bits per sample.
     pub(super) bits: Option<u32>,
-    /// Bit rate of a lossy stream; covers and tags may count.
+    /// Where its channels are, by GStreamer's numbers.
+    pub(super) mask: Option<u64>,
+    /// Bit rate of a lossy stream; headers may count, and covers and tags where the container does not keep them apart.
     pub(super) lossy_bps: Option<u64>,
     /// What the frames give altogether, with what is trimmed.
     pub(super) whole: Option<Declared>,
@@ -158,8 +163,34 @@ fn recognise(look: &Look<'_>) -> Result<Sniffed> {
 
 impl Sniffed {
     /// The promised length at the decoded rate.
-    pub(super) fn samples_at(&self, rate: u32) -> Option<u64> {
+    fn samples_at(&self, rate: u32) -> Option<u64> {
         self.declared.map(|declared| rescale(declared.samples, declared.rate, rate))
+    }
+
+    /// The promised length at the decoded rate, or else what it most likely is.
+    pub(super) fn likely_samples_at(&self, rate: u32) -> Option<u64> {
+        let estimate = || self.estimate.map(|estimate| rescale(estimate.samples, estimate.rate, rate));
+        self.samples_at(rate).or_else(estimate).filter(|samples| *samples > 0)
+    }
+
+    /// Refuses what promises to be too long before any of it is decoded. What lies about that is found by decoding.
+    ///
+    /// # Errors
+    /// `Invalid`, with both lengths.
+    pub(super) fn refuse_long(&self, duration_s_max: u64) -> Result<()> {
+        let Some(Declared { samples, rate, tolerance }) = self.declared else { return Ok(()) };
+        let least = u128::from(samples.saturating_sub(tolerance));
+        if least <= u128::from(duration_s_max) * u128::from(rate) {
+            return Ok(());
+        }
+        let (found_s, most) = (samples / u64::from(rate.max(1)), spoken(duration_s_max));
+        let found = match spoken(found_s) {
+            same if same == most => format!("{found_s} s"),
+            other => other,
+        };
+        Err(Error::invalid(format!(
+            "by its header it is {found} long, longer than {most}, the most that is accepted; split it"
+        )))
     }
 
     /// Compares the MD5 of what was decoded, in hexadecimal digits, with the source's own.
@@ -233,6 +264,12 @@ fn seconds(samples: u64, rate: u32) -> f64 {
 fn bps(bytes: u64, samples: u64, rate: u32) -> Option<u64> {
     let bits = u128::from(bytes) * 8 * u128::from(rate);
     u64::try_from(bits.checked_div(samples.into())?).ok()
+}
+
+/// How many samples at `rate` so many bytes have at `bps`.
+fn by_rate(bytes: u64, bps: u64, rate: u32) -> Option<Declared> {
+    let samples = (u128::from(bytes) * 8 * u128::from(rate)).checked_div(bps.into())?;
+    Some(Declared { samples: u64::try_from(samples).ok()?, rate, tolerance: 0 })
 }
 
 /// Random access to the input.

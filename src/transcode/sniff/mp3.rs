@@ -4,7 +4,7 @@
 
 use super::frames::{self, Kind};
 use super::{Declared, Look, Sniffed, Stream, Trim, Walk, cut};
-use crate::base::Result;
+use crate::base::{Error, Result};
 
 /// Samples a layer 3 decoder is behind its input.
 const DECODER_DELAY: u64 = 529;
@@ -14,18 +14,26 @@ const TAGS_MAX: usize = 8;
 /// Where the audio begins: after any ID3v2 tags, whose pictures may have 20 MB.
 pub(super) fn after_id3(look: &Look<'_>) -> Result<u64> {
     let mut at = 0;
-    for _ in 0..TAGS_MAX {
-        let Some([b'I', b'D', b'3', _, _, flags, a, b, c, d]) = look.array::<10>(at)? else { break };
+    for _ in 0..=TAGS_MAX {
+        let Some([b'I', b'D', b'3', _, _, flags, a, b, c, d]) = look.array::<10>(at)? else { return Ok(at) };
         let size = [a, b, c, d].iter().fold(0u64, |sum, byte| sum << 7 | u64::from(byte & 0x7f));
         at += 10 + size + if flags & 0x10 != 0 { 10 } else { 0 };
     }
-    Ok(at)
+    Err(Error::invalid(format!(
+        "it begins with more than {TAGS_MAX} ID3 tags, one after the other; remove them, or export it again"
+    )))
 }
 
 /// What stays the same in a stream: synchronisation, version, layer, sample rate.
 const MPEG: Kind = Kind { header: 4, same: 0xfffe_0c00, length: |head| frame(head).map(|frame| frame.length) };
 /// Synchronisation to channel configuration (ISO 13818-7 §6.2.1), without the private bit.
 const ADTS: Kind = Kind { header: 7, same: 0xffff_fdc0, length: adts_length };
+
+/// Samples per second by index (ISO 14496-3 table 1.18); of what SBR makes of them, half.
+const ADTS_RATES: [u32; 13] =
+    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
+/// Samples in a frame at that rate.
+const ADTS_SAMPLES: u64 = 1024;
 
 /// A frame header of any layer (ISO 11172-3 §2.4.2.3), as far as it matters here.
 struct Frame {
@@ -59,7 +67,17 @@ pub(super) fn is_adts(head: &[u8]) -> bool {
 pub(super) fn adts(look: &Look<'_>, at: u64) -> Result<Sniffed> {
     frames::refuse_cut(look, &ADTS, at)?;
     let walk = Walk { stream: Stream::Adts, first: at, frames_min: 1 };
-    Ok(Sniffed { walk: Some(walk), ..Sniffed::default() })
+    let rate = look.array::<7>(at)?.and_then(|head| ADTS_RATES.get(usize::from(head[2] >> 2 & 15)).copied());
+    let lossy = rate.map(|rate| lossy(look, &ADTS, at, (ADTS_SAMPLES, rate))).transpose()?.unwrap_or_default();
+    Ok(Sniffed { walk: Some(walk), ..lossy })
+}
+
+/// Bit rate and likely length of a stream of frames, each of so many samples at a rate, by those at its ends.
+fn lossy(look: &Look<'_>, kind: &Kind, first: u64, (samples, rate): (u64, u32)) -> Result<Sniffed> {
+    let (bytes, frames) = frames::weigh(look, kind, first)?;
+    let lossy_bps = super::bps(bytes, frames * samples, rate).filter(|bps| *bps > 0);
+    let estimate = lossy_bps.and_then(|bps| super::by_rate(look.bytes - first, bps, rate));
+    Ok(Sniffed { lossy_bps, estimate, ..Sniffed::default() })
 }
 
 /// Refuses a stream with holes.
@@ -85,10 +103,8 @@ pub(super) fn mp3(look: &Look<'_>, at: u64) -> Result<Sniffed> {
         }
         None => {
             frames::refuse_cut(look, &MPEG, first)?;
-            // Without a header of the stream all frames are of the first one's bit rate.
             let walk = Some(Walk { stream: Stream::Mpeg, first, frames_min: 1 });
-            let lossy_bps = super::bps(frame.length, frame.samples, frame.rate);
-            Ok(Sniffed { lossy_bps, walk, ..Sniffed::default() })
+            Ok(Sniffed { walk, ..lossy(look, &MPEG, first, (frame.samples, frame.rate))? })
         }
     }
 }

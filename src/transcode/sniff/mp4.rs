@@ -149,6 +149,10 @@ struct Audio {
     track: u64,
     /// Length of all frames of the sample table, in media ticks.
     table: Option<u64>,
+    /// Bytes of some of its frames, and how long these are in media ticks.
+    weighed: Option<(u64, u64)>,
+    /// What is in an `mp4a` (ISO 14496-1 table 5), where it says.
+    object: Option<u8>,
 }
 
 fn audio_stream(look: &Look<'_>, trak: Span) -> Result<Option<Audio>> {
@@ -180,7 +184,45 @@ fn audio_stream(look: &Look<'_>, trak: Span) -> Result<Option<Audio>> {
     };
     let edts_at = edts.map(|b| b.body - 4);
     let table = table(look, child(look, stbl, b"stts")?)?;
-    Ok(Some(Audio { edts_at, edit, timescale, duration, entry: entry.kind, bits, track, table }))
+    let weighed = match (table, child(look, stbl, b"stsz")?) {
+        (Some(table), Some(stsz)) => weighed(look, stsz, table)?,
+        _ => None,
+    };
+    let object = if &entry.kind == b"mp4a" { object_type(look, entry)? } else { None };
+    Ok(Some(Audio { edts_at, edit, timescale, duration, entry: entry.kind, bits, track, table, weighed, object }))
+}
+
+/// Bytes of the first frames of a table of sizes, and how long these are; `table` is how long all are together.
+fn weighed(look: &Look<'_>, stsz: Span, table: u64) -> Result<Option<(u64, u64)>> {
+    // As many as an hour and a half has.
+    const FRAMES_MAX: u64 = 1 << 18;
+    let Some(head) = look.array::<12>(stsz.body)? else { return Ok(None) };
+    let (each, count) = (be(&head[4..8]), be(&head[8..12]));
+    let some = count.min(FRAMES_MAX);
+    let (bytes, some) = match each {
+        0 => {
+            let sizes = look.at(stsz.body + 12, (some * 4) as usize)?;
+            (sizes.chunks_exact(4).map(be).sum(), (sizes.len() / 4) as u64)
+        }
+        each => (each * some, some),
+    };
+    let ticks = u128::from(table) * u128::from(some) / u128::from(count.max(1));
+    Ok(Some((bytes, u64::try_from(ticks).unwrap_or(0))).filter(|(bytes, ticks)| *bytes > 0 && *ticks > 0))
+}
+
+/// The object type of the descriptor of a stream (ISO 14496-1 §7.2.6.5 and 6), wherever in the entry QuickTime has put it.
+fn object_type(look: &Look<'_>, entry: Span) -> Result<Option<u8>> {
+    let bytes = look.at(entry.body, entry.end.saturating_sub(entry.body).min(1 << 12) as usize)?;
+    let Some(at) = bytes.windows(4).position(|kind| kind == b"esds") else { return Ok(None) };
+    // A length has up to four bytes, all but the last with their high bit.
+    let inside = |bytes: &mut std::slice::Iter<'_, u8>, tag: u8, skip: usize| -> Option<()> {
+        (*bytes.next()? == tag).then_some(())?;
+        (0..4).find(|_| bytes.next().is_none_or(|byte| byte & 0x80 == 0))?;
+        (0..skip).try_for_each(|_| bytes.next().map(drop))
+    };
+    let mut bytes = bytes[(at + 8).min(bytes.len())..].iter();
+    let found = inside(&mut bytes, 3, 3).and_then(|()| inside(&mut bytes, 4, 0)).and_then(|()| bytes.next().copied());
+    Ok(found)
 }
 
 /// How long all frames of a sample table are together.
@@ -193,9 +235,11 @@ fn table(look: &Look<'_>, stts: Option<Span>) -> Result<Option<u64>> {
 }
 
 /// Walks the fragments of stream `track` and refuses a hole between two of them: `tfdt` must be the sum of what came
-/// before (ISO/IEC 14496-12 §8.8.12), to within half a frame. `default` is a frame's length unless they say.
-fn refuse_holes(look: &Look<'_>, track: u64, default: u64, timescale: u32) -> Result<()> {
+/// before (ISO/IEC 14496-12 §8.8.12), to within half a frame. `default` is a frame's length and size unless they say.
+/// Answers the bytes of all frames and how long they are.
+fn refuse_holes(look: &Look<'_>, track: u64, default: (u64, u64), timescale: u32) -> Result<(u64, u64)> {
     let (mut at, mut due) = (0, None);
+    let (mut bytes, mut ticks) = (0u64, 0u64);
     for _ in 0..TOP_BOXES_MAX {
         let Some(head) = look.array::<8>(at)? else { break };
         let (header, length) = match be(&head[..4]) {
@@ -205,7 +249,10 @@ fn refuse_holes(look: &Look<'_>, track: u64, default: u64, timescale: u32) -> Re
         let Some(end) = at.checked_add(length).filter(|end| length >= header && *end <= look.bytes) else { break };
         if &head[4..] == b"moof" {
             for traf in children(look, Span { kind: *b"moof", body: at + header, end })? {
-                let Some((begins, lasts, frame)) = fragment(look, traf, track, default)? else { continue };
+                let Some(Fragment { begins, lasts, frame, weighs }) = fragment(look, traf, track, default)? else {
+                    continue;
+                };
+                (bytes, ticks) = (bytes.saturating_add(weighs), ticks.saturating_add(lasts));
                 let due_at: u64 = due.unwrap_or(begins);
                 if begins.abs_diff(due_at) > frame.max(2) / 2 {
                     let seconds = begins.abs_diff(due_at) as f64 / f64::from(timescale);
@@ -218,11 +265,20 @@ fn refuse_holes(look: &Look<'_>, track: u64, default: u64, timescale: u32) -> Re
         }
         at = end;
     }
-    Ok(())
+    Ok((bytes, ticks))
 }
 
-/// Where a fragment of the stream begins, how long it is, and a frame of it.
-fn fragment(look: &Look<'_>, traf: Span, track: u64, default: u64) -> Result<Option<(u64, u64, u64)>> {
+/// A fragment of the stream, in media ticks.
+struct Fragment {
+    begins: u64,
+    lasts: u64,
+    /// A frame of it, unless frames say.
+    frame: u64,
+    /// Bytes of its frames.
+    weighs: u64,
+}
+
+fn fragment(look: &Look<'_>, traf: Span, track: u64, default: (u64, u64)) -> Result<Option<Fragment>> {
     let (Some(tfhd), Some(tfdt)) = (child(look, traf, b"tfhd")?, child(look, traf, b"tfdt")?) else { return Ok(None) };
     let head = look.at(tfhd.body, 32)?;
     let time = look.at(tfdt.body, 12)?;
@@ -232,48 +288,69 @@ fn fragment(look: &Look<'_>, traf: Span, track: u64, default: u64) -> Result<Opt
     let begins = if time[0] == 1 { be(&time[4..12]) } else { be(&time[4..8]) };
     let flags = be(&head[1..4]);
     let at = 8 + if flags & 1 != 0 { 8 } else { 0 } + if flags & 2 != 0 { 4 } else { 0 };
-    let frame = if flags & 8 != 0 { be(&head[at..at + 4]) } else { default };
-    let mut lasts = 0u64;
+    let frame = if flags & 8 != 0 { be(&head[at..at + 4]) } else { default.0 };
+    let at = at + if flags & 8 != 0 { 4 } else { 0 };
+    let size = if flags & 16 != 0 { be(&head[at..at + 4]) } else { default.1 };
+    let (mut lasts, mut weighs) = (0u64, 0u64);
     for trun in children(look, traf)?.iter().filter(|b| &b.kind == b"trun") {
         let bytes = look.at(trun.body, trun.end.saturating_sub(trun.body).min(1 << 20) as usize)?;
         if bytes.len() < 8 {
             return Ok(None);
         }
         let (flags, count) = (be(&bytes[1..4]), be(&bytes[4..8]));
-        if flags & 0x100 == 0 {
+        let (own_length, own_size) = (flags & 0x100 != 0, flags & 0x200 != 0);
+        if !own_length {
             lasts = lasts.saturating_add(count.saturating_mul(frame));
-            continue;
+        }
+        if !own_size {
+            weighs = weighs.saturating_add(count.saturating_mul(size));
         }
         let from = 8 + if flags & 1 != 0 { 4 } else { 0 } + if flags & 4 != 0 { 4 } else { 0 };
         let width = 4 * (flags >> 8 & 15).count_ones() as usize;
-        let each = bytes.get(from..).unwrap_or_default().chunks_exact(width).take(count as usize);
-        lasts = each.fold(lasts, |sum, entry| sum.saturating_add(be(&entry[..4])));
-    }
-    Ok(Some((begins, lasts, frame)))
-}
-
-/// What a frame lasts unless a fragment says (`trex`).
-fn default_frame(look: &Look<'_>, moov: Span, track: u64) -> Result<u64> {
-    let Some(mvex) = child(look, moov, b"mvex")? else { return Ok(0) };
-    for trex in children(look, mvex)?.iter().filter(|b| &b.kind == b"trex") {
-        if let Some(bytes) = look.array::<16>(trex.body)?
-            && be(&bytes[4..8]) == track
-        {
-            return Ok(be(&bytes[12..16]));
+        if width == 0 {
+            continue;
+        }
+        for entry in bytes.get(from..).unwrap_or_default().chunks_exact(width).take(count as usize) {
+            if own_length {
+                lasts = lasts.saturating_add(be(&entry[..4]));
+            }
+            if own_size {
+                let at = if own_length { 4 } else { 0 };
+                weighs = weighs.saturating_add(be(&entry[at..at + 4]));
+            }
         }
     }
-    Ok(0)
+    Ok(Some(Fragment { begins, lasts, frame, weighs }))
+}
+
+/// What a frame lasts and weighs unless a fragment says (`trex`).
+fn default_frame(look: &Look<'_>, moov: Span, track: u64) -> Result<(u64, u64)> {
+    let Some(mvex) = child(look, moov, b"mvex")? else { return Ok((0, 0)) };
+    for trex in children(look, mvex)?.iter().filter(|b| &b.kind == b"trex") {
+        if let Some(bytes) = look.array::<20>(trex.body)?
+            && be(&bytes[4..8]) == track
+        {
+            return Ok((be(&bytes[12..16]), be(&bytes[16..20])));
+        }
+    }
+    Ok((0, 0))
 }
 
 impl Audio {
     fn describe(&self, look: &Look<'_>, moov: Span, fragmented: bool) -> Result<Sniffed> {
-        if fragmented {
-            refuse_holes(look, self.track, default_frame(look, moov, self.track)?, self.timescale)?;
-        }
-        let codec = match &self.entry {
-            b"Opus" => Some("Opus".to_owned()),
-            b"alac" => Some("ALAC".to_owned()),
-            b"mp4a" => Some("AAC".to_owned()),
+        let weighed = match fragmented {
+            true => {
+                let default = default_frame(look, moov, self.track)?;
+                Some(refuse_holes(look, self.track, default, self.timescale)?)
+            }
+            false => self.weighed,
+        };
+        let codec = match (&self.entry, self.object) {
+            (b"Opus", _) => Some("Opus".to_owned()),
+            (b"alac", _) => Some("ALAC".to_owned()),
+            // MPEG-2 and MPEG-1 audio: layer III, as a rule (ISO 14496-1 table 5).
+            (b"mp4a", Some(0x69 | 0x6b)) => Some("MP3".to_owned()),
+            (b"mp4a", _) => Some("AAC".to_owned()),
             _ => None,
         };
         let base = Sniffed { codec, bits: self.bits, ..Sniffed::default() };
@@ -294,9 +371,15 @@ impl Audio {
         let whole = frames.map(|samples| Declared { samples, rate: self.timescale, tolerance: 0 });
         let declared = length.map(|samples| Declared { samples, rate: self.timescale, tolerance });
         let trim = Trim { start, length, rate: self.timescale };
-        let lossy = length.filter(|_| &self.entry == b"mp4a");
-        let lossy_bps = lossy.and_then(|samples| super::bps(look.bytes, samples, self.timescale));
-        Ok(Sniffed { declared, trim: Some(trim), patches, lossy_bps, whole, ..base })
+        // By its own frames, for a picture or a cover may be the most of the file; by the file where they do not say.
+        let lossy = matches!(&self.entry, b"mp4a" | b"Opus");
+        let weighed = weighed.filter(|(bytes, ticks)| lossy && *bytes > 0 && *ticks > 0);
+        let by_file = || length.filter(|_| lossy).and_then(|samples| super::bps(look.bytes, samples, self.timescale));
+        let lossy_bps = weighed.and_then(|(bytes, ticks)| super::bps(bytes, ticks, self.timescale)).or_else(by_file);
+        // Fragments are as long as they are; what an index beside them says is another matter.
+        let fragments = weighed.filter(|_| fragmented).map(|(_, ticks)| ticks.saturating_sub(start));
+        let estimate = fragments.map(|samples| Declared { samples, rate: self.timescale, tolerance: 0 });
+        Ok(Sniffed { declared, estimate, trim: Some(trim), patches, lossy_bps, whole, ..base })
     }
 
     /// First sample presented and how many, in media ticks, which are samples.

@@ -1,5 +1,6 @@
 //! Ogg: the last page's granule position is the length (RFC 3533 §6; RFC 7845 §4 for Opus). The decoder
-//! gets its end from a time in nanoseconds and may be off by a sample; this is exact.
+//! gets its end from a time in nanoseconds and may be off by a sample; this is exact. A recording that was cut out of
+//! another keeps that one's positions (§4.3): it begins where its first page says.
 
 use super::{Declared, Look, Sniffed, Trim, flac};
 use crate::base::{Error, Result};
@@ -12,6 +13,8 @@ const HEAD: usize = 1 << 20;
 
 /// A page header.
 struct Page {
+    /// Where it begins in the bytes that were looked at.
+    at: usize,
     begins: bool,
     ends: bool,
     granule: i64,
@@ -39,9 +42,26 @@ pub(super) fn ogg(look: &Look<'_>) -> Result<Sniffed> {
     let Some(samples) = u64::try_from(last.granule).ok().and_then(|g| g.checked_sub(delay)).filter(|n| *n > 0) else {
         return Ok(Sniffed::default());
     };
+    let Some(opening) = pages.iter().find(|p| p.serial == first.serial && p.granule > 0) else {
+        return Ok(Sniffed::default());
+    };
+    if packet.starts_with(b"OpusHead") {
+        // Only a stream of one page may have fewer samples than its packets: they are cut off at its end.
+        let Some(opens) = head.get(opening.at..).and_then(opus_samples) else { return Ok(Sniffed::default()) };
+        let before = (opening.granule as u64).saturating_sub(opens);
+        return Ok(match samples.checked_sub(before).filter(|samples| *samples > 0) {
+            None => Sniffed::default(),
+            Some(samples) => Sniffed {
+                declared: Some(Declared { samples, rate, tolerance: 8192 }),
+                // The decoder leaves out what precedes position 0, which is far away here.
+                trim: Some(Trim { start: if before > 0 { delay } else { 0 }, length: Some(samples), rate }),
+                lossy_bps: super::bps(look.bytes, samples, rate),
+                ..Sniffed::default()
+            },
+        });
+    }
     // A stream cut out of a longer one starts late; its last position is no length.
-    let begins = pages.iter().find(|p| p.serial == first.serial && p.granule > 0).map(|p| p.granule as u64);
-    if begins.is_none_or(|granule| granule > 10 * u64::from(rate)) {
+    if opening.granule as u64 > 10 * u64::from(rate) {
         return Ok(Sniffed::default());
     }
     if let Some(info) = flac {
@@ -95,6 +115,37 @@ fn clock(packet: &[u8]) -> Option<(u32, u64)> {
     None
 }
 
+/// Samples at 48 kHz of the packets that end in the page that begins here (RFC 6716 §3.1 and 3.2).
+fn opus_samples(bytes: &[u8]) -> Option<u64> {
+    const SILK: [u64; 4] = [480, 960, 1920, 2880];
+    const HYBRID: [u64; 2] = [480, 960];
+    const CELT: [u64; 4] = [120, 240, 480, 960];
+    let lacing = bytes.get(27..27 + usize::from(*bytes.get(26)?))?;
+    let (mut at, mut packet, mut samples) = (27 + lacing.len(), None, 0);
+    for length in lacing {
+        let begins = *packet.get_or_insert(at);
+        at += usize::from(*length);
+        if *length == 255 {
+            continue; // it goes on
+        }
+        packet = None;
+        let Some(toc) = bytes.get(begins).filter(|_| at > begins) else { continue };
+        let config = usize::from(toc >> 3);
+        let frame = match config {
+            0..12 => SILK[config & 3],
+            12..16 => HYBRID[config & 1],
+            _ => CELT[config & 3],
+        };
+        let frames = match toc & 3 {
+            0 => 1,
+            1 | 2 => 2,
+            _ => u64::from(bytes.get(begins + 1)? & 63),
+        };
+        samples += frame * frames;
+    }
+    Some(samples)
+}
+
 /// The page that begins here.
 fn page(bytes: &[u8]) -> Option<Page> {
     let head: &[u8; 27] = bytes.get(..27)?.try_into().ok()?;
@@ -105,6 +156,7 @@ fn page(bytes: &[u8]) -> Option<Page> {
     let lacing: usize = bytes.get(27..body)?.iter().map(|b| usize::from(*b)).sum();
     let length = body + lacing;
     Some(Page {
+        at: 0,
         begins: head[5] & 2 != 0,
         ends: head[5] & 4 != 0,
         granule: i64::from_le_bytes(head[6..14].try_into().ok()?),
@@ -116,16 +168,15 @@ fn page(bytes: &[u8]) -> Option<Page> {
 }
 
 /// Every page that begins in `bytes`.
-fn pages(mut bytes: &[u8]) -> impl Iterator<Item = Page> + '_ {
+fn pages(all: &[u8]) -> impl Iterator<Item = Page> + '_ {
+    let mut from = 0;
     std::iter::from_fn(move || {
         loop {
-            let at = bytes.windows(4).position(|w| w == b"OggS")?;
-            bytes = &bytes[at..];
-            let found = page(bytes);
-            let skip = found.as_ref().map_or(4, |p| p.bytes.min(bytes.len()));
-            bytes = &bytes[skip..];
-            if found.is_some() {
-                return found;
+            let at = from + all[from..].windows(4).position(|w| w == b"OggS")?;
+            let found = page(&all[at..]);
+            from = at + found.as_ref().map_or(4, |p| p.bytes.min(all.len() - at));
+            if let Some(found) = found {
+                return Some(Page { at, ..found });
             }
         }
     })

@@ -67,7 +67,7 @@ fn wave_format(fmt: &[u8]) -> Result<Wave> {
 impl Wave {
     /// `size` is what the 32-bit field says, `long` what the 64-bit field says; `there` bytes follow `at`.
     fn describe(&self, long: Option<u64>, size: u64, at: u64, there: u64) -> Result<Sniffed> {
-        Format { rate: self.rate, channels: self.channels, bits: self.bits, float: false }.check()?;
+        Format { rate: self.rate, channels: self.channels, bits: self.bits, float: false, mask: 0 }.check()?;
         let codec = match self.tag {
             1 => Some(format!("PCM {}-bit (WAV)", self.bits)),
             3 => Some(format!("PCM {}-bit float (WAV)", self.bits)),
@@ -171,5 +171,5 @@ fn read_common(comm: &[u8; 18]) -> (u64, Format) {
     let exponent = (half(8) & 0x7fff) as i32 - 16_383;
     let mantissa = u64::from_be_bytes([comm[10], comm[11], comm[12], comm[13], comm[14], comm[15], comm[16], comm[17]]);
     let rate = if (0..32).contains(&exponent) { mantissa >> (63 - exponent) } else { 0 };
-    (samples.into(), Format { rate: rate as u32, channels: half(0), bits: half(6), float: false })
+    (samples.into(), Format { rate: rate as u32, channels: half(0), bits: half(6), float: false, mask: 0 })
 }

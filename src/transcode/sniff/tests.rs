@@ -172,6 +172,49 @@ fn what_is_not_audio_is_refused_in_words() {
 }
 
 #[test]
+fn too_many_tags_are_named_as_such() {
+    let tag = [&b"ID3\x04\0\0\0\0\x01\x02"[..], &[9; 130]].concat();
+    assert_eq!(said(&[tag.repeat(8), frame().repeat(9)].concat()), "");
+    assert!(said(&[tag.repeat(9), frame().repeat(9)].concat()).contains("more than 8 ID3 tags, one after the other"));
+}
+
+#[test]
+fn the_bit_rate_of_what_is_lossy_is_found_in_its_frames() {
+    let found = |bytes: &[u8]| look(bytes).unwrap().lossy_bps.map(|bps| (bps + 500) / 1000);
+    assert_eq!(found(&frame().repeat(300)), Some(128));
+    // 100 bytes for each 1024 samples at 44.1 kHz.
+    assert_eq!(found(&adts(900)), Some(34));
+    assert_eq!(found(&[b"ID3\x04\0\0\0\0\x01\x02".to_vec(), vec![9; 130], adts(900)].concat()), Some(34));
+    let samples = look(&adts(900)).unwrap().likely_samples_at(44_100).unwrap();
+    assert!(samples.abs_diff(900 * 1024) < 100, "{samples}");
+    // A quiet first frame is no measure for the others.
+    let quiet = [&[0xff, 0xfb, 0x10, 0][..], &[0x55; 100]].concat(); // 32 kbit/s
+    assert_eq!(found(&[quiet, frame().repeat(600)].concat()), Some(128));
+    assert_eq!(found(&wav(100, 100)), None);
+}
+
+#[test]
+fn what_promises_to_be_too_long_is_refused_with_both_lengths() {
+    let check = |samples, tolerance, most_s, words: &str| {
+        let sniffed = Sniffed { declared: declared(samples, 44_100, tolerance), ..Sniffed::default() };
+        let answer = sniffed.refuse_long(most_s).map_or_else(|e| e.chain(), |()| String::new());
+        assert!(answer.contains(words) && words.is_empty() == answer.is_empty(), "{answer}");
+    };
+    check(44_100, 0, 1, "");
+    check(44_101, 0, 1, "by its header it is 1 s long");
+    check(44_101, 2048, 1, "");
+    check(
+        44_100 * 36_001,
+        0,
+        36_000,
+        "it is 36001 s long, longer than 10.0 hours, the most that is accepted; split it",
+    );
+    check(44_100 * 72_000, 0, 36_000, "it is 20.0 hours long, longer than 10.0 hours");
+    check(u64::MAX, 0, 36_000, "longer than 10.0 hours");
+    Sniffed::default().refuse_long(0).unwrap();
+}
+
+#[test]
 fn lengths_are_compared_with_the_promise() {
     let check = |tolerance, decoded: u64, surplus: u64, said: &str| {
         let trim = Some(Trim { start: 0, length: Some(44_100), rate: 44_100 });

@@ -4,6 +4,7 @@
 //! film has the picture's plugins, the sound is the audio ladder as every song has it.
 
 pub(super) mod plan;
+pub(super) mod tone;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -325,7 +326,7 @@ fn silent(job: &Job, film: &Film, codec: String, cancel: &AtomicBool) -> Result<
     let samples = film.frames * u64::from(frame);
     Ok(VersionIndex {
         format: FORMAT,
-        source: Source { sha256, codec, rate: second, channels: 0, bits: 0, samples },
+        source: Source { sha256, codec, rate: second, channels: 0, layout: None, bits: 0, samples },
         encoders: vec![],
         loudness: None,
         rungs: vec![],

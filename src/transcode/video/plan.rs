@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::tone::Transfer;
 use crate::base::{Error, Result};
 use crate::hls::ladder::video::VideoLadder;
 use crate::hls::version::{Skipped, VideoSource};
@@ -43,6 +44,8 @@ pub(in super::super) struct PictureTrack {
     pub(in super::super) aspect: (u32, u32),
     pub(in super::super) turn: Turn,
     pub(in super::super) interlaced: bool,
+    /// How bright its pixels are, when they are brighter than SDR's.
+    pub(in super::super) hdr: Option<Transfer>,
     /// Pictures that are shown.
     pub(in super::super) frames: u64,
     /// When the first is shown.
@@ -79,6 +82,8 @@ pub(in super::super) struct Film {
     /// When the source shows its first.
     pub(in super::super) first_ns: u64,
     pub(in super::super) turn: Turn,
+    /// What has to be made SDR.
+    pub(in super::super) hdr: Option<Transfer>,
     /// Pictures a second: numerator and denominator.
     pub(in super::super) rate: (u32, u32),
     /// How often the first picture is shown before its time, because the sound begins earlier.
@@ -350,6 +355,7 @@ pub(in super::super) fn settle(survey: &Survey, ladder: &VideoLadder, limits: &L
         source_frames: picture.frames,
         first_ns: picture.first_ns,
         turn: picture.turn,
+        hdr: picture.hdr,
         rate,
         lead,
         frames,
@@ -362,11 +368,14 @@ pub(in super::super) fn settle(survey: &Survey, ladder: &VideoLadder, limits: &L
     Ok((film, silence))
 }
 
-/// Upright size with square pixels. What is not square is made smaller, never larger.
+/// Upright size with square pixels. Wide ones become as many square ones, so that PAL's 720 × 576 of 16:9 fill 854 × 480:
+/// rows are lost and columns won, and no more is promised than is stored. Of narrow ones columns are lost: rows that are
+/// not there would have to be made up.
 fn upright(picture: &PictureTrack) -> (f64, f64) {
     let (x, y) = (f64::from(picture.aspect.0), f64::from(picture.aspect.1));
     let (width, height) = (f64::from(picture.width), f64::from(picture.height));
-    let (width, height) = if x > y { (width, height * y / x) } else { (width * x / y, height) };
+    let root = (x / y).sqrt();
+    let (width, height) = if x > y { (width * root, height / root) } else { (width * x / y, height) };
     if picture.turn.swaps() { (height, width) } else { (width, height) }
 }
 
@@ -438,12 +447,15 @@ impl Film {
     pub(in super::super) fn memory_bytes(&self) -> u64 {
         let picture = |width: u32, height: u32| u64::from(width) * u64::from(height) * 3 / 2;
         let rungs: u64 = self.rungs.iter().map(|rung| picture(rung.width, rung.height)).sum();
-        (384 << 20) + 64 * picture(self.source.0, self.source.1) + 110 * rungs
+        // Pixels of 10 bits are stored in 16.
+        let source = picture(self.source.0, self.source.1) * if self.hdr.is_some() { 2 } else { 1 };
+        (384 << 20) + 64 * source + 110 * rungs
     }
 
-    /// Seconds that an attempt may take: twenty for each of the film, on a slow and busy core.
+    /// Seconds that an attempt may take: twenty for each of the film, on a slow and busy core, and as many for the
+    /// brightness of HDR.
     pub(in super::super) fn wall_s(&self) -> u64 {
-        120 + 20 * (self.time_ns(self.frames) / SECOND_NS)
+        120 + if self.hdr.is_some() { 40 } else { 20 } * (self.time_ns(self.frames) / SECOND_NS)
     }
 }
 
@@ -458,6 +470,7 @@ impl PictureTrack {
             turned: u32::from(self.turn.quarters) * 90,
             mirrored: self.turn.mirrored,
             interlaced: self.interlaced,
+            hdr: self.hdr.map(|transfer| transfer.name().to_owned()),
             frames: self.frames,
             variable_rate: self.varies(),
         }
@@ -476,6 +489,7 @@ mod tests {
             aspect: (1, 1),
             turn: Turn::default(),
             interlaced: false,
+            hdr: None,
             frames: 250,
             first_ns: 0,
             end_ns: 10_000_000_000,
@@ -513,7 +527,12 @@ mod tests {
         check(turned, &[("360p", 360, 640), ("480p", 480, 854), ("720p", 720, 1280)]);
         // PAL widescreen: 720 × 576 stored pixels, 64:45 wide each, is 16:9.
         let pal = PictureTrack { aspect: (64, 45), ..picture(720, 576) };
-        check(pal, &[("360p", 640, 360), ("480p", 720, 406)]);
+        check(pal, &[("360p", 640, 360), ("480p", 854, 480)]);
+        let hdv = PictureTrack { aspect: (4, 3), ..picture(1440, 1080) };
+        check(hdv, &[("360p", 640, 360), ("480p", 854, 480), ("720p", 1280, 720), ("1080p", 1662, 936)]);
+        let turned_pal =
+            PictureTrack { aspect: (64, 45), turn: Turn { mirrored: false, quarters: 3 }, ..picture(720, 576) };
+        check(turned_pal, &[("360p", 360, 640), ("480p", 480, 854)]);
         // NTSC: pixels higher than wide.
         let ntsc = PictureTrack { aspect: (8, 9), ..picture(720, 480) };
         check(ntsc, &[("360p", 480, 360), ("480p", 640, 480)]);

@@ -99,6 +99,7 @@ impl Published {
             Extra { role, object }
         });
         let source = Source {
+            layout: None,
             sha256: "0".repeat(64),
             codec: "FLAC".into(),
             rate: 44_100,

@@ -203,7 +203,23 @@ fn limits_are_named_when_they_refuse() {
         change(&mut limits);
         limits
     };
-    check_with(&bench, &music, with(|l| l.duration_s_max = 5), "longer than 5 s, the most that is accepted");
+    let short = || with(|l| l.duration_s_max = 5);
+    check_with(&bench, &music, short(), "by its header it is 10 s long, longer than 5 s, the most that is accepted");
+    // What promises no length is found when it is too long.
+    let endless = bench.convert(&music, "-c:a aac", "endless.aac");
+    check_with(&bench, &endless, short(), "it is longer than 5 s, the most that is accepted");
+    // And a header that claims a day is believed before a minute of it is decoded.
+    let mut claims = std::fs::read(bench.convert(&music, "-c:a flac", "claims.flac")).unwrap();
+    claims[21] |= 15;
+    claims[22..26].fill(0xff);
+    let claims = bench.file("claims.flac", claims);
+    let watched = std::cell::Cell::new(false);
+    let never = AtomicBool::new(false);
+    let refused = bench.try_watch(&claims, &ladder(), &options(), &never, &mut |_| watched.set(true));
+    let refused = refused.err().expect("it is refused").chain();
+    assert!(refused.contains("by its header it is 432.9 hours long, longer than 10.0 hours"), "{refused}");
+    assert!(!watched.get(), "nothing of it was decoded");
+    assert!(segue::transcode::check_input(&claims, &options()).is_err(), "nor is it put into the queue");
     check_with(&bench, &music, with(|l| l.input_bytes_max = 1000), "bytes; at most 1,000 are accepted");
     check_with(&bench, &music, with(|l| l.input_bytes_max = 1 << 20), "at most 1 MiB are accepted");
     check_with(&bench, &music, with(|l| l.output_bytes_max = 1 << 20), "more than 1 MiB of output");

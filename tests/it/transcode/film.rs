@@ -288,10 +288,59 @@ fn pixels_that_are_not_square_become_square() {
     let bench = Bench::new();
     let source = clip(&bench, "180x144", "25", 2, &format!("-vf setsar=16/9 {X264}"), "wide.mp4");
     let film = film(&bench, &source);
-    // 180 × 16/9 : 144 is 20:9; nothing is made larger, so the height shrinks.
-    assert_eq!(film.sizes(), [("90p".into(), 160, 72), ("144p".into(), 180, 82)]);
+    // 180 × 16/9 : 144 is 20:9; 240 × 108 are as many pixels as are stored.
+    assert_eq!(film.sizes(), [("90p".into(), 160, 72), ("144p".into(), 240, 108)]);
     assert_eq!(film.video().source.pixel_aspect, (16, 9));
-    assert_shows(&film, &source, "scale=180:82,setsar=1");
+    assert_shows(&film, &source, "scale=240:108,setsar=1");
+}
+
+/// What telephones record: paper white and a grey card of HDR come out as bright as SDR has them, and labelled so.
+#[test]
+fn hdr_becomes_sdr_that_says_so() {
+    let bench = Bench::new();
+    // Signals of 10 bits (BT.2408 table 1): paper, a grey card.
+    for (codec, transfer, name, paper, card) in [
+        ("libx264 -preset ultrafast", "arib-std-b67", "HLG", 721, 397),
+        ("libx265 -preset ultrafast -x265-params log-level=error", "smpte2084", "PQ", 572, 397),
+    ] {
+        let source = bench.path(&format!("{name}.mp4"));
+        let picture = format!(
+            "nullsrc=s=320x180:r=25:d=2,format=yuv420p10le,geq=lum='if(lt(X,W/2),{paper},{card})':cb=512:cr=512"
+        );
+        let done = Command::new("ffmpeg")
+            .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", &picture, "-c:v"])
+            .args(codec.split(' '))
+            .args(["-pix_fmt", "yuv420p10le", "-crf", "8", "-color_primaries", "bt2020", "-colorspace", "bt2020nc"])
+            .args(["-color_trc", transfer, "-color_range", "tv", "-tag:v", if name == "PQ" { "hvc1" } else { "avc1" }])
+            .arg(&source)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        let film = film(&bench, &source);
+        assert_eq!(film.video().source.hdr.as_deref(), Some(name));
+        for rung in film.video().rungs.iter() {
+            let path = film.path(&rung.encoding);
+            let probed = Command::new("ffprobe")
+                .args(["-v", "error", "-show_entries", "stream=pix_fmt,color_space,color_transfer,color_primaries"])
+                .args(["-of", "default=nw=1:nk=1"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&probed.stdout), "yuv420p\nbt709\nbt709\nbt709\n", "{name}");
+            let raw = bench.convert(&path, "-frames:v 1 -f rawvideo", "frame.yuv");
+            let luma = &std::fs::read(raw).unwrap()[..(rung.width * rung.height) as usize];
+            let at = |share: f64| {
+                let column = (f64::from(rung.width) * share) as usize;
+                i32::from(luma[(rung.height / 2 * rung.width) as usize + column])
+            };
+            let (white, grey) = (at(0.25), at(0.75));
+            assert!((white - 212).abs() <= 5 && (grey - 109).abs() <= 5, "{name}: {white} and {grey}");
+        }
+        let poster = std::fs::read(film.dir.join("poster.jpg")).unwrap();
+        assert!(poster.starts_with(b"\xff\xd8\xff") && poster.len() > 500);
+    }
+    let plain = clip(&bench, "160x90", "25", 1, X264, "plain.mp4");
+    assert_eq!(film(&bench, &plain).video().source.hdr, None);
 }
 
 #[test]

@@ -82,6 +82,58 @@ fn mono_and_surround_keep_their_channels_in_flac() {
     }
 }
 
+/// FLAC says by their number where its channels are. What has another place than these numbers say comes out of the right
+/// loudspeaker all the same, sample by sample: silent channels make up the number.
+#[test]
+fn channels_come_out_of_the_loudspeakers_they_were_meant_for() {
+    let bench = Bench::new();
+    let music = bench.music(48_000, 6, 30_000);
+    let of = |input: &Path, channels: usize| -> Vec<Vec<i16>> {
+        let words: Vec<i16> =
+            decode(input, "s16le", "").as_chunks().0.iter().map(|word| i16::from_le_bytes(*word)).collect();
+        (0..channels).map(|channel| words.iter().skip(channel).step_by(channels).copied().collect()).collect()
+    };
+    // The layout's name, its places, the arguments of a file that says them, and the layout of FLAC it fits into.
+    let six = "FL FR FC LFE BL BR";
+    let seven = "FL FR FC LFE BC SL SR";
+    let cases = [
+        ("2.1", "FL FR LFE", six),
+        ("3.1", "FL FR FC LFE", six),
+        ("4.0", "FL FR FC BC", seven),
+        ("3.0(back)", "FL FR BC", seven),
+        ("4.1", "FL FR FC LFE BC", seven),
+        ("quad(side)", "FL FR SL SR", "FL FR SL SR"),
+    ];
+    for (layout, places, target) in cases {
+        let places: Vec<&str> = places.split(' ').collect();
+        let pan: Vec<String> = places.iter().enumerate().map(|(at, place)| format!("{place}=c{at}")).collect();
+        let pan = format!("-af pan={layout}|{} -c:a", pan.join("|"));
+        // A WAV says it by its mask, a FLAC by a comment.
+        for (codec, name) in [("pcm_s16le", "placed.wav"), ("flac", "placed.flac")] {
+            let input = bench.convert(&music, &format!("{pan} {codec}"), name);
+            let made = bench.make(&input);
+            made.check(30_000);
+            let flac = made.index.rungs.iter().find(|rung| rung.name.is_empty()).unwrap();
+            let target: Vec<&str> = target.split(' ').collect();
+            assert_eq!(flac.channels as usize, target.len(), "{layout}");
+            assert!(made.index.is_lossless(flac), "{layout}");
+            let spread = target.len() > places.len();
+            assert_eq!(made.index.source.layout, spread.then(|| places.join("+")), "{layout}");
+            let (source, ours) = (of(&input, places.len()), of(&made.dir.join("flac.mp4"), target.len()));
+            for (place, ours) in target.iter().zip(ours) {
+                match places.iter().position(|other| other == place) {
+                    Some(at) => assert!(ours == source[at], "{layout}: another sound in {place}"),
+                    None => assert!(ours.iter().all(|sample| *sample == 0), "{layout}: a sound in {place}"),
+                }
+            }
+            // The bass is in no stereo mix; everything else is.
+            let report = segue::transcode::probe(&input, &options()).unwrap();
+            let outline = report.outline(&ladder());
+            assert_eq!(outline.last().unwrap().channels, flac.channels, "{layout}");
+        }
+    }
+}
+
 #[test]
 fn bytes_behind_the_samples_of_a_wav_change_nothing() {
     let bench = Bench::new();
@@ -219,6 +271,55 @@ fn opus_in_mp4_has_all_its_samples() {
         made.index.rungs.last().unwrap().object.sha256.clone()
     };
     assert_eq!(flac(&mp4), flac(&ogg));
+}
+
+/// Pages of an Ogg stream without the first `drop` of sound, as a recorder that joined late has it: the others keep their
+/// positions, which the second number is the first of.
+fn joined_late(ogg: &[u8], drop: usize) -> (Vec<u8>, u64) {
+    let (mut rest, mut out, mut begins) = (ogg, Vec::new(), 0);
+    for number in 0.. {
+        let Some(lacing) = rest.get(27..).map(|after| &after[..usize::from(rest[26])]) else { break };
+        let length = 27 + lacing.len() + lacing.iter().map(|bytes| usize::from(*bytes)).sum::<usize>();
+        let (page, after) = rest.split_at(length);
+        rest = after;
+        if (2..2 + drop).contains(&number) {
+            begins = u64::from_le_bytes(page[6..14].try_into().unwrap());
+            continue;
+        }
+        let mut page = page.to_vec();
+        let sequence = if number < 2 { number } else { number - drop } as u32;
+        page[18..22].copy_from_slice(&sequence.to_le_bytes());
+        page[22..26].fill(0);
+        // RFC 3533 §6: this polynomial, nothing reflected.
+        let crc = page.iter().fold(0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte) << 24, |crc, _| crc << 1 ^ if crc >> 31 == 1 { 0x04c1_1db7 } else { 0 })
+        });
+        page[22..26].copy_from_slice(&crc.to_le_bytes());
+        out.extend(page);
+    }
+    (out, begins)
+}
+
+/// RFC 7845 §4.3: what comes before the first sample to be heard is as long as the header says, wherever the positions begin.
+#[test]
+fn an_opus_stream_cut_out_of_another_begins_with_its_own_first_sample() {
+    let bench = Bench::new();
+    let whole = bench.convert(&bench.music(48_000, 2, 20 * 48_000), "-c:a libopus -b:a 128k", "whole.opus");
+    let bytes = std::fs::read(&whole).unwrap();
+    let samples = |made: &super::bench::Made| super::bench::first_channel(&made.dir.join("flac.mp4"), 2, "");
+    let all = samples(&bench.make(&whole));
+    assert_eq!(all.len(), 20 * 48_000);
+    for drop in [1, 3, 13] {
+        let (cut, begins) = joined_late(&bytes, drop);
+        assert!(begins > 0);
+        let made = bench.make(&bench.file(&format!("late-{drop}.opus"), cut));
+        made.check(20 * 48_000 - begins);
+        // A decoder that joins late needs 80 ms until it hears the same.
+        let (ours, theirs) = (&samples(&made)[9_600..], &all[begins as usize + 9_600..]);
+        let wrong = super::bench::error(ours, theirs);
+        let loud = super::bench::error(theirs, &vec![0.0; theirs.len()]);
+        assert!(wrong < loud / 100.0, "{drop} pages dropped: {wrong} of {loud}");
+    }
 }
 
 /// `opusdec` would give up the phase between the channels, which decoders for mono do.

@@ -177,9 +177,56 @@ fn a_ladder_does_not_promise_more_than_the_source_has() {
     assert_eq!(report.skipped(&ladder()), index.skipped);
     let outline: Vec<_> = report.outline(&ladder()).into_iter().map(|rung| rung.path).collect();
     assert_eq!(outline, names);
-    for (arguments, name) in [("-c:a libvorbis -b:a 64k", "64.ogg"), ("-c:a aac -b:a 64k", "64.m4a")] {
+    // Whatever it is packed in, with a cover that is larger than the sound, too.
+    let cover = bench.file("cover.bmp", {
+        let pixels: Vec<u8> = (0..256 * 256 * 3u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let head = [&b"BM"[..], &(54 + pixels.len() as u32).to_le_bytes(), &[0; 4], &54u32.to_le_bytes()].concat();
+        let info = [40u32, 256, 256, 1 | 24 << 16, 0, 0, 0, 0, 0, 0].map(u32::to_le_bytes).concat();
+        [head, info, pixels].concat()
+    });
+    let covered =
+        format!("-i {} -map 0 -map 1 -c:v png -disposition:v attached_pic -c:a aac -b:a 64k", cover.display());
+    for (arguments, name) in [
+        ("-c:a libvorbis -b:a 64k", "64.ogg"),
+        ("-c:a aac -b:a 64k", "64.m4a"),
+        ("-c:a aac -b:a 64k", "64.aac"),
+        ("-c:a libmp3lame -b:a 64k -write_xing 0 -id3v2_version 0", "plain.mp3"),
+        ("-c:a aac -b:a 64k -movflags frag_keyframe+empty_moov -frag_duration 500000", "fragmented.m4a"),
+        ("-c:a libopus -b:a 56k -vbr off", "56.webm"),
+        ("-c:a libopus -b:a 56k -vbr off -live 1", "live.webm"),
+        ("-c:a libmp3lame -b:a 64k", "64.mka"),
+        (&covered, "covered.m4a"),
+    ] {
         let index = bench.make(&bench.convert(&music, arguments, name)).index;
+        let paths: Vec<_> = index.skipped.iter().map(|skipped| skipped.path.as_str()).collect();
+        assert_eq!(paths, ["aac/256"], "{name}");
         assert!(index.skipped.iter().all(|s| s.why.contains("is lossy")), "{name}: {:?}", index.skipped);
+    }
+    for (arguments, name) in [("-c:a flac", "flac.mka"), ("-c:a pcm_s16le", "pcm.mkv"), ("-c:a alac", "alac.m4a")] {
+        let index = bench.make(&bench.convert(&music, arguments, name)).index;
+        assert!(index.skipped.is_empty(), "{name}: {:?}", index.skipped);
+    }
+}
+
+/// The sound of a film is as bad as it is, however many bits the picture has.
+#[test]
+fn the_sound_of_a_film_is_not_promised_better_than_it_is() {
+    let bench = Bench::new();
+    let picture = "-f lavfi -i testsrc=size=160x90:rate=25:duration=4 -map 0:a -map 1:v -c:v libx264 -crf 1 -shortest";
+    let music = bench.music(44_100, 2, 4 * 44_100);
+    let ladder = segue::hls::ladder::video::VideoLadder::default_video();
+    for (arguments, name) in [
+        ("-c:a aac -b:a 64k", "film.mp4"),
+        ("-c:a aac -b:a 64k -movflags frag_keyframe+empty_moov", "fragmented.mp4"),
+        ("-c:a libopus -b:a 64k", "film.mkv"),
+    ] {
+        let film = bench.convert(&music, &format!("{picture} {arguments}"), name);
+        let dir = tempfile::tempdir().unwrap();
+        let choice = segue::hls::ladder::video::Choice::Video(ladder.clone());
+        let never = std::sync::atomic::AtomicBool::new(false);
+        let index = segue::transcode::run_as(&film, &choice, dir.path(), &options(), &mut |_| (), &never).unwrap();
+        let skipped: Vec<_> = index.skipped.iter().filter(|s| s.path.starts_with("aac")).collect();
+        assert!(matches!(skipped[..], [s] if s.path == "aac/160" && s.why.contains("is lossy")), "{name}: {skipped:?}");
     }
 }
 

@@ -444,9 +444,14 @@ fn redirects_are_followed_on_the_same_server_only() {
     assert_eq!(asked.iter().filter(|asked| asked.path != "/there").count(), 1, "what follows asks there at once");
     song.refused(|_, _| status(302, "Location: /round\r\n"), Kind::Invalid, "it redirects more than 3 times");
     song.refused(|_, _| status(302, ""), Kind::Invalid, "redirects to nowhere");
-    for place in ["http://localhost:1/x", "http://169.254.169.254/x", "file:///etc/passwd", "//127.0.0.1/x"] {
+    for (place, said) in [
+        ("http://localhost:1/x", "it redirects to another server (localhost:1)"),
+        ("http://169.254.169.254/x", "it redirects to another server (169.254.169.254)"),
+        ("//other.example/x", "it redirects to another server (other.example)"),
+        ("file:///etc/passwd", "http:// and https:// only"),
+    ] {
         let head = format!("Location: {place}\r\n");
-        song.refused(move |_, _| status(307, &head), Kind::Invalid, "");
+        song.refused(move |_, _| status(307, &head), Kind::Invalid, said);
     }
 }
 
@@ -546,7 +551,7 @@ fn what_may_not_be_asked_is_not_asked() {
     let any = || Allowed { any_host: true, ..Allowed::default() };
     let named = |rule: String| Allowed { hosts: vec![rule.parse().unwrap()], ..Allowed::default() };
     check(&server.url("/x"), any(), "add \"127.0.0.1:");
-    check(&server.url("/x"), Allowed::default(), "add it to sources.allow_hosts");
+    check(&server.url("/x"), Allowed::default(), "to sources.allow_hosts");
     // A name that is allowed is not enough: where it leads counts.
     check(&server.url("/x"), named(format!("127.0.0.1:{port}")), "is at a loopback address");
     for host in ["localhost", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]"] {
@@ -558,6 +563,10 @@ fn what_may_not_be_asked_is_not_asked() {
     check("file:///etc/passwd", patient().fetching.allowed, "http:// and https:// only");
     assert!(server.asked().is_empty(), "{:?}", server.asked());
     assert!(check_input(Path::new("http://h:25/x"), &patient()).unwrap_err().chain().contains("port 25 of h"));
+    // An address needs no resolver: who enqueues it hears at once.
+    let options = Options { fetching: Fetching { allowed: any(), ..patient().fetching }, ..options() };
+    let metadata = check_input(Path::new("http://169.254.169.254/latest/"), &options).unwrap_err().chain();
+    assert!(metadata.contains("where clouds keep their metadata"), "{metadata}");
 }
 
 #[test]

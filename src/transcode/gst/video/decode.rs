@@ -1,4 +1,4 @@
-//! Input bytes → pictures: 8-bit, 4:2:0, whole. The reader pulls, so a slow encoder slows the decoder.
+//! Input bytes → pictures: 4:2:0, whole, of 8 bits, or of 10 for what has to be made SDR yet. The reader pulls, so a slow encoder slows the decoder.
 
 use gst::prelude::*;
 
@@ -26,8 +26,8 @@ pub(super) enum Pull {
 const THREADS_MAX: i32 = 4;
 
 impl Decoder {
-    /// Starts to decode `input`.
-    pub(super) fn start(input: Input) -> Result<Decoder> {
+    /// Starts to decode `input`; `deep`: 10 bits.
+    pub(super) fn start(input: Input, deep: bool) -> Result<Decoder> {
         let pipeline = gst::Pipeline::new();
         let source = FileSource::new(input);
         let decodebin = make("decodebin")?;
@@ -42,12 +42,17 @@ impl Decoder {
         }
         let convert = make("videoconvert")?;
         let caps = make("capsfilter")?;
-        caps.set_property("caps", gst::Caps::builder("video/x-raw").field("format", "I420").build());
-        // Lets whole pictures pass, and puts fields together: the decoder says which they are.
-        let deinterlace = make("deinterlace")?;
-        deinterlace.set_property_from_str("method", "yadif");
-        deinterlace.set_property_from_str("fields", "top"); // a picture for two fields
-        let mut chain = vec![convert.clone(), caps, deinterlace];
+        let format = if deep { "I420_10LE" } else { "I420" };
+        caps.set_property("caps", gst::Caps::builder("video/x-raw").field("format", format).build());
+        let mut chain = vec![convert.clone(), caps];
+        // Nobody makes HDR of fields.
+        if !deep {
+            // Lets whole pictures pass, and puts fields together: the decoder says which they are.
+            let deinterlace = make("deinterlace")?;
+            deinterlace.set_property_from_str("method", "yadif");
+            deinterlace.set_property_from_str("fields", "top"); // a picture for two fields
+            chain.push(deinterlace);
+        }
         // 3 pictures: of 4K they are 40 MB.
         let sink = gst_app::AppSink::builder().sync(false).enable_last_sample(false).max_buffers(3).build();
         chain.push(sink.clone().upcast());

@@ -1,7 +1,7 @@
 //! Pictures → every rung at once.
 //!
 //! ```text
-//! decoder ─▶ the grid: so many pictures, each at its exact time ─▶ appsrc ! turn ! tee
+//! decoder ─▶ HDR made SDR ─▶ the grid: so many pictures, each at its exact time ─▶ appsrc ! turn ! tee
 //!     tee ! { queue ! scale ! I420 at the rung's size ! x264enc ! appsink } per rung
 //! ```
 
@@ -16,6 +16,7 @@ use crate::transcode::gst::registry::make;
 use crate::transcode::gst::source::Input;
 use crate::transcode::protocol::Event;
 use crate::transcode::video::plan::{Film, Turn};
+use crate::transcode::video::tone::ToneMap;
 
 /// When the first picture is shown to the encoders. x264enc moves earlier ones to this hour, so that decode times need
 /// no sign, and its base class (1.22) compares moved with unmoved times then and forgets where groups begin.
@@ -23,7 +24,7 @@ pub(super) const EPOCH_NS: u64 = 1000 * 3600 * 1_000_000_000;
 
 /// Decodes and encodes all of `input`. Answers what encoded it.
 pub(super) fn run(film: &Film, input: Input, pipe: &Pipe) -> Result<Vec<String>> {
-    let decoder = Decoder::start(input)?;
+    let decoder = Decoder::start(input, film.hdr.is_some())?;
     let mut grid = Grid::new(film, pipe);
     loop {
         match decoder.pull()? {
@@ -44,6 +45,9 @@ struct Grid<'a> {
     pipe: &'a Pipe,
     encoder: Option<Encoder>,
     held: Option<gst::Buffer>,
+    /// Makes HDR SDR.
+    tone: Option<ToneMap>,
+    /// Of the decoder.
     caps: Option<gst::Caps>,
     decoded: u64,
     /// Places filled.
@@ -58,8 +62,8 @@ impl<'a> Grid<'a> {
     fn new(film: &'a Film, pipe: &'a Pipe) -> Grid<'a> {
         let groups = film.cut.places(film.rate, film.frames).into_iter().peekable();
         let candidates = Candidates::default();
-        let encoder = None;
-        Grid { film, pipe, encoder, held: None, caps: None, decoded: 0, next: 0, told: 0, groups, candidates }
+        let (encoder, tone) = (None, film.hdr.map(ToneMap::new));
+        Grid { film, pipe, encoder, held: None, tone, caps: None, decoded: 0, next: 0, told: 0, groups, candidates }
     }
 
     fn idle(&self) -> Result<()> {
@@ -77,6 +81,10 @@ impl<'a> Grid<'a> {
         }
         self.decoded += 1;
         let film = self.film;
+        let buffer = match &self.tone {
+            Some(tone) => made_sdr(tone, &buffer, film.source)?,
+            None => buffer,
+        };
         let shown_ns = shown_ns.saturating_sub(film.first_ns) + film.time_ns(film.lead);
         let half_ns = film.time_ns(1) / 2;
         let first = self.held.is_none();
@@ -99,9 +107,15 @@ impl<'a> Grid<'a> {
                 found.0, found.1, promised.0, promised.1
             )));
         }
-        self.encoder = Some(Encoder::start(self.film, &caps, self.pipe)?);
+        let shown = if self.tone.is_some() { sdr(&caps) } else { caps.clone() };
+        self.encoder = Some(Encoder::start(self.film, &shown, self.pipe)?);
         self.caps = Some(caps);
         Ok(())
+    }
+
+    /// What the pictures are that are shown.
+    fn shown_caps(&self) -> Option<gst::Caps> {
+        self.caps.as_ref().map(|caps| if self.tone.is_some() { sdr(caps) } else { caps.clone() })
     }
 
     /// Fills the next place with the picture that is held.
@@ -145,7 +159,8 @@ impl<'a> Grid<'a> {
         while self.next < self.film.frames {
             self.show()?;
         }
-        let Grid { film, pipe, encoder, caps, candidates, held, .. } = self;
+        let caps = self.shown_caps();
+        let Grid { film, pipe, encoder, candidates, held, .. } = self;
         drop(held);
         let encoder = encoder.ok_or_else(|| Error::internal("nothing was encoded"))?;
         let encoders = encoder.finish(film.frames)?;
@@ -155,6 +170,26 @@ impl<'a> Grid<'a> {
         }
         Ok(encoders)
     }
+}
+
+/// A picture of 10 bits and HDR as one of 8 and SDR.
+fn made_sdr(tone: &ToneMap, picture: &gst::Buffer, size: (u32, u32)) -> Result<gst::Buffer> {
+    let map = picture.map_readable().map_err(|_| Error::internal("a picture cannot be read"))?;
+    // Bands, not threads for good: a picture takes longer than its threads take to start.
+    let bands = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let made = tone.picture(&map, size, bands);
+    made.map(gst::Buffer::from_mut_slice).ok_or_else(|| Error::internal("a picture is shorter than its size"))
+}
+
+/// Caps of what `made_sdr` makes of pictures of these.
+fn sdr(caps: &gst::Caps) -> gst::Caps {
+    let mut caps = caps.clone();
+    if let Some(structure) = caps.make_mut().structure_mut(0) {
+        structure.set("format", "I420");
+        structure.set("colorimetry", "bt709");
+        structure.remove_fields(["mastering-display-info", "content-light-level"]);
+    }
+    caps
 }
 
 fn same_size(a: &gst::Caps, b: &gst::Caps) -> bool {

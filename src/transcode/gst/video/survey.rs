@@ -13,6 +13,7 @@ use crate::transcode::gst::registry::make;
 use crate::transcode::gst::source::{FileSource, Input};
 use crate::transcode::protocol::Event;
 use crate::transcode::video::plan::{PictureTrack, SoundTrack, Survey, Turn};
+use crate::transcode::video::tone::Transfer;
 
 /// Packets of a stream that are looked at: four hours at 250 a second.
 const PACKETS_MAX: usize = 3_600_000;
@@ -213,6 +214,7 @@ fn picture(caps: &gst::StructureRef, stream: &Stream, first_ns: u64, last_ns: u6
         aspect,
         turn: stream.turn,
         interlaced,
+        hdr: caps.get::<&str>("colorimetry").ok().and_then(Transfer::of),
         frames: stream.shown_ns.len() as u64,
         first_ns,
         end_ns: stream.end_ns.max(last_ns + gaps_ns[1]),
