@@ -59,6 +59,7 @@ fn plan(plan: &Plan, tax_bps: u64) -> Option<db::subscriptions::Plan> {
         period_days: plan.period_days as i64,
         trial_days: plan.trial_days as i64,
         tax_bps,
+        renews: plan.renews,
     })
 }
 
@@ -81,6 +82,7 @@ pub(super) fn start(
     if payments.hyperswitch.is_some() {
         tasks.push(("webhooks", runtime.spawn(worker::webhooks(payments.clone(), shutdown.clone()))));
         tasks.push(("reconciler", runtime.spawn(worker::reconciler(payments.clone(), name(), shutdown.clone()))));
+        tasks.push(("renewals", runtime.spawn(worker::renewals(payments.clone(), name(), shutdown.clone()))));
     }
     if payments.stripe.is_some() {
         tasks.push(("transfers", runtime.spawn(worker::transfers(payments.clone(), name(), shutdown.clone()))));

@@ -60,6 +60,13 @@ pub struct Plan {
     /// Days that somebody may try it, once. 0: none.
     #[serde(default)]
     pub trial_days: u64,
+    /// Whether it goes on by itself after a paid period, by what its subscriber paid with.
+    #[serde(default = "renews")]
+    pub renews: bool,
+}
+
+fn renews() -> bool {
+    true
 }
 
 impl Default for Payments {
@@ -305,6 +312,7 @@ mod tests {
             currency: "USD".into(),
             period_days: 30,
             trial_days: 0,
+            renews: true,
         };
         check(Payments { plans: vec![plan.clone(), plan.clone()], ..live() }, "\"pro\"", "twice");
         check(Payments { plans: vec![Plan { currency: "usd".into(), ..plan }], ..live() }, "\"pro\"", "subscribe");

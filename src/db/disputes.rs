@@ -10,6 +10,9 @@ use crate::ledger::dispute::{self, Borne, Status, Turn};
 use crate::ledger::order::{Status as OrderStatus, by_seller};
 use crate::ledger::{Amount, Currency, allocate, subscription};
 
+/// Disputes in one page of a list.
+pub const PAGE_MAX: u32 = 200;
+
 /// A dispute.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispute {
@@ -31,6 +34,17 @@ pub struct Dispute {
     pub created_us: i64,
     /// When it was last won or lost.
     pub settled_us: Option<i64>,
+}
+
+/// A dispute in a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// It.
+    pub dispute: Dispute,
+    /// The order that its payment is for.
+    pub order: Option<String>,
+    /// … or the subscription.
+    pub subscription: Option<String>,
 }
 
 /// What the provider has under a dispute's id.
@@ -129,6 +143,27 @@ impl Db {
     /// When the database cannot be read.
     pub async fn dispute(&self, id: &str) -> Result<Option<Dispute>> {
         Ok(read(&mut self.begin_read().await?, id).await?.map(|(dispute, _)| dispute))
+    }
+
+    /// Disputes, the latest first, of one status or of all, behind the one of the id `before`; with each, the order or the
+    /// subscription that was paid.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn disputes(&self, status: Option<Status>, before: Option<&str>, limit: u32) -> Result<Vec<Listed>> {
+        let mut tx = self.begin_read().await?;
+        let sql = "select d.id, p.order_id, p.subscription_id from dispute d join payment p on p.id = d.payment_id
+                   where (cast($1 as text) is null or d.status = $1) and (cast($2 as text) is null
+                     or (d.created_us, d.id) < (select b.created_us, b.id from dispute b where b.id = $2))
+                   order by d.created_us desc, d.id desc limit $3";
+        let args = args![status.map(Status::as_str), before, i64::from(limit.min(PAGE_MAX))];
+        let mut listed = Vec::new();
+        for row in tx.all(sql, args).await? {
+            let (dispute, _) = read(&mut tx, &row.text("id")?).await?.ok_or_else(vanished)?;
+            let (order, subscription) = (row.text_or_null("order_id")?, row.text_or_null("subscription_id")?);
+            listed.push(Listed { dispute, order, subscription });
+        }
+        Ok(listed)
     }
 
     /// Disputes that are open, by id.

@@ -190,17 +190,20 @@ impl Db {
     /// When the database cannot be read.
     pub async fn balance_as_of(&self, code: &AccountCode, as_of: AsOf) -> Result<Option<(i64, i64)>> {
         let mut tx = self.begin_read().await?;
+        snapshot(&mut tx).await?;
         let id = tx.first("select id from ledger_account where code = $1", args![code.as_str()]).await?;
         let Some(id) = id else { return Ok(None) };
         sums(&mut tx, id.int("id")?, as_of).await.map(Some)
     }
 
-    /// Every account that something was posted to, by code.
+    /// Every account that something was posted to, by code, on one snapshot: what is posted meanwhile is in all of its
+    /// accounts or in none.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn trial_balance(&self, as_of: AsOf) -> Result<Vec<Line>> {
         let mut tx = self.begin_read().await?;
+        snapshot(&mut tx).await?;
         let mut lines = Vec::new();
         let mut after = String::new();
         loop {
@@ -220,6 +223,15 @@ impl Db {
             }
         }
     }
+}
+
+/// Every statement of the transaction reads what the first one does. SQLite's transactions are so; PostgreSQL's would let
+/// each statement see what was committed before it.
+async fn snapshot(tx: &mut Tx) -> Result<()> {
+    if tx.dialect() == Dialect::Postgres {
+        tx.execute("set transaction isolation level repeatable read", args![]).await?;
+    }
+    Ok(())
 }
 
 async fn sums(tx: &mut Tx, account_id: i64, as_of: AsOf) -> Result<(i64, i64)> {

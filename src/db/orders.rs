@@ -131,6 +131,8 @@ pub struct Seen {
     pub currency: String,
     /// With which a browser pays, when the provider told.
     pub client_secret: Option<String>,
+    /// What it was paid by, where that was saved for more.
+    pub method: Option<String>,
 }
 
 /// What a provider's payment means for us.
@@ -306,7 +308,7 @@ impl Db {
         learn(&mut tx, id, seen, now_us).await?;
         let applied = match (&order, &subscription) {
             (Some(order), _) => apply_to_order(&mut tx, order, id, seen.standing, delay_us, now_us).await?,
-            (None, Some(of)) => subscriptions::apply(&mut tx, of, id, seen.standing, now_us).await?,
+            (None, Some(of)) => subscriptions::apply(&mut tx, of, id, seen, now_us).await?,
             (None, None) => return Err(Error::internal(format!("the payment {id} is for nothing"))),
         };
         tx.commit().await?;
@@ -370,8 +372,7 @@ impl Db {
                 "select p.id from payment p
                  where p.id > $2 and p.created_us < $1 and (
                    exists (select 1 from sale_order o where o.id = p.order_id and o.status in ('created', 'pending_payment'))
-                   or exists (select 1 from invoice i join subscription s on s.id = i.subscription_id
-                     where i.payment_id = p.id and i.status = 'open' and s.status = 'pending_payment'))
+                   or exists (select 1 from invoice i where i.payment_id = p.id and i.status = 'open'))
                  order by p.id limit $3",
                 args![before_us, after, limit],
             )

@@ -108,6 +108,19 @@ pub fn gate(standings: &[Standing], now_us: i64) -> Gate {
     }
 }
 
+/// Payments that are asked for to renew a subscription for one period.
+pub const RENEWAL_TRIES: i64 = 3;
+/// A day in microseconds.
+const DAY_US: i64 = 86_400_000_000;
+
+/// When a payment for the next period is asked for, after so many that were: three days before the period ends, or a
+/// quarter of it where that is less; then again after each third of that time, so that whoever is told of a payment that
+/// failed still has the rest. `None`: no more are.
+pub fn renewal_at(ends_us: i64, period_days: i64, tries: i64) -> Option<i64> {
+    let lead_us = (3 * DAY_US).min(period_days.saturating_mul(DAY_US) / 4);
+    (0..RENEWAL_TRIES).contains(&tries).then(|| ends_us.saturating_sub(lead_us) + lead_us / RENEWAL_TRIES * tries)
+}
+
 /// An invoice that was paid, with this much tax in its amount.
 ///
 /// # Errors
@@ -133,6 +146,14 @@ mod tests {
         };
         assert_eq!(booking(1190, 190), "psp:clearing 1190 | platform:subscriptions 1000, platform:tax 190");
         assert_eq!(booking(5, 0), "psp:clearing 5 | platform:subscriptions 5");
+    }
+
+    #[test]
+    fn a_renewal_is_tried_three_times_before_the_end() {
+        let days = |period, tries| renewal_at(100 * DAY_US, period, tries).map(|at| at as f64 / DAY_US as f64);
+        assert_eq!([0, 1, 2, 3].map(|tries| days(30, tries)), [Some(97.0), Some(98.0), Some(99.0), None]);
+        assert_eq!([0, 1, 2].map(|tries| days(6, tries)), [Some(98.5), Some(99.0), Some(99.5)]);
+        assert_eq!(days(30, -1), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::db::orders::{Applied, Order, Payment, Refusal, Seen, Standing};
 use crate::db::subscriptions::{Plan, Subscribed, Subscription};
 use crate::ledger::order::{LicenceKind, ProductId, Status};
 use crate::ledger::subscription::{self, SubscriptionId};
-use crate::providers::hyperswitch::{NewPayment, is_untouched};
+use crate::providers::hyperswitch::{NewPayment, Saved, is_untouched};
 use crate::providers::wire::Fault;
 
 /// A payment that is open longer than this is looked at, and ended when nobody has begun to pay. The provider's own
@@ -30,6 +30,16 @@ pub enum Ordered {
     Unknown(Order, String),
     /// The provider refuses the payment; the order has failed.
     Declined(Order, String),
+}
+
+/// What a payment is for.
+#[derive(Clone, Copy)]
+struct What<'a> {
+    customer: &'a str,
+    description: &'a str,
+    /// Our id of it.
+    purpose: &'a str,
+    saved: Saved<'a>,
 }
 
 /// How a payment came out of its first call.
@@ -61,7 +71,9 @@ impl Payments {
         if order.status != Status::Created {
             return Ok(Ordered::Again(order));
         }
-        let begun = self.begin(&order.payment, &order.buyer, "order", order.id.as_str(), again).await?;
+        let what =
+            What { customer: &order.buyer, description: "order", purpose: order.id.as_str(), saved: Saved::Nothing };
+        let begun = self.begin(&order.payment, what, again).await?;
         if let Begun::Declined(_) = begun {
             self.db.fail_order(&order.id, Status::Failed, self.now_us()).await?;
         }
@@ -76,16 +88,11 @@ impl Payments {
     }
 
     /// Asks for a stored payment. `look`: it may have been asked for before.
-    async fn begin(&self, payment: &Payment, customer: &str, what: &str, purpose: &str, look: bool) -> Result<Begun> {
+    async fn begin(&self, payment: &Payment, what: What<'_>, look: bool) -> Result<Begun> {
         let provider = self.hyperswitch()?;
-        let new = NewPayment {
-            id: &payment.id,
-            amount: payment.amount,
-            customer,
-            description: what,
-            purpose,
-            return_url: self.options.return_url.as_deref(),
-        };
+        let What { customer, description, purpose, saved } = what;
+        let (id, amount, return_url) = (payment.id.as_str(), payment.amount, self.options.return_url.as_deref());
+        let new = NewPayment { id, amount, customer, description, purpose, return_url, saved };
         let mut seen = Err(Fault::Missing);
         if look {
             seen = provider.payment(&payment.id).await;
@@ -163,6 +170,7 @@ impl Payments {
                     amount_minor: payment.amount.minor(),
                     currency: payment.amount.currency().code().into(),
                     client_secret: None,
+                    method: None,
                 }
             }
             Err(fault) => return Err(unreadable(id, &fault)),
@@ -185,6 +193,25 @@ impl Payments {
 
 fn unreadable(id: &str, fault: &Fault) -> Error {
     Error::new(Kind::Unavailable, format!("cannot read the payment {id}: {}", fault.words()))
+}
+
+/// A payment that the provider refused to begin: it is as good as one that failed there.
+pub(super) fn refused(payment: &Payment) -> Seen {
+    Seen {
+        standing: Standing::Dead,
+        state: "refused".into(),
+        amount_minor: payment.amount.minor(),
+        currency: payment.amount.currency().code().into(),
+        client_secret: None,
+        method: None,
+    }
+}
+
+/// What the first payment of a subscription is for.
+fn first(subscription: &Subscription) -> What<'_> {
+    let saved = if subscription.renews { Saved::Keep } else { Saved::Nothing };
+    let (customer, purpose) = (subscription.subject.as_str(), subscription.id.as_str());
+    What { customer, description: "subscription", purpose, saved }
 }
 
 /// The answer to a request never ends anything.
@@ -260,17 +287,10 @@ impl Payments {
         if payment.client_secret.is_some() {
             return Ok(Joined::Pay(subscription, payment));
         }
-        match self.begin(&payment, subject, "subscription", subscription.id.as_str(), again).await? {
+        match self.begin(&payment, first(&subscription), again).await? {
             Begun::Unknown(why) => Ok(Joined::Unknown(subscription, why)),
             Begun::Declined(why) => {
-                let dead = Seen {
-                    standing: Standing::Dead,
-                    state: "refused".into(),
-                    amount_minor: payment.amount.minor(),
-                    currency: payment.amount.currency().code().into(),
-                    client_secret: None,
-                };
-                self.db.apply_payment(&payment.id, &dead, self.delay_us(), self.now_us()).await?;
+                self.db.apply_payment(&payment.id, &refused(&payment), self.delay_us(), self.now_us()).await?;
                 let now = self.db.subscription(&subscription.id).await?;
                 Ok(Joined::Declined(now.unwrap_or(subscription), why))
             }
@@ -298,7 +318,7 @@ impl Payments {
         let gone = || Error::internal(format!("the payment of {id} vanished"));
         let mut payment = self.db.subscription_payment(id).await?.ok_or_else(gone)?;
         if payment.client_secret.is_none() {
-            match self.begin(&payment, subject, "subscription", id.as_str(), true).await? {
+            match self.begin(&payment, first(&subscription), true).await? {
                 Begun::Known => payment = self.db.subscription_payment(id).await?.ok_or_else(gone)?,
                 Begun::Unknown(why) | Begun::Declined(why) => return Ok(Completed::NoProvider(why)),
             }

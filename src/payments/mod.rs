@@ -13,6 +13,7 @@ pub mod checkout;
 pub mod disputing;
 pub mod payout;
 pub mod refunding;
+pub mod renewing;
 pub mod sweep;
 pub mod webhook;
 pub mod worker;

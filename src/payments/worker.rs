@@ -14,7 +14,7 @@ use crate::base::{Result, telemetry};
 
 /// How often deliveries are looked for.
 const WEBHOOKS_EVERY: Duration = Duration::from_secs(1);
-/// How often transfers and reversals are looked for (control.md §4).
+/// How often transfers, reversals and renewals are looked for (control.md §4).
 const PAYOUT_EVERY: Duration = Duration::from_secs(60);
 /// How often gauges are sampled (control.md §8).
 const SAMPLE_EVERY: Duration = Duration::from_secs(60);
@@ -86,6 +86,14 @@ pub async fn transfers(payments: Payments, who: String, shutdown: Shutdown) {
         tried("transfers", payments.transfer_due().await.map(drop));
     }
     let _ = payments.db.release(&who).await; // or its term ends
+}
+
+/// Renews subscriptions.
+pub async fn renewals(payments: Payments, who: String, shutdown: Shutdown) {
+    let mut turns = Turns::new(PAYOUT_EVERY, Some("renewals"), who, shutdown);
+    while turns.next(&payments).await {
+        tried("renewals", payments.renew_due().await.map(drop));
+    }
 }
 
 /// Has transfers come back.

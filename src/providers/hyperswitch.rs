@@ -43,6 +43,19 @@ pub struct NewPayment<'a> {
     pub purpose: &'a str,
     /// Where the buyer goes afterwards.
     pub return_url: Option<&'a str>,
+    /// What it is paid by, beyond this one payment.
+    pub saved: Saved<'a>,
+}
+
+/// Whether a means of payment is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved<'a> {
+    /// It is for this payment.
+    Nothing,
+    /// The buyer's browser gives it, and agrees that more is paid by it later.
+    Keep,
+    /// The one of this id, which the buyer had kept: paid at once, without them.
+    By(&'a str),
 }
 
 /// A refund to ask for.
@@ -62,7 +75,7 @@ impl Hyperswitch {
         Hyperswitch { account, profile, transport }
     }
 
-    /// Asks for a payment; the buyer's browser confirms it.
+    /// Asks for a payment; the buyer's browser confirms it, unless it is paid by what they saved.
     ///
     /// # Errors
     /// `Exists` when the provider has one of this id.
@@ -83,6 +96,15 @@ impl Hyperswitch {
         }
         if let Some(profile) = &self.profile {
             body["profile_id"] = Value::from(profile.as_str());
+        }
+        match new.saved {
+            Saved::Nothing => {}
+            Saved::Keep => body["setup_future_usage"] = Value::from("off_session"),
+            Saved::By(method) => {
+                body["confirm"] = Value::from(true);
+                body["off_session"] = Value::from(true);
+                body["recurring_details"] = json!({ "type": "payment_method_id", "data": method });
+            }
         }
         let answer = self.call(Method::POST, "/payments", Some(body)).await?;
         decode_payment(new.id, &answer)
@@ -274,6 +296,8 @@ struct Payment {
     currency: String,
     amount_received: Option<i64>,
     client_secret: Option<String>,
+    payment_method_id: Option<String>,
+    setup_future_usage: Option<String>,
 }
 
 fn decode_payment(id: &str, answer: &Answer) -> Result<PaymentSeen, Fault> {
@@ -303,6 +327,10 @@ fn seen(payment: Payment) -> PaymentSeen {
         amount_minor: payment.amount,
         currency: payment.currency,
         client_secret: payment.client_secret.filter(|secret| !secret.is_empty()),
+        // One that is kept for payments in the buyer's presence is of no use without them.
+        method: payment
+            .payment_method_id
+            .filter(|id| is_name(id) && payment.setup_future_usage.as_deref() == Some("off_session")),
     }
 }
 

@@ -364,6 +364,21 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
                 said("work")
             ),
         },
+        "renewal-failed" => Words {
+            subject: "Your subscription could not be renewed",
+            text: format!(
+                "Hello,\n\nthe next payment for your subscription \"{}\" failed; it is paid for until {}.\n\n{}\n",
+                said("plan"),
+                about["ends_us"].as_i64().map_or_else(String::new, rfc3339),
+                match about["next_us"].as_i64() {
+                    Some(next_us) => format!(
+                        "We ask again on {}. If you want no more of it, end it at {base_url} before.",
+                        rfc3339(next_us)
+                    ),
+                    None => "We do not ask again; to go on after that, subscribe anew.".to_owned(),
+                }
+            ),
+        },
         kind => return Err(Error::internal(format!("a mail of the kind {kind}"))),
     }))
 }

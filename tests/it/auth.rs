@@ -135,9 +135,14 @@ impl Api {
         self.send(method, &format!("/api/v1/{path}"), &[("Authorization", &bearer)], body.as_ref())
     }
 
+    /// The log so far; its last line may be half written, even in the middle of a character.
+    fn logged(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
     /// Waits until the log says it: its writer is a thread of its own. The test runner's own limit ends a wait in vain.
     fn until_logged(&self, words: &str) {
-        while !std::fs::read_to_string(&self.log).unwrap().contains(words) {
+        while !self.logged().contains(words) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -145,7 +150,7 @@ impl Api {
     /// Waits for the `n`th mail to an address and returns what it says; the test runner's own limit ends a wait in vain.
     fn mail(&self, address: &str, n: usize) -> String {
         loop {
-            let log = std::fs::read_to_string(&self.log).unwrap();
+            let log = self.logged();
             let mails: Vec<&str> =
                 log.split("mail.smtp is unset").filter(|text| text.contains("the mail says")).collect();
             // The fields of a line of the log come behind its words.

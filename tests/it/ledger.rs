@@ -27,6 +27,7 @@ const CASES: &[Case] = cases![around whole:
     nothing_is_posted_into_a_closed_period,
     an_account_never_changes,
     many_at_once_take_no_more_than_there_is,
+    a_trial_balance_balances_while_others_post,
     whoever_posts_in_groups_gets_their_own_answer,
     random_journals_come_out_as_an_auditor_predicts,
 ];
@@ -316,6 +317,27 @@ async fn many_at_once_take_no_more_than_there_is(db: Db) {
         places.push(task.await.unwrap().place().unwrap());
     }
     assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
+}
+
+async fn a_trial_balance_balances_while_others_post(db: Db) {
+    created(&db, &moved("in", "psp", "seller:1", 1_000_000)).await;
+    let posting = {
+        let db = db.clone();
+        tokio::spawn(async move {
+            for n in 0..150 {
+                let (from, to) = [("psp", "fees"), ("seller:1", "psp"), ("psp", "seller:1")][n % 3];
+                created(&db, &moved(&format!("m{n}"), from, to, 1 + n as i64)).await;
+            }
+        })
+    };
+    let mut looks = 0;
+    while looks < 3 || !posting.is_finished() {
+        let lines = db.trial_balance(AsOf::Now).await.unwrap();
+        let off: i64 = lines.iter().map(|line| line.debits - line.credits).sum();
+        assert_eq!(off, 0, "{lines:?}");
+        looks += 1;
+    }
+    posting.await.unwrap();
 }
 
 async fn whoever_posts_in_groups_gets_their_own_answer(db: Db) {

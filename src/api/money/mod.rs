@@ -1,6 +1,7 @@
 //! The routes of money. In: what people buy, sell and give back, and what providers tell. Out: JSON, with amounts in
 //! minor units. Thin: decode, call one flow, encode.
 
+mod disputes;
 mod orders;
 mod products;
 mod sellers;
@@ -71,6 +72,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(sellers::transfers))
         .routes(routes!(orders::set_deadline))
         .routes(routes!(sellers::ledger))
+        .routes(routes!(disputes::list))
         .routes(routes!(sellers::provider_fee))
         .routes(routes!(sellers::hand_payout))
         .merge(told)
@@ -85,6 +87,7 @@ struct Page {
     before: Option<String>,
     track: Option<String>,
     mine: Option<bool>,
+    status: Option<String>,
 }
 
 impl Page {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use super::{
 use crate::api::caller::Caller;
 use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
-use crate::api::transcodes::no_store;
+use crate::api::transcodes::{self, no_store};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
 use crate::db::orders::Payment;
@@ -44,6 +45,7 @@ pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     let one = |plan: &Plan| {
         json!({
             "id": plan.id, "price": plan.price.map(money), "period_days": plan.period_days, "trial_days": plan.trial_days,
+            "renews": plan.renews && plan.price.is_some() && plan.period_days > 0,
         })
     };
     let items: Vec<Value> = payments.options.plans.iter().map(one).collect();
@@ -74,7 +76,7 @@ pub(super) async fn create(
         Joined::Pay(subscription, payment) => (subscription, Some(payment)),
         Joined::Conflict(id) => return Err(reused(&id)),
         Joined::Live(id) => {
-            let detail = format!("{id} is yours; cancel it first");
+            let detail = format!("{id} is yours; end it first, with ?now=true where it is paid for longer");
             return Err(Problem::new(StatusCode::CONFLICT, "subscribed", "You have a subscription", detail));
         }
         Joined::NoPlan => {
@@ -161,23 +163,31 @@ async fn own(payments: &Payments, caller: &Principal, id: &str) -> Result<Subscr
     subscription.ok_or_else(Problem::not_found)
 }
 
-/// `DELETE /api/v1/subscriptions/{id}`: ends it.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct When {
+    #[serde(default)]
+    now: bool,
+}
+
+/// `DELETE /api/v1/subscriptions/{id}`: ends it, with what was paid for; with `?now=true` at once.
 #[utoipa::path(
     delete,
     path = "/api/v1/subscriptions/{id}",
     tag = "money",
-    summary = "End a subscription",
-    params(("id" = String, Path)),
+    summary = "End a subscription: no more is paid, and it lasts as long as it is paid for",
+    params(("id" = String, Path), ("now" = Option<bool>, Query, description = "true: it ends at once, whatever is paid for")),
     responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn cancel(
     State(payments): State<Arc<Payments>>,
     Caller(caller): Caller,
     Path(id): Path<String>,
+    when: Result<Query<When>, QueryRejection>,
 ) -> Answer {
     let caller = writer(caller)?;
+    let Query(When { now }) = when.map_err(|cause| transcodes::wrong_query(&cause))?;
     let id = own(&payments, &caller, &id).await?.id;
-    payments.db.cancel_subscription(&id, payments.clock.unix_us()).await?;
+    payments.db.cancel_subscription(&id, now, payments.clock.unix_us()).await?;
     let subscription = payments.db.subscription(&id).await?.ok_or_else(Problem::not_found)?;
     Ok(shown(StatusCode::OK, view(&subscription, None, &[])))
 }
@@ -208,12 +218,14 @@ fn view(subscription: &Subscription, payment: Option<&Payment>, invoices: &[Invo
         json!({
             "id": invoice.id, "status": invoice.status.as_str(), "amount": money(invoice.amount),
             "tax_minor": invoice.tax_minor, "created": rfc3339(invoice.created_us), "paid": time(invoice.paid_us),
+            "from": time(invoice.from_us), "until": time(invoice.until_us),
         })
     };
     json!({
         "id": subscription.id.as_str(), "plan": subscription.plan, "status": subscription.status.as_str(),
         "price": subscription.price.map(money), "trial_until": time(subscription.trial_until_us),
-        "ends": time(subscription.ends_us), "created": rfc3339(subscription.created_us),
+        "ends": time(subscription.ends_us), "renews": subscription.renews,
+        "next_payment": time(subscription.renew_next_us), "created": rfc3339(subscription.created_us),
         "payment": payment.map(|payment| json!({ "id": payment.id, "client_secret": payment.client_secret })),
         "invoices": invoices.iter().map(invoice).collect::<Vec<_>>(),
     })

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{decode_balance, decode_currency, decode_hash, decode_header, decode_posting, lock, word};
+use super::{decode_balance, decode_currency, decode_hash, decode_header, decode_posting, lock, snapshot, word};
 use crate::base::{Result, hex};
 use crate::db::conn::{Row, Tx, args};
 use crate::db::{Db, Dialect};
@@ -63,9 +63,7 @@ impl Db {
     /// When the database cannot be read; what is wrong in it is in the report.
     pub async fn verify_ledger(&self) -> Result<Report> {
         let mut tx = self.begin_read().await?;
-        if tx.dialect() == Dialect::Postgres {
-            tx.execute("set transaction isolation level repeatable read", args![]).await?;
-        }
+        snapshot(&mut tx).await?;
         let report = Report::default();
         let mut fold =
             Fold { report, read: i64::MIN, seq: 0, hash: GENESIS, recorded_us: 0, balances: HashMap::new(), marks: 0 };

@@ -149,7 +149,7 @@ fn another_password_by_mail_ends_every_session_and_logs_nobody_in() {
         is(&api.post("auth/login", json!({ "email": "a@example.org", "password": PASSWORD })), 401, "credentials");
         api.login("a@example.org", OTHER_PASSWORD);
         assert!(api.mail("a@example.org", 2).contains("was changed"));
-        let log = std::fs::read_to_string(&api.log).unwrap();
+        let log = api.logged();
         assert!(!log.contains("nobody@example.org"), "nobody's mail is sent to nobody");
         // A token of a registration sets no password.
         api.post("auth/register", json!({ "email": "c@example.org", "password": PASSWORD }));

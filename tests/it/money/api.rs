@@ -210,6 +210,20 @@ fn a_shop_from_outside() {
     assert_eq!(active["invoices"][0]["status"], "paid");
     assert_eq!(access(buyer).0, 204);
     assert_eq!(complete(buyer).status, 409);
+    // It goes on by itself; whoever ends it has what they paid for, or nothing at once.
+    assert_eq!((&active["renews"], &active["invoices"][0]["until"]), (&json!(true), &active["ends"]));
+    assert!(active["next_payment"].as_str().unwrap() < active["ends"].as_str().unwrap(), "{active}");
+    let end = |query: &str| site.ask("DELETE", &format!("{subscription}{query}"), Some(buyer), None, &Value::Null);
+    assert_eq!(site.ask("DELETE", &subscription, Some(seller), None, &Value::Null).status, 404);
+    let ending = end("").body;
+    assert_eq!(
+        (&ending["status"], &ending["renews"], &ending["next_payment"]),
+        (&json!("active"), &json!(false), &Value::Null)
+    );
+    assert_eq!((&ending["ends"], access(buyer).0, join("free", "g").status), (&active["ends"], 204, 409));
+    assert_eq!(end("?now=perhaps").status, 400);
+    assert_eq!((end("?now=true").body["status"].clone(), access(buyer).0), (json!("cancelled"), 403));
+    assert_eq!(site.ask("GET", "/api/v1/admin/disputes", Some(buyer), None, &Value::Null).status, 403);
     // Nobody who is no admin sees the books; the command beside the server does.
     assert_eq!(site.ask("GET", "/api/v1/admin/ledger", Some(buyer), None, &Value::Null).status, 403);
     let data = site.data.path().to_str().unwrap();

@@ -54,6 +54,8 @@ pub(super) struct Payment {
     pub(super) amount: i64,
     pub(super) currency: String,
     pub(super) purpose: String,
+    /// Its buyer agreed that more is paid by the same means.
+    saved: bool,
     created_s: u64,
 }
 
@@ -118,6 +120,8 @@ pub(super) struct World {
     late: Vec<(u64, String, String, Option<String>, String)>,
     /// What new refunds are at first: `pending`, `succeeded`, `review` …
     pub(super) refunds_are: String,
+    /// What comes of payments that are made without their buyer: `succeeded`, `failed`, `processing` …
+    pub(super) renewals_are: String,
     clock: Clock,
     next: u64,
 }
@@ -132,7 +136,7 @@ fn refusal(status: u16, kind: &str, code: &str, message: &str) -> Said {
 
 impl World {
     pub(super) fn new(clock: Clock) -> World {
-        World { clock, refunds_are: "pending".into(), ..World::default() }
+        World { clock, refunds_are: "pending".into(), renewals_are: "succeeded".into(), ..World::default() }
     }
 
     fn mood(&mut self) -> Mood {
@@ -259,6 +263,9 @@ impl World {
                     "metadata",
                     "return_url",
                     "profile_id",
+                    "setup_future_usage",
+                    "off_session",
+                    "recurring_details",
                 ];
                 let id = text("payment_id");
                 if !only(&known) || id.len() != 30 || value["amount"].as_i64().is_none() {
@@ -273,9 +280,23 @@ impl World {
                     amount: value["amount"].as_i64().unwrap(),
                     currency: text("currency"),
                     purpose: value["metadata"]["purpose"].as_str().unwrap_or_default().into(),
+                    saved: text("setup_future_usage") == "off_session",
                     created_s: now_s,
                 };
+                let method = value["recurring_details"]["data"].as_str();
+                if let Some(method) = method {
+                    assert_eq!((&value["confirm"], &value["off_session"]), (&json!(true), &json!(true)));
+                    assert_eq!(value["recurring_details"]["type"], "payment_method_id");
+                    let saved = method.strip_prefix("pm_").and_then(|by| self.payments.get(by));
+                    if !saved.is_some_and(|by| by.saved && by.status == "succeeded") {
+                        return refusal(400, "invalid_request", "IR_04", "Payment method is not found");
+                    }
+                }
                 self.payments.insert(id.clone(), payment);
+                if method.is_some() {
+                    let status = self.renewals_are.clone();
+                    self.pay(&id, &status);
+                }
                 self.show_payment(&id)
             }
             ("GET", ["payments", "list"]) => {
@@ -387,6 +408,8 @@ impl World {
             "net_amount": payment.amount, "currency": payment.currency, "amount_received": received,
             "client_secret": format!("{id}_secret_x"), "metadata": { "purpose": payment.purpose },
             "created": rfc3339(payment.created_s as i64 * 1_000_000),
+            "setup_future_usage": payment.saved.then_some("off_session"),
+            "payment_method_id": (payment.status == "succeeded").then(|| format!("pm_{id}")),
         });
         Some((200, body))
     }
@@ -526,6 +549,12 @@ impl World {
             _ => "payment_processing",
         };
         self.tell_payment(id, event);
+    }
+
+    /// Whoever runs the provider looks at payments that are not what was asked for: their money was not taken.
+    pub(super) fn correct(&mut self) {
+        let conflicted = self.payments.values_mut().filter(|payment| payment.status == "conflicted");
+        conflicted.for_each(|payment| payment.status = "processing".into());
     }
 
     /// The bank decides about a refund.

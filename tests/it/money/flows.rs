@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use segue::auth::UserId;
+use segue::auth::email::Email;
+use segue::auth::principal::Role;
 use segue::base::clock::Clock;
 use segue::base::secret::Secret;
 use segue::db::Db;
@@ -11,9 +14,10 @@ use segue::db::money::{Claim, Request};
 use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
 use segue::db::refunds::{By, Refund, Requested, Wanted};
-use segue::db::subscriptions::Plan;
+use segue::db::subscriptions::{Plan, Subscription};
 use segue::db::tracks::has_licence;
 use segue::db::transfers::Transfer;
+use segue::db::users::Registration;
 use segue::jobs::backoff::Backoff;
 use segue::ledger::dispute::Status as DisputeStatus;
 use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatus, Terms};
@@ -60,6 +64,9 @@ const CASES: &[Case] = cases![around whole:
     debts_are_paid_by_later_sales,
     a_comparison_finds_what_nobody_told,
     subscriptions_let_in_whoever_paid,
+    subscriptions_go_on_by_what_was_saved,
+    a_renewal_that_fails_is_tried_again_until_the_end,
+    whatever_a_renewal_meets_it_is_paid_once,
     webhooks_are_logged_and_believed_only_as_hints,
     products_are_changed_by_their_sellers,
 ];
@@ -108,6 +115,7 @@ pub(super) fn options() -> Options {
         period_days,
         trial_days,
         tax_bps: 1900,
+        renews: true,
     };
     Options {
         terms: Terms { fee_bps: 1000, tax_bps: 0 },
@@ -1336,8 +1344,243 @@ async fn subscriptions_let_in_whoever_paid(db: Db) {
         assert!(payment.client_secret.is_some(), "{mood:?}");
     }
     let Joined::Pay(left, _) = join(&shop, "leaves", "pro", "k").await else { panic!() };
-    assert!(shop.db().cancel_subscription(&left.id, shop.now_us()).await.unwrap());
-    assert!(!shop.db().cancel_subscription(&left.id, shop.now_us()).await.unwrap());
+    assert!(shop.db().cancel_subscription(&left.id, false, shop.now_us()).await.unwrap());
+    assert!(!shop.db().cancel_subscription(&left.id, false, shop.now_us()).await.unwrap());
+    // Its payment is ended too, so that nobody pays for what they left.
+    shop.clock.advance(40 * 60);
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.world.with(|world| world.payments[left.id.as_str()].status.clone()), "cancelled");
+    assert_eq!(shop.db().invoices(&left.id).await.unwrap()[0].status, InvoiceStatus::Failed);
+}
+
+const DAY_S: u64 = 86_400;
+
+impl Shop {
+    /// Somebody with the plan "pro" (30 days), which they have paid for.
+    async fn subscribed(&self, who: &str) -> Subscription {
+        let request = Request { subject: who, key: "sub", fingerprint: "pro" };
+        let Joined::Pay(sub, payment) = self.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
+        assert!(sub.renews, "{sub:?}");
+        self.world.with(|world| world.pay(&payment.id, "succeeded"));
+        assert_eq!(self.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+        self.subscription(&sub).await
+    }
+
+    async fn subscription(&self, of: &Subscription) -> Subscription {
+        self.db().subscription(&of.id).await.unwrap().unwrap()
+    }
+
+    /// Its invoices, the first one first.
+    async fn billed(&self, of: &Subscription) -> Vec<InvoiceStatus> {
+        let mut invoices = self.db().invoices(&of.id).await.unwrap();
+        invoices.reverse();
+        // What was paid for is in one piece.
+        let paid: Vec<_> = invoices.iter().filter_map(|invoice| Some((invoice.from_us?, invoice.until_us?))).collect();
+        assert!(paid.windows(2).all(|two| two[0].1 <= two[1].0), "{invoices:?}");
+        invoices.iter().map(|invoice| invoice.status).collect()
+    }
+
+    fn renewals_are(&self, status: &str) {
+        self.world.with(|world| world.renewals_are = status.into());
+    }
+
+    async fn lets_in(&self, who: &str) -> bool {
+        self.db().gate(who, self.now_us()).await.unwrap() == Gate::Open
+    }
+}
+
+/// Days after the start, as microseconds since 1970.
+fn day(n: u64) -> Option<i64> {
+    Some((START_S + n * DAY_S) as i64 * 1_000_000)
+}
+
+async fn subscriptions_go_on_by_what_was_saved(db: Db) {
+    use InvoiceStatus::Paid;
+    let mut shop = Shop::new(&db);
+    let sub = shop.subscribed("u").await;
+    assert_eq!((sub.status, sub.ends_us, sub.renew_next_us), (SubStatus::Active, day(30), day(27)));
+    shop.clock.advance(27 * DAY_S - 1);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0, "three days before the end");
+    shop.clock.advance(1);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0);
+    let renewed = shop.subscription(&sub).await;
+    assert_eq!((renewed.ends_us, renewed.renew_next_us), (day(60), day(57)), "behind what was paid before");
+    assert_eq!(shop.billed(&sub).await, [Paid, Paid]);
+    assert_eq!(shop.on_account("platform:subscriptions:USD").await, -2000);
+    assert_eq!(shop.on_account("platform:tax:USD").await, -380);
+    shop.clock.advance(3 * DAY_S);
+    assert!(shop.lets_in("u").await);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 0);
+    // Whoever ends it has what they paid for; nobody is asked for more.
+    assert!(shop.db().cancel_subscription(&sub.id, false, shop.now_us()).await.unwrap());
+    assert!(!shop.db().cancel_subscription(&sub.id, false, shop.now_us()).await.unwrap());
+    let ending = shop.subscription(&sub).await;
+    assert_eq!((ending.status, ending.renews, ending.renew_next_us), (SubStatus::Active, false, None));
+    shop.clock.advance(29 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0);
+    assert!(shop.lets_in("u").await, "day 59");
+    shop.clock.advance(DAY_S);
+    assert!(!shop.lets_in("u").await);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
+    assert_eq!(shop.subscription(&sub).await.status, SubStatus::Expired);
+    // Or at once.
+    let hasty = shop.subscribed("h").await;
+    assert!(shop.db().cancel_subscription(&hasty.id, true, shop.now_us()).await.unwrap());
+    assert_eq!((shop.subscription(&hasty).await.status, shop.lets_in("h").await), (SubStatus::Cancelled, false));
+    // A plan that is not renewed any more; one that never was; and somebody who goes to their bank.
+    let old = shop.subscribed("o").await;
+    let angry = shop.subscribed("a").await;
+    let dispute = shop.world.with(|world| world.dispute(angry.id.as_str(), 1190));
+    shop.payments.look_at_dispute(&dispute).await.unwrap();
+    shop.clock.advance(28 * DAY_S);
+    shop.payments.options.plans.iter_mut().for_each(|plan| plan.renews = false);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 2);
+    let ending = shop.subscription(&old).await;
+    assert_eq!((ending.status, ending.renews, shop.billed(&old).await), (SubStatus::Active, false, vec![Paid]));
+    let request = Request { subject: "n", key: "n", fingerprint: "pro" };
+    let Joined::Pay(never, payment) = shop.payments.subscribe("n", "pro", request).await.unwrap() else { panic!() };
+    shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+    shop.payments.look_at_payment(&payment.id).await.unwrap();
+    let never = shop.subscription(&never).await;
+    assert_eq!((never.status, never.renews, never.renew_next_us), (SubStatus::Active, false, None));
+    shop.payments.options.plans.iter_mut().for_each(|plan| plan.renews = true);
+    let disputed = shop.subscribed("d").await;
+    shop.clock.advance(27 * DAY_S);
+    let dispute = shop.world.with(|world| world.dispute(disputed.id.as_str(), 100));
+    shop.payments.look_at_dispute(&dispute).await.unwrap();
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.billed(&disputed).await, [Paid], "while the bank decides nobody is asked");
+    shop.world.with(|world| world.decide(&dispute, "won"));
+    shop.payments.look_at_dispute(&dispute).await.unwrap();
+    shop.clock.advance(3_600);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.billed(&disputed).await, [Paid, Paid]);
+}
+
+async fn a_renewal_that_fails_is_tried_again_until_the_end(db: Db) {
+    use InvoiceStatus::{Failed, Open, Paid};
+    let shop = Shop::new(&db);
+    let sub = shop.subscribed("u").await;
+    shop.clock.advance(27 * DAY_S);
+    shop.renewals_are("failed");
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!((shop.billed(&sub).await, shop.subscription(&sub).await.renew_next_us), (vec![Paid, Failed], day(28)));
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0, "not before a day has passed");
+    shop.clock.advance(DAY_S);
+    shop.renewals_are("succeeded");
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    let renewed = shop.subscription(&sub).await;
+    assert_eq!((renewed.ends_us, renewed.renew_next_us), (day(60), day(57)));
+    // A payment that had failed and is made after all is another period, and not lost.
+    let failed = shop.db().invoices(&sub.id).await.unwrap()[1].clone();
+    shop.world.with(|world| world.pay(&failed.payment, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&failed.payment).await.unwrap(), Applied::Changed("paid"));
+    assert_eq!(shop.subscription(&sub).await.ends_us, day(90));
+    assert_eq!(shop.db().invoices(&sub.id).await.unwrap().iter().filter(|invoice| invoice.status == Paid).count(), 3);
+    // Three tries, and it ends.
+    shop.renewals_are("failed");
+    shop.clock.advance(59 * DAY_S);
+    for (tried, next) in [(4, day(88)), (5, day(89)), (6, None)] {
+        assert_eq!(shop.payments.renew_due().await.unwrap(), 1, "{tried}");
+        let sub = shop.subscription(&sub).await;
+        assert_eq!((shop.db().invoices(&sub.id).await.unwrap().len(), sub.renew_next_us), (tried, next));
+        shop.clock.advance(DAY_S);
+    }
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
+    assert_eq!((shop.subscription(&sub).await.status, shop.lets_in("u").await), (SubStatus::Expired, false));
+    assert_eq!(shop.on_account("platform:subscriptions:USD").await, -3000);
+    // A bank that takes its time: nobody is asked twice, nobody is let in for free, and nothing ends before it is said.
+    shop.renewals_are("processing");
+    let slow = shop.subscribed("s").await;
+    shop.clock.advance(27 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    shop.clock.advance(DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.billed(&slow).await, [Paid, Open]);
+    shop.clock.advance(3 * DAY_S);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 0);
+    assert_eq!((shop.subscription(&slow).await.status, shop.lets_in("s").await), (SubStatus::Active, false));
+    let payment = shop.db().invoices(&slow.id).await.unwrap()[0].payment.clone();
+    shop.world.with(|world| world.pay(&payment, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&payment).await.unwrap(), Applied::Changed("paid"));
+    assert!(shop.lets_in("s").await);
+    let ends_us = shop.subscription(&slow).await.ends_us;
+    assert_eq!(
+        ends_us,
+        Some(shop.now_us() + 30 * DAY_S as i64 * 1_000_000),
+        "from now on: yesterday nobody was let in"
+    );
+    // Whoever is a person hears of it, as often as it fails.
+    shop.renewals_are("failed");
+    let person = Registration {
+        id: UserId::new(shop.now_us()),
+        email: Email::decode("u@example.org").unwrap(),
+        name: None,
+        password: "hash".into(),
+    };
+    assert!(shop.db().create_user(&person, Role::Listener, shop.now_us()).await.unwrap());
+    let theirs = shop.subscribed(person.id.as_str()).await;
+    let ends_us = shop.subscription(&theirs).await.ends_us;
+    shop.clock.advance(27 * DAY_S);
+    shop.payments.renew_due().await.unwrap();
+    let mails = shop.db().take_mails(9, shop.now_us(), shop.now_us() + 1).await.unwrap();
+    assert_eq!((mails.len(), mails[0].kind.as_str(), mails[0].email.as_str()), (1, "renewal-failed", "u@example.org"));
+    let about: Value = serde_json::from_str(&mails[0].about).unwrap();
+    assert_eq!((&about["plan"], about["ends_us"].as_i64()), (&Value::from("pro"), ends_us));
+    assert!(about["next_us"].as_i64().is_some_and(|next_us| Some(next_us) < ends_us), "{about}");
+    for done in [&slow, &theirs] {
+        assert!(shop.db().cancel_subscription(&done.id, true, shop.now_us()).await.unwrap());
+    }
+    // One that says nothing for a week is not waited for.
+    shop.renewals_are("processing");
+    shop.subscribed("w").await;
+    shop.clock.advance(27 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    shop.clock.advance(9 * DAY_S);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 0);
+    shop.clock.advance(DAY_S);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
+}
+
+async fn whatever_a_renewal_meets_it_is_paid_once(db: Db) {
+    let shop = Shop::new(&db);
+    let moods = [Mood::Deaf, Mood::Mute, Mood::Late, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked];
+    for (n, mood) in moods.into_iter().enumerate() {
+        let who = format!("u{n}");
+        let sub = shop.subscribed(&who).await;
+        shop.clock.advance(27 * DAY_S);
+        shop.world.with(|world| world.script.push_back(mood));
+        assert_eq!(shop.payments.renew_due().await.unwrap(), 1, "{mood:?}");
+        shop.world.with(super::fakes::World::land);
+        // Nobody asks again before it is known what came of it; then the next try.
+        for _ in 0..3 {
+            shop.clock.advance(DAY_S - 2_400);
+            shop.payments.renew_due().await.unwrap();
+            shop.clock.advance(2_400);
+            shop.payments.sweep().await.unwrap();
+        }
+        let now = shop.subscription(&sub).await;
+        assert_eq!(
+            (now.status, now.ends_us),
+            (SubStatus::Active, sub.ends_us.map(|us| us + day(30).unwrap() - day(0).unwrap())),
+            "{mood:?}"
+        );
+        let paid = shop.world.with(|world| {
+            let ours =
+                |payment: &&super::fakes::Payment| payment.purpose == sub.id.as_str() && payment.status == "succeeded";
+            world.payments.values().filter(ours).count()
+        });
+        assert_eq!(paid, 2, "{mood:?}");
+        assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
+    }
+    // A card that was taken back by its owner is a refusal like any other.
+    let sub = shop.subscribed("gone").await;
+    shop.world.with(|world| world.payments.get_mut(sub.id.as_str()).unwrap().status = "cancelled".into());
+    shop.clock.advance(27 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.billed(&sub).await, [InvoiceStatus::Paid, InvoiceStatus::Failed]);
 }
 
 async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {

@@ -13,18 +13,21 @@ use segue::db::ledger::AsOf;
 use segue::db::money::{Claim, Request};
 use segue::db::products::Product;
 use segue::db::refunds::{By, Wanted};
+use segue::db::subscriptions::Subscription;
 use segue::db::transfers::Transfer;
 use segue::db::{Db, Place};
 use segue::ledger::dispute::Status as DisputeStatus;
 use segue::ledger::order::{LicenceKind, OrderId, Split, Status as OrderStatus, Terms};
 use segue::ledger::refund::Status as RefundStatus;
-use segue::ledger::subscription::InvoiceStatus;
+use segue::ledger::subscription::{InvoiceStatus, Status as SubscriptionStatus};
 use segue::ledger::transfer::Status as TransferStatus;
 use segue::ledger::{Amount, Currency, Draft, Posted};
 use segue::payments::Payments;
 use segue::payments::webhook::{Envelope, Received, Sender};
 
-use super::fakes::{HYPERSWITCH_SECRET, STRIPE_SECRET, Shared, signed_256, signed_512};
+use serde_json::Value;
+
+use super::fakes::{HYPERSWITCH_SECRET, Payment, STRIPE_SECRET, Shared, World, signed_256, signed_512};
 use super::flows::{new_product, options};
 use crate::postgres::{Postgres, ready};
 use crate::support::Random;
@@ -71,6 +74,9 @@ impl Story {
         options.transfer_delay = Duration::from_secs([0, 0, 3600, 86_400 * 3][random.below(4)]);
         let (fee_bps, tax_bps) = ([0, 1000, 1234, 10_000][random.below(4)], [0, 1900, 777][random.below(3)]);
         options.terms = Terms { fee_bps, tax_bps };
+        for plan in &mut options.plans {
+            plan.period_days = [1, 2, 30][random.below(3)]; // so that some are renewed before the story ends
+        }
         let (hyperswitch, stripe) = (Some(hyperswitch), Some(stripe));
         let payments = Payments { db: db.clone(), hyperswitch, stripe, options, clock: clock.clone() };
         let mut products = Vec::new();
@@ -122,7 +128,7 @@ impl Story {
 
     async fn chapter(&mut self) {
         let payments = self.payments.clone();
-        match self.random.below(21) {
+        match self.random.below(22) {
             0..=3 => {
                 let wish = match self.random.below(4) {
                     0 => self.one_of(&self.wishes.clone()),
@@ -156,6 +162,7 @@ impl Story {
                     "processing",
                     "requires_customer_action",
                     "expired",
+                    "conflicted",
                 ];
                 let status = self.one_of(&ends).unwrap();
                 self.world.with(|world| world.pay(&id, status));
@@ -210,9 +217,22 @@ impl Story {
                 }
             }
             20 => self.dispute(),
+            21 => {
+                let ends = ["succeeded", "succeeded", "failed", "processing", "requires_customer_action"];
+                let status = self.one_of(&ends).unwrap();
+                self.world.with(|world| world.renewals_are = status.into());
+                self.until_it_crashes("subscriptions are renewed", payments.renew_due()).await;
+                let who = self.one_of(&BUYERS).unwrap();
+                let theirs = self.db().subscriptions(who, None, 1).await.unwrap();
+                if let (Some(subscription), 0) = (theirs.first(), self.random.below(4)) {
+                    let (at_once, now_us) = (self.random.below(2) == 0, self.clock.unix_us());
+                    let ends = payments.db.cancel_subscription(&subscription.id, at_once, now_us);
+                    self.until_it_crashes(&format!("{who} wants no more"), ends).await;
+                }
+            }
             18 => match self.random.below(4) {
-                0 => self.world.with(super::fakes::World::land),
-                1 => self.world.with(super::fakes::World::forget_late),
+                0 => self.world.with(World::land),
+                1 => self.world.with(World::forget_late),
                 2 => {
                     // A seller spends what they have, or somebody takes a part back by hand.
                     let seller = self.one_of(&SELLERS).unwrap();
@@ -263,8 +283,9 @@ impl Story {
         }
         let paid: Vec<(String, i64)> = self.world.with(|world| {
             let of = |id: &str| world.disputes.values().filter(|dispute| dispute.payment == id).count();
-            let may = |id: &str| of(id) < if id.starts_with("sub_") { 1 } else { 2 };
-            let paid = world.payments.iter().filter(|(id, payment)| payment.status == "succeeded" && may(id));
+            let most = |payment: &Payment| if payment.purpose.starts_with("sub_") { 1 } else { 2 };
+            let may = |(id, payment): &(&String, &Payment)| payment.status == "succeeded" && of(id) < most(payment);
+            let paid = world.payments.iter().filter(may);
             paid.map(|(id, payment)| (id.clone(), payment.amount)).collect()
         });
         let Some((payment, amount)) = self.one_of(&paid) else { return };
@@ -290,28 +311,10 @@ impl Story {
         if how == 1 {
             return; // lost
         }
-        let (mut body, stripe) = (event.to_string(), event["type"].is_string());
-        let now_s = self.clock.unix_s();
-        let signature = match stripe {
-            true => signed_256(&body, STRIPE_SECRET, now_s),
-            false => signed_512(&body, HYPERSWITCH_SECRET),
-        };
-        if how == 2 {
-            body = body.replace("failed", "succeeded").replace("evt_", "evt_x"); // forged
-        }
-        let sender = if stripe { Sender::Stripe } else { Sender::Hyperswitch };
-        let envelope = Envelope {
-            sender,
-            signature: Some(&signature),
-            body: body.as_bytes(),
-            source_ip: None,
-            user_agent: None,
-            request_id: "r",
-        };
         let payments = self.payments.clone();
-        let received = self.until_it_crashes("a webhook", payments.receive(envelope)).await;
+        let received = self.until_it_crashes("a webhook", hear(&payments, &event, how == 2)).await;
         if let Some(received) = received {
-            assert_eq!(received.unwrap() == Received::Unsigned, how == 2);
+            assert_eq!(received == Received::Unsigned, how == 2);
         }
     }
 
@@ -337,10 +340,11 @@ impl Story {
                     .payments
                     .iter()
                     .filter(|(_, payment)| {
-                        ["processing", "requires_customer_action"].contains(&payment.status.as_str())
+                        ["processing", "requires_customer_action", "conflicted"].contains(&payment.status.as_str())
                     })
                     .map(|(id, _)| id.clone())
                     .collect();
+                world.correct();
                 stuck.iter().for_each(|id| world.pay(id, "failed"));
                 let open: Vec<String> = world
                     .disputes
@@ -466,7 +470,7 @@ impl Story {
             }
         }
         let mut subscriptions = 0;
-        for (id, payment) in world.payments.iter().filter(|(id, _)| id.starts_with("sub_")) {
+        for (id, payment) in world.payments.iter().filter(|(_, payment)| payment.purpose.starts_with("sub_")) {
             subscriptions += 1;
             if payment.status == "succeeded" {
                 let invoice_tax = segue::ledger::allocate(payment.amount as u64, &[10_000, 1_900])[1] as i64;
@@ -481,8 +485,14 @@ impl Story {
                     tax -= parts[1] as i64;
                 }
             }
-            let invoices = self.db().invoices(&id.parse().unwrap()).await.unwrap();
-            assert_eq!((invoices.len(), invoices[0].status == InvoiceStatus::Paid), (1, payment.status == "succeeded"));
+            let invoices = self.db().invoices(&payment.purpose.parse().unwrap()).await.unwrap();
+            let its: Vec<_> = invoices.iter().filter(|invoice| invoice.payment == *id).collect();
+            assert_eq!((its.len(), its[0].status == InvoiceStatus::Paid), (1, payment.status == "succeeded"), "{id}");
+        }
+        for subscriber in BUYERS {
+            for subscription in self.db().subscriptions(subscriber, None, 200).await.unwrap() {
+                self.audit_periods(&subscription, &world).await;
+            }
         }
         assert_eq!(world.payments.len(), known + subscriptions, "no payment that nobody knows");
         // Every refund of the provider is one of ours, and stands as it says.
@@ -583,6 +593,27 @@ impl Story {
     }
 
     /// Journals by the event that caused them.
+    /// Every period was paid for, once, and lasts as long as the plan says; nobody has more.
+    async fn audit_periods(&self, subscription: &Subscription, world: &World) {
+        let mut invoices = self.db().invoices(&subscription.id).await.unwrap();
+        invoices.retain(|invoice| {
+            let paid = world.payments.get(&invoice.payment).is_some_and(|payment| payment.status == "succeeded");
+            assert_eq!(paid, invoice.status == InvoiceStatus::Paid, "{invoice:?}");
+            assert!(paid || invoice.from_us.is_none(), "{invoice:?}");
+            invoice.from_us.is_some()
+        });
+        let plan = self.payments.options.plans.iter().find(|plan| plan.id == subscription.plan).unwrap();
+        let mut periods: Vec<(i64, i64)> =
+            invoices.iter().map(|invoice| (invoice.from_us.unwrap(), invoice.until_us.unwrap())).collect();
+        periods.sort_unstable();
+        assert!(periods.iter().all(|(from_us, until_us)| until_us - from_us == plan.period_days * 86_400_000_000));
+        assert!(periods.windows(2).all(|two| two[0].1 <= two[1].0), "{periods:?}");
+        let last_us = periods.last().map(|(_, until_us)| *until_us);
+        let lost = invoices.iter().any(|invoice| !taken_by_banks(world, &invoice.payment).is_empty());
+        let cancelled = subscription.status == SubscriptionStatus::Cancelled;
+        assert!(subscription.ends_us == last_us || lost || cancelled, "{subscription:?} {periods:?}");
+    }
+
     async fn sources(&self) -> BTreeMap<String, usize> {
         let mut sources = BTreeMap::new();
         for source in self.db().ledger_sources().await.unwrap() {
@@ -592,12 +623,28 @@ impl Story {
     }
 }
 
+/// A webhook comes in, signed; or forged, with a signature of what it was.
+async fn hear(payments: &Payments, event: &Value, forged: bool) -> Received {
+    let (mut body, stripe) = (event.to_string(), event["type"].is_string());
+    let signature = match stripe {
+        true => signed_256(&body, STRIPE_SECRET, payments.clock.unix_s()),
+        false => signed_512(&body, HYPERSWITCH_SECRET),
+    };
+    if forged {
+        body = body.replace("failed", "succeeded").replace("evt_", "evt_x");
+    }
+    let sender = if stripe { Sender::Stripe } else { Sender::Hyperswitch };
+    let (signature, body) = (Some(signature.as_str()), body.as_bytes());
+    let envelope = Envelope { sender, signature, body, source_ip: None, user_agent: None, request_id: "r" };
+    payments.receive(envelope).await.unwrap()
+}
+
 fn is_lost(status: &str) -> bool {
     ["dispute_lost", "dispute_expired", "dispute_accepted"].contains(&status)
 }
 
 /// What banks took from a payment, each time.
-fn taken_by_banks(world: &super::fakes::World, payment: &str) -> Vec<i64> {
+fn taken_by_banks(world: &World, payment: &str) -> Vec<i64> {
     let of = |dispute: &&super::fakes::Dispute| dispute.payment == payment && is_lost(&dispute.status);
     world.disputes.values().filter(of).map(|dispute| dispute.amount).collect()
 }
@@ -809,6 +856,12 @@ const WRONG: &[(&str, Wrong)] = &[
         "a transfer was never made",
         Wrong::Row(
             "update transfer set status = 'pending', provider_transfer_id = null where id = (select min(id) from transfer where status = 'completed')",
+        ),
+    ),
+    (
+        "a day is given away",
+        Wrong::Row(
+            "update subscription set ends_us = ends_us + 86400000000 where id = (select min(s.id) from subscription s where s.ends_us is not null and not exists (select 1 from dispute d join invoice i on i.payment_id = d.payment_id where i.subscription_id = s.id))",
         ),
     ),
     (
