@@ -108,6 +108,7 @@ impl Accounts {
 /// Counts a try to prove who somebody is, and writes it down (ASVS 16.3.1). `who` is never an address or a secret.
 pub(super) fn note(outcome: &'static str, what: &'static str, who: &str, place: &str) {
     counter!(telemetry::LOGINS, "outcome" => outcome).increment(1);
+    tracing::Span::current().record("outcome", outcome);
     tracing::info!(target: "segue::auth", outcome, what, who, place);
 }
 

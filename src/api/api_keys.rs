@@ -17,7 +17,7 @@ use super::accounts::{Accounts, name, note};
 use super::caller::{Caller, Person, Place};
 use super::openapi::{ProblemDocument, wrong_cursor};
 use super::problem::Problem;
-use super::sent::Sent;
+use super::sent::{BodyType, Sent, body};
 use super::transcodes::{no_store, wrong_query};
 use crate::auth::api_key;
 use crate::auth::principal::Scopes;
@@ -36,6 +36,9 @@ pub fn routes(accounts: Arc<Accounts>) -> OpenApiRouter {
 pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(revoke))
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[body::<NewKey>("NewKey")];
 
 type Answer<T = Response> = Result<T, Problem>;
 

@@ -130,7 +130,7 @@ pub async fn named(State(door): State<Arc<Door>>, request: Request, next: Next) 
     }
     let mut response = next.run(Request::from_parts(head, body)).await;
     if !is_api {
-        return response;
+        return strict(&door, response);
     }
     // A route's own limit, where it refused, is what its answer speaks of.
     if let Some((limit, taken)) = taken
@@ -153,9 +153,14 @@ fn secured(door: &Door, mut response: Response) -> Response {
     for (name, value) in FIELDS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
+    strict(door, response)
+}
+
+/// Browsers that were here by TLS once come by nothing else for a year (ASVS 3.4.1).
+fn strict(door: &Door, mut response: Response) -> Response {
     if door.secure {
         let year = HeaderValue::from_static("max-age=31536000");
-        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(year);
+        response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(year);
     }
     response
 }

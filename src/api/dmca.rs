@@ -18,7 +18,7 @@ use super::App;
 use super::caller::Caller;
 use super::openapi::ProblemDocument;
 use super::problem::Problem;
-use super::sent::{self, Raw};
+use super::sent::{self, BodyType, Raw, body};
 use super::tracks::described::{CounterView, FiledList, FiledView, NoticeView, ReceiptView, StandingView};
 use super::tracks::{Answer, Checked};
 use super::transcodes::{no_store, wrong_query};
@@ -48,6 +48,14 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(restore))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[
+    body::<Ruling>("Ruling"),
+    // Fields that are missing are told apart from those that cannot be read: behind the reading.
+    ("Notice", |bytes| sent::json::<Notice>(bytes).is_ok_and(|notice| notice.is_identifiable())),
+    ("CounterNotice", |bytes| sent::json::<Counter>(bytes).is_ok_and(|counter| counter.missing().is_empty())),
+];
 
 /// `POST /api/v1/dmca/notice`: from anybody. What names no track of ours is kept all the same, in the same words.
 #[utoipa::path(

@@ -29,7 +29,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
 /// Another address, and what proves again who asks.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct WantedEmail {
+pub(super) struct WantedEmail {
     email: String,
     /// The password; whoever logs in by a provider alone has none, and needs a session of the last ten minutes.
     #[schema(format = Password)]

@@ -58,6 +58,7 @@ use crate::tracks::access::Want;
 use crate::web::{self, WatchPage, WatchState};
 
 pub use self::plays::Salt;
+pub use self::sent::BodyType;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -122,6 +123,22 @@ pub fn routes(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&app))
         .merge(desk::pages(app))
+}
+
+/// Every type of body that a route reads as JSON, but those of providers.
+pub fn bodies() -> impl Iterator<Item = &'static BodyType> {
+    let of = [
+        auth::BODIES,
+        auth::FACTOR_BODIES,
+        users::BODIES,
+        api_keys::BODIES,
+        transcodes::BODIES,
+        uploads::BODIES,
+        money::BODIES,
+        tracks::BODIES,
+        dmca::BODIES,
+    ];
+    of.into_iter().flatten()
 }
 
 /// The API of the same: tracks, notices, the admin's desk.

@@ -78,6 +78,13 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|cause| Problem::unreadable(StatusCode::BAD_REQUEST, cause.to_string()))
 }
 
+/// A type of body: what the description calls it, and whether bytes can be taken as one. `fuzz/` compares the two.
+pub type BodyType = (&'static str, fn(&[u8]) -> bool);
+
+pub(super) const fn body<T: DeserializeOwned>(name: &'static str) -> BodyType {
+    (name, |bytes| json::<T>(bytes).is_ok())
+}
+
 /// The JSON of a body.
 pub(super) fn json_of<T: DeserializeOwned>(body: Raw) -> Result<T, Problem> {
     json(&bytes(body)?)

@@ -26,7 +26,7 @@ use super::caller::Creator;
 use super::described::{CallbackList, JobList, JobView, Redelivered, RetryView};
 use super::openapi::Refused;
 use super::problem::Problem;
-use super::sent::{self, Raw};
+use super::sent::{self, BodyType, Raw, body};
 use crate::auth::UserId;
 use crate::auth::principal::Principal;
 use crate::base::clock::Clock;
@@ -96,6 +96,9 @@ pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
         .routes(routes!(redeliver))
         .route("/api/{*rest}", any(no_such_route))
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[body::<Asks>("Wish"), body::<Retry>("RetryWish")];
 
 type Answer = std::result::Result<Response, Problem>;
 
@@ -284,6 +287,12 @@ async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(
     asked(&queue, &job, queue.db.cancel(&job.id, queue.clock.unix_us()).await?).await
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    rungs: Option<Vec<String>>,
+}
+
 /// Puts a job that ended back into the queue, all of it or single rungs.
 #[utoipa::path(
     post, path = "/api/v1/transcodes/{id}/retry", tag = "transcodes", summary = "Do a job again",
@@ -292,11 +301,6 @@ async fn cancel(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(
     responses((status = 202, description = "It is in the queue again", body = JobView), Refused)
 )]
 async fn retry(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>, body: Raw) -> Answer {
-    #[derive(Deserialize, Default)]
-    #[serde(deny_unknown_fields)]
-    struct Retry {
-        rungs: Option<Vec<String>>,
-    }
     let job = find(&queue, &caller.subject, &id).await?;
     let nothing = body.as_ref().is_ok_and(Bytes::is_empty);
     let Retry { rungs } = if nothing { Retry::default() } else { sent::json_of(body)? };

@@ -24,7 +24,7 @@ use super::caller::{self, Creator};
 use super::described::{AnnouncesView, FormView, PartUrls, PartsView, SentParts, UploadList, UploadView, WantsParts};
 use super::openapi::Refused;
 use super::problem::Problem;
-use super::sent;
+use super::sent::{self, BodyType, body};
 use super::transcodes::{given_key, no_store, wrong_query};
 use super::tus;
 use crate::base::Error;
@@ -73,6 +73,10 @@ pub(super) fn described() -> OpenApiRouter<Arc<Uploads>> {
         .route("/api/v1/uploads/tus/", any(tus::collection))
         .route("/api/v1/uploads/tus/{id}", any(tus::one))
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] =
+    &[body::<Announces>("NewUpload"), body::<Wants>("PartNumbers"), body::<Done>("SentParts")];
 
 pub(super) type Answer = Result<Response, Problem>;
 type Checked<T> = Result<T, Problem>;
@@ -527,6 +531,12 @@ async fn list_parts(State(uploads): State<Arc<Uploads>>, Creator(caller): Creato
     Ok(no_store(axum::Json(body).into_response()))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wants {
+    parts: Vec<u32>,
+}
+
 /// Makes URLs to PUT parts straight to the bucket, each for its exact length.
 #[utoipa::path(
     post, path = "/api/v1/uploads/{id}/parts", tag = "uploads", summary = "URLs for parts",
@@ -535,11 +545,6 @@ async fn list_parts(State(uploads): State<Arc<Uploads>>, Creator(caller): Creato
     responses((status = 200, description = "Where to PUT them", body = PartUrls), Refused)
 )]
 async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, request: Request) -> Answer {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Wants {
-        parts: Vec<u32>,
-    }
     let upload = open(&uploads, &caller::creator(request.extensions())?.subject, &id).await?;
     let Wants { parts } = read(request.into_body()).await?;
     if parts.is_empty() || parts.len() > URLS_MAX {
@@ -550,6 +555,19 @@ async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>,
     let parts: Vec<_> =
         signed.iter().map(|(number, bytes, url)| json!({ "number": number, "bytes": bytes, "url": url })).collect();
     Ok(no_store(axum::Json(json!({ "parts": parts, "expires_at": rfc3339(until_us) })).into_response()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Done {
+    parts: Vec<Said>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    number: u32,
+    etag: String,
 }
 
 /// Says that all parts are in the bucket.
@@ -564,17 +582,6 @@ async fn sign_parts(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>,
     )
 )]
 async fn complete(State(uploads): State<Arc<Uploads>>, Path(id): Path<String>, request: Request) -> Answer {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Done {
-        parts: Vec<Said>,
-    }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Said {
-        number: u32,
-        etag: String,
-    }
     let owner = caller::creator(request.extensions())?.subject;
     let upload = find(&uploads, &owner, &id).await?;
     if matches!(upload.state, Standing::Verifying | Standing::Ready) {

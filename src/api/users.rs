@@ -11,9 +11,10 @@ use utoipa_axum::routes;
 
 use super::accounts::{Accounts, name, note};
 use super::caller::{Caller, Person, Place};
+use super::email_change::WantedEmail;
 use super::openapi::ProblemDocument;
 use super::problem::Problem;
-use super::sent::Sent;
+use super::sent::{BodyType, Sent, body};
 use crate::base::clock::rfc3339;
 use crate::db::users::User;
 
@@ -29,6 +30,10 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
         .routes(routes!(change_password))
         .merge(super::email_change::described())
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] =
+    &[body::<Change>("Change"), body::<ChangePassword>("ChangePassword"), body::<WantedEmail>("WantedEmail")];
 
 type Answer<T> = Result<T, Problem>;
 

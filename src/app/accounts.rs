@@ -51,7 +51,7 @@ pub(super) fn open(
         ring,
         limiter: Arc::clone(limiter),
         providers: Providers::new(settings.providers.iter().map(provider).collect()),
-        clock: Clock::System,
+        clock: Clock::Service,
         options: Options {
             registration: settings.registration,
             new_role: match settings.new_role {

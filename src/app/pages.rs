@@ -71,7 +71,7 @@ pub(super) fn start(
     let (demo_page, _) = (None, roles);
 
     let db = ground.as_ref().map(|ground| &ground.db);
-    let limiter = db.map(|db| Arc::new(Limiter::new(db.clone(), Clock::System)));
+    let limiter = db.map(|db| Arc::new(Limiter::new(db.clone(), Clock::Service)));
     let accounts = match (db, &limiter) {
         (Some(db), Some(limiter)) => accounts::open(config, db, limiter, base_url(config, addr))?,
         _ => None,
@@ -157,7 +157,7 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
         callback_private_hosts: config.callbacks.private_hosts.clone(),
         backend: config.store.kind,
         failures_max: config.worker.failures_max,
-        clock: Clock::System,
+        clock: Clock::Service,
         shutdown: shutdown.clone(),
         streams: Arc::new(Semaphore::new(transcodes::STREAMS_MAX)),
     })

@@ -42,7 +42,7 @@ pub fn payments(config: &Config, db: &Db) -> Payments {
         backoff: BACKOFF,
         sweep_every: Duration::from_secs(settings.sweep_s),
     };
-    Payments { db: db.clone(), hyperswitch, stripe, options, clock: Clock::System }
+    Payments { db: db.clone(), hyperswitch, stripe, options, clock: Clock::Service }
 }
 
 /// What cannot be read is no plan; `problems` names it.

@@ -36,5 +36,5 @@ pub(super) fn intake(config: &Config, db: &Db, store: &Store) -> Result<Arc<Inta
         source_valid: Duration::from_secs(config.store.s3.source_url_s),
         clamd: clamd.transpose()?,
     };
-    Ok(Arc::new(Intake::new(db.clone(), store, options, Clock::System)))
+    Ok(Arc::new(Intake::new(db.clone(), store, options, Clock::Service)))
 }

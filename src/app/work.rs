@@ -41,7 +41,7 @@ pub(super) fn start(
         let pool = workers::transcode::Pool::new(
             (db.clone(), store.clone(), Arc::clone(intake)),
             pool_options(config, alone, backoff),
-            Clock::System,
+            Clock::Service,
             name.clone(),
         );
         tasks.push(("pool", runtime.spawn(pool.run(shutdown.clone()))));
@@ -56,7 +56,7 @@ pub(super) fn start(
     let janitor = janitor::run(
         (db.clone(), store.clone(), Arc::clone(intake)),
         tidy,
-        Clock::System,
+        Clock::Service,
         name.clone(),
         shutdown.clone(),
     );
@@ -69,11 +69,11 @@ pub(super) fn start(
             private_hosts: config.callbacks.private_hosts.clone(),
             poll: Duration::from_millis(settings.poll_ms),
         };
-        let sender = callbacks::run(db.clone(), options, Clock::System, shutdown.clone());
+        let sender = callbacks::run(db.clone(), options, Clock::Service, shutdown.clone());
         tasks.push(("callbacks", runtime.spawn(sender)));
     }
     if let Some(sender) = super::accounts::mail(config, base_url)? {
-        let sending = crate::providers::mail::run(sender, db.clone(), Clock::System, shutdown.clone());
+        let sending = crate::providers::mail::run(sender, db.clone(), Clock::Service, shutdown.clone());
         tasks.push(("mail", runtime.spawn(sending)));
     }
     if let Some((provider, url)) = super::purger(config) {
@@ -84,12 +84,12 @@ pub(super) fn start(
             backoff,
             try_max: Duration::from_secs(10),
         };
-        let asker = purges::run(db.clone(), options, Clock::System, shutdown.clone());
+        let asker = purges::run(db.clone(), options, Clock::Service, shutdown.clone());
         tasks.push(("purges", runtime.spawn(asker)));
     }
     tasks.extend(super::payments::start(config, db, &name, shutdown, runtime));
     let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
-    let sampler = workers::metrics::run(db.clone(), Clock::System, Arc::clone(&reachable), shutdown.clone());
+    let sampler = workers::metrics::run(db.clone(), Clock::Service, Arc::clone(&reachable), shutdown.clone());
     tasks.push(("sampler", runtime.spawn(sampler)));
     tracing::info!(worker = name, "working on the queue");
     Ok((Working(tasks), reachable))

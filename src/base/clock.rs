@@ -1,7 +1,7 @@
 //! Time as a parameter, so that expiry can be tested without waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where "now" comes from.
@@ -10,8 +10,18 @@ pub enum Clock {
     /// The machine's wall clock.
     #[default]
     System,
+    /// The machine's, put right by the one that all nodes share, where they differ: for what several nodes compare.
+    Service,
     /// A clock that stands still until somebody moves it; in seconds since 1970.
     Sim(Arc<AtomicU64>),
+}
+
+/// How far the service's clock is ahead of this machine's, in microseconds.
+static AHEAD_US: AtomicI64 = AtomicI64::new(0);
+
+/// Says how far the service's clock is ahead of this machine's, in microseconds; returns what was said before.
+pub fn put_right(ahead_us: i64) -> i64 {
+    AHEAD_US.swap(ahead_us, Ordering::Relaxed)
 }
 
 impl Clock {
@@ -24,6 +34,7 @@ impl Clock {
     pub fn unix_s(&self) -> u64 {
         match self {
             Clock::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            Clock::Service => (self.unix_us() / 1_000_000).max(0) as u64,
             Clock::Sim(now) => now.load(Ordering::Relaxed),
         }
     }
@@ -32,6 +43,7 @@ impl Clock {
     pub fn unix_us(&self) -> i64 {
         match self {
             Clock::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64),
+            Clock::Service => Clock::System.unix_us() + AHEAD_US.load(Ordering::Relaxed),
             Clock::Sim(now) => now.load(Ordering::Relaxed) as i64 * 1_000_000,
         }
     }

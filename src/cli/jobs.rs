@@ -420,7 +420,7 @@ fn unknown(id: &JobId) -> Error {
 }
 
 fn now_us() -> i64 {
-    Clock::System.unix_us()
+    Clock::Service.unix_us()
 }
 
 /// Titles and errors hold other people's text: nothing of it may steer the terminal.

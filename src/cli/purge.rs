@@ -65,7 +65,7 @@ const DARK_US: i64 = 3_000_000;
 pub(super) fn wish(config: &Config, wishes: &[What]) -> Result<()> {
     runtime()?.block_on(async {
         let db = app::database::open(config).await?;
-        let now_us = Clock::System.unix_us();
+        let now_us = Clock::Service.unix_us();
         for what in wishes {
             db.wish_purge(what, now_us + DARK_US, now_us).await?;
         }

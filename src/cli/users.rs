@@ -52,6 +52,22 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Close an account: sessions end, and neither password, key nor provider opens it. What is theirs stays.
+    Close {
+        /// Their address.
+        #[arg(value_parser = email)]
+        email: Email,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Open an account again that was closed.
+    Open {
+        /// Their address.
+        #[arg(value_parser = email)]
+        email: Email,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Remove the second factor of somebody who lost it and all codes; their sessions end.
     ResetMfa {
         /// Their address. Make sure that it is really they who ask.
@@ -98,6 +114,8 @@ pub(super) fn run(command: &UserCommand) -> Result<ExitCode> {
             say(format!("{}: {}, to log in again", user.id, role.role().as_str()));
             Ok(())
         }),
+        UserCommand::Close { email, settings } => beside(settings, async |db| close(&db, email, true).await),
+        UserCommand::Open { email, settings } => beside(settings, async |db| close(&db, email, false).await),
         UserCommand::ResetMfa { email, settings } => beside(settings, async |db| {
             let user = find(&db, email).await?;
             match db.remove_factor(&user.id, now_us()).await? {
@@ -107,6 +125,16 @@ pub(super) fn run(command: &UserCommand) -> Result<ExitCode> {
             Ok(())
         }),
     }
+}
+
+async fn close(db: &Db, email: &Email, closed: bool) -> Result<()> {
+    let user = find(db, email).await?;
+    db.close_account(&user.id, closed, now_us()).await?;
+    match closed {
+        true => say(format!("{}: closed; `segue user open` opens it again", user.id)),
+        false => say(format!("{}: open, to log in again", user.id)),
+    }
+    Ok(())
 }
 
 async fn create(db: &Db, email: &Email, role: Role, name: Option<String>, given: Option<String>) -> Result<()> {
@@ -151,5 +179,5 @@ fn typed() -> Result<String> {
 }
 
 fn now_us() -> i64 {
-    Clock::System.unix_us()
+    Clock::Service.unix_us()
 }

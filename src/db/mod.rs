@@ -136,6 +136,19 @@ impl Db {
         }
     }
 
+    /// What time it is there, in microseconds since 1970; `None` where it has no clock but this machine's.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn clock_us(&self) -> Result<Option<i64>> {
+        if self.dialect() == Dialect::Sqlite {
+            return Ok(None);
+        }
+        let mut tx = self.begin_read().await?;
+        let row = tx.first("select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint) as now_us", args![]);
+        row.await?.map(|row| row.int("now_us")).transpose()
+    }
+
     /// Which dialect it speaks.
     pub fn dialect(&self) -> Dialect {
         match self {

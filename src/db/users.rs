@@ -233,6 +233,20 @@ impl Db {
         Ok(changed > 0)
     }
 
+    /// Closes an account, or opens it again. False when there is no such person. Every session ends at once, keys and links
+    /// open nothing while it is closed; what is theirs stays (ASVS 7.4.2).
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn close_account(&self, id: &UserId, closed: bool, now_us: i64) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let sql = "update users set disabled_us = $2, updated_us = $3 where id = $1";
+        let changed = tx.execute(sql, args![id.as_str(), closed.then_some(now_us), now_us]).await?;
+        sessions::end_all(&mut tx, id, None, "operator", now_us).await?;
+        tx.commit().await?;
+        Ok(changed > 0)
+    }
+
     /// A listener publishes from now on. What they may do grows by what anybody may ask for, so that sessions go on.
     ///
     /// # Errors

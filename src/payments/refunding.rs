@@ -1,6 +1,9 @@
 //! Refunds. Phase 1 is `db::refunds`; here are phase 2, the request to the provider outside of any transaction, and
 //! phase 3, what a webhook or the sweep finds.
 
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
 use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::money::{Claim, Request};
@@ -29,6 +32,17 @@ impl Payments {
         wanted: Wanted<'_>,
         request: Request<'_>,
     ) -> Result<Requested> {
+        let span = tracing::info_span!("refund", order = order.as_str(), refund = Empty, status = Empty);
+        self.request_refund(order, by, wanted, request).instrument(span).await
+    }
+
+    async fn request_refund(
+        &self,
+        order: &OrderId,
+        by: By<'_>,
+        wanted: Wanted<'_>,
+        request: Request<'_>,
+    ) -> Result<Requested> {
         self.hyperswitch()?;
         let days = self.options.refund_days;
         let requested = self.db.request_refund(order, by, wanted, days, request, self.now_us()).await?;
@@ -41,6 +55,7 @@ impl Payments {
             self.submit_refund(&refund, again).await?;
         }
         let refund = self.db.refund(&refund.id).await?.unwrap_or(refund);
+        tracing::Span::current().record("refund", refund.id.as_str()).record("status", refund.status.as_str());
         Ok(Requested::Claimed(if again { Claim::Known(refund) } else { Claim::New(refund) }))
     }
 
@@ -83,6 +98,11 @@ impl Payments {
     /// # Errors
     /// `Unavailable` when the provider does not say; when the database refuses.
     pub async fn look_at_refund(&self, id: &RefundId) -> Result<Applied> {
+        let span = tracing::info_span!("look_at_refund", refund = id.as_str());
+        self.read_refund(id).instrument(span).await
+    }
+
+    async fn read_refund(&self, id: &RefundId) -> Result<Applied> {
         if self.db.refund(id).await?.is_none() {
             return Ok(Applied::Unknown);
         }

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use metrics::counter;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::Payments;
 use crate::base::{Result, telemetry};
@@ -30,6 +32,16 @@ pub enum Sender {
     Hyperswitch,
     /// Transfers.
     Stripe,
+}
+
+impl Sender {
+    /// As rows and spans have it.
+    fn name(self) -> &'static str {
+        match self {
+            Sender::Hyperswitch => "hyperswitch",
+            Sender::Stripe => "stripe",
+        }
+    }
 }
 
 /// A delivery as it came in.
@@ -67,15 +79,22 @@ impl Payments {
     /// When an unsigned one cannot be logged. A valid one that cannot is processed at once, and the sweeps find what it
     /// was about in any case.
     pub async fn receive(&self, envelope: Envelope<'_>) -> Result<Received> {
+        // Of what it carries nothing: bodies have names and addresses of buyers.
+        let span = tracing::info_span!("webhook", provider = envelope.sender.name(), result = Empty);
+        self.take(envelope).instrument(span).await
+    }
+
+    async fn take(&self, envelope: Envelope<'_>) -> Result<Received> {
         let (options, now_us) = (&self.options, self.now_us());
-        let (provider, valid) = match envelope.sender {
+        let provider = envelope.sender.name();
+        let valid = match envelope.sender {
             Sender::Hyperswitch => {
                 let by = |secret| hyperswitch::is_signed(envelope.body, envelope.signature, secret);
-                ("hyperswitch", options.hyperswitch_secret.as_ref().is_some_and(by))
+                options.hyperswitch_secret.as_ref().is_some_and(by)
             }
             Sender::Stripe => {
                 let now_s = now_us / 1_000_000;
-                ("stripe", stripe::is_signed(envelope.body, envelope.signature, &options.stripe_secrets, now_s))
+                stripe::is_signed(envelope.body, envelope.signature, &options.stripe_secrets, now_s)
             }
         };
         // Of a stranger's body nothing is read.
@@ -126,6 +145,7 @@ impl Payments {
             (true, true) => (Received::Accepted, "accepted"),
         };
         counter!(telemetry::WEBHOOKS, "result" => result).increment(1);
+        tracing::Span::current().record("result", result);
         Ok(received)
     }
 
@@ -137,7 +157,9 @@ impl Payments {
         let now_us = self.now_us();
         let taken = self.db.take_webhooks(PASS, now_us, now_us + KEEP_US).await?;
         for delivery in &taken {
-            let outcome = self.process(&delivery.provider, delivery.event_type.as_deref(), &delivery.payload).await;
+            let (provider, kind) = (&delivery.provider, delivery.event_type.as_deref());
+            let span = tracing::info_span!("process_webhook", delivery = delivery.id, provider, kind);
+            let outcome = self.process(provider, kind, &delivery.payload).instrument(span).await;
             if let Outcome::Failed(why) = &outcome {
                 tracing::warn!(delivery = delivery.id, why, "a webhook could not be processed yet");
             }

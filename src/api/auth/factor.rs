@@ -6,6 +6,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,7 +18,7 @@ use crate::api::caller::{Person, Place, Session};
 use crate::api::cookies;
 use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
-use crate::api::sent::Sent;
+use crate::api::sent::{BodyType, Sent, body};
 use crate::api::transcodes::no_store;
 use crate::auth::UserId;
 use crate::auth::opaque::OpaqueToken;
@@ -36,6 +38,15 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
         .routes(routes!(new_codes))
         .routes(routes!(remove))
 }
+
+/// What its routes read.
+pub(in crate::api) const BODIES: &[BodyType] = &[
+    body::<Again>("Again"),
+    body::<Code>("Code"),
+    body::<Verify>("Verify"),
+    body::<NewCodes>("NewCodes"),
+    body::<Remove>("Remove"),
+];
 
 /// What proves again who somebody is.
 #[derive(Deserialize, ToSchema)]
@@ -176,26 +187,31 @@ async fn verify(
     headers: HeaderMap,
     Sent(sent): Sent<Verify>,
 ) -> Answer<Response> {
+    let span = tracing::info_span!("login", via = "second-factor", outcome = Empty);
+    complete(&accounts, &place, &headers, sent).instrument(span).await
+}
+
+async fn complete(accounts: &Accounts, place: &str, headers: &HeaderMap, sent: Verify) -> Answer<Response> {
     let by_cookie = sent.ticket.is_none();
     if by_cookie || sent.cookies {
-        own_site(&headers)?;
+        own_site(headers)?;
     }
-    let ticket = sent.ticket.as_deref().or_else(|| cookies::get(&headers, cookies::TICKET));
+    let ticket = sent.ticket.as_deref().or_else(|| cookies::get(headers, cookies::TICKET));
     let ticket = ticket.and_then(OpaqueToken::decode).ok_or_else(ticket_invalid)?;
     let (user, via) =
         accounts.db.try_half_login(&ticket.hash(), accounts.now_us()).await?.ok_or_else(ticket_invalid)?;
     let limit = Limit::second_factor(user.as_str());
     accounts.limiter.pass(std::slice::from_ref(&limit)).await?;
     let shown = match (&sent.code, &sent.recovery_code) {
-        (Some(code), None) => by_code(&accounts, &user, code).await?,
-        (None, Some(code)) => by_recovery(&accounts, &user, code).await?,
+        (Some(code), None) => by_code(accounts, &user, code).await?,
+        (None, Some(code)) => by_recovery(accounts, &user, code).await?,
         _ => {
             let detail = "send code or recovery_code, and not both";
             return Err(Problem::unreadable(StatusCode::BAD_REQUEST, detail));
         }
     };
     if !shown {
-        note("refused", "second-factor", user.as_str(), &place);
+        note("refused", "second-factor", user.as_str(), place);
         return Err(code_wrong());
     }
     // Whoever was faster has the session.
@@ -203,7 +219,7 @@ async fn verify(
         return Err(ticket_invalid());
     }
     accounts.limiter.forgive(&limit).await?;
-    let mut response = start(&accounts, &user, &via, true, (&place, &headers), by_cookie || sent.cookies).await?;
+    let mut response = start(accounts, &user, &via, true, (place, headers), by_cookie || sent.cookies).await?;
     if by_cookie {
         cookies::clear(response.headers_mut(), &[cookies::TICKET]);
     }

@@ -14,17 +14,19 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(super) use self::factor::again;
+pub(super) use self::factor::{BODIES as FACTOR_BODIES, again};
 use super::accounts::{Accounts, client, name, note};
 use super::caller::{self, Person, Place};
 use super::cookies::{self, Site};
 use super::openapi::ProblemDocument;
 use super::problem::Problem;
-use super::sent::{Sent, SentOrNot};
+use super::sent::{BodyType, Sent, SentOrNot, body};
 use super::transcodes::no_store;
 use super::users::UserView;
 use crate::auth::email::Email;
@@ -61,6 +63,15 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
         .merge(factor::described())
         .merge(provider::described())
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[
+    body::<Register>("Register"),
+    body::<Login>("Login"),
+    body::<Option<Refresh>>("Refresh"),
+    body::<AskReset>("AskReset"),
+    body::<Reset>("Reset"),
+];
 
 type Answer<T = Response> = Result<T, Problem>;
 
@@ -268,24 +279,29 @@ async fn login(
     headers: HeaderMap,
     Sent(sent): Sent<Login>,
 ) -> Answer {
+    let span = tracing::info_span!("login", via = "password", outcome = Empty);
+    by_password(&accounts, &place, &headers, sent).instrument(span).await
+}
+
+async fn by_password(accounts: &Accounts, place: &str, headers: &HeaderMap, sent: Login) -> Answer {
     let email = email(&sent.email)?;
     if sent.cookies {
-        own_site(&headers)?;
+        own_site(headers)?;
     }
     let (account, now_us) = (email.digest(), accounts.now_us());
     // The same looks for everybody, known or not.
     let credential = accounts.db.credential(&email).await?;
     let nobody = UserId::new(0);
     let id = credential.as_ref().map_or(&nobody, |credential| &credential.id);
-    let at_home = accounts.db.is_at_home(id, &place, now_us).await?;
-    let here = Limit::login_here(&account, &place);
-    let mut limits = vec![Limit::login_from(&place), here.clone()];
+    let at_home = accounts.db.is_at_home(id, place, now_us).await?;
+    let here = Limit::login_here(&account, place);
+    let mut limits = vec![Limit::login_from(place), here.clone()];
     if !at_home {
         // Strangers can slow each other down, and nobody where they have a session already.
         limits.push(Limit::login_account(&account));
     }
     if let Err(refused) = accounts.limiter.pass(&limits).await {
-        note("throttled", "login", &account, &place);
+        note("throttled", "login", &account, place);
         return Err(refused);
     }
     let known = credential.as_ref().and_then(|credential| credential.password.as_deref());
@@ -293,7 +309,7 @@ async fn login(
     let credential = match (verdict, credential) {
         (Verdict::Right | Verdict::Outdated, Some(credential)) => credential,
         _ => {
-            note("refused", "login", &account, &place);
+            note("refused", "login", &account, place);
             return Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "credentials",
@@ -305,9 +321,9 @@ async fn login(
     accounts.limiter.forgive(&here).await?;
     allowed(&credential)?;
     if verdict == Verdict::Outdated {
-        rehash(&accounts, &credential, sent.password).await;
+        rehash(accounts, &credential, sent.password).await;
     }
-    proceed(&accounts, (&credential.id, credential.second_factor), "password", (&place, &headers), sent.cookies).await
+    proceed(accounts, (&credential.id, credential.second_factor), "password", (place, headers), sent.cookies).await
 }
 
 /// Whoever has the right password may know why it does not suffice.

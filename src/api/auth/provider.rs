@@ -13,6 +13,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -131,22 +133,33 @@ async fn come_back(
 ) -> Answer {
     let provider = accounts.providers.get(&name).ok_or_else(Problem::not_found)?;
     let Query(query) = query.map_err(|cause| wrong_query(&cause))?;
+    let span = tracing::info_span!("login", via = provider.name, outcome = Empty);
+    recognise(&accounts, provider, &place, &headers, query).instrument(span).await
+}
+
+async fn recognise(
+    accounts: &Accounts,
+    provider: &Provider,
+    place: &str,
+    headers: &HeaderMap,
+    query: ComeBack,
+) -> Answer {
     let state = query.state.as_deref().and_then(OpaqueToken::decode).ok_or_else(unknown_login)?.hash();
     let login = accounts.db.take_provider_login(&state, accounts.now_us()).await?.ok_or_else(unknown_login)?;
-    let browser = cookies::get(&headers, cookies::BROWSER).and_then(OpaqueToken::decode).ok_or_else(unknown_login)?;
+    let browser = cookies::get(headers, cookies::BROWSER).and_then(OpaqueToken::decode).ok_or_else(unknown_login)?;
     let same = browser.hash().as_str().as_bytes().ct_eq(login.browser.as_bytes());
     if login.provider != provider.name || !bool::from(same) {
         return Err(unknown_login());
     }
     let Some(code) = &query.code else {
-        note("refused", "provider", &provider.name, &place);
+        note("refused", "provider", &provider.name, place);
         let why = query.error.as_deref().unwrap_or("no code");
         let why: String = why.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
         let detail = format!("the provider says {why}; try again");
         return Err(Problem::new(StatusCode::FORBIDDEN, "provider-refused", "The provider names nobody", detail));
     };
     let verifier = accounts.ring.open(&login.verifier, &verifier_of(state.as_str()))?;
-    let uri = redirect_uri(&accounts, provider);
+    let uri = redirect_uri(accounts, provider);
     let finished =
         accounts.providers.finish(provider, (code, query.iss.as_deref()), (&verifier, &login.nonce), &uri).await;
     let identity = finished.map_err(|error| match error.kind() {
@@ -168,7 +181,7 @@ async fn come_back(
     let user = match accounts.db.recognise(key, known_email, name.as_deref(), new_role, accounts.now_us()).await? {
         Recognised::Known(user) | Recognised::Linked(user) | Recognised::Made(user) => user,
         Recognised::Nobody => {
-            note("refused", "provider", &provider.name, &place);
+            note("refused", "provider", &provider.name, place);
             let detail = "the provider vouches for no address of yours, or nobody can register here";
             return Err(Problem::new(StatusCode::FORBIDDEN, "provider-refused", "The provider names nobody", detail));
         }
@@ -178,8 +191,7 @@ async fn come_back(
     }
     let sealed = accounts.ring.seal(&identity.tokens, &format!("identity {} {}", provider.name, identity.subject));
     accounts.db.keep_provider_tokens(key, &sealed).await?;
-    let logged_in =
-        proceed(&accounts, (&user.id, user.second_factor), &provider.name, (&place, &headers), true).await?;
+    let logged_in = proceed(accounts, (&user.id, user.second_factor), &provider.name, (place, headers), true).await?;
     let end = match user.second_factor {
         true if login.return_to.contains('?') => format!("{}&mfa_required=1", login.return_to),
         true => format!("{}?mfa_required=1", login.return_to),

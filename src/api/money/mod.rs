@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problem;
-use super::sent::{self, Raw as Sent};
+use super::sent::{self, BodyType, Raw as Sent, body};
 use super::transcodes::{self, no_store};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
@@ -77,6 +77,19 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(sellers::hand_payout))
         .merge(told)
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[
+    body::<orders::New>("NewOrder"),
+    body::<orders::Why>("RefundReason"),
+    body::<orders::Until>("RefundDeadline"),
+    body::<products::New>("NewProduct"),
+    body::<products::Changed>("ChangedProduct"),
+    body::<sellers::Account>("SellerAccount"),
+    body::<sellers::Fee>("ProviderFee"),
+    body::<sellers::ByHand>("HandPayout"),
+    body::<subscriptions::New>("NewSubscription"),
+];
 
 type Answer = Result<Response, Problem>;
 type Asked = Result<Query<Page>, QueryRejection>;

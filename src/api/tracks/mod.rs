@@ -33,7 +33,7 @@ use super::gate::{self, Known, Refused, Shared};
 use super::openapi::ProblemDocument;
 use super::problem::Problem;
 use super::transcodes::{given_key, no_store, wrong_query};
-use crate::api::sent::{self, Raw};
+use crate::api::sent::{self, BodyType, Raw, body};
 use crate::auth::principal::Principal;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result as Outcome, hex};
@@ -84,6 +84,17 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(artwork::described())
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[
+    body::<Asks>("NewTrack"),
+    body::<Source>("NewVersion"),
+    body::<Wanted>("ChangedTrack"),
+    body::<Several>("SeveralTracks"),
+    body::<shares::Asks>("WantedShare"),
+    body::<shares::Has>("ShareToken"),
+    body::<words::Words>("NewLyrics"),
+];
 
 pub(super) use self::artwork::picture;
 

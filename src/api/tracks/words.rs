@@ -33,7 +33,7 @@ const LYRICS_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = NewLyrics)]
 #[serde(deny_unknown_fields)]
-struct Words {
+pub(super) struct Words {
     text: String,
     #[serde(default)]
     language: Option<String>,
