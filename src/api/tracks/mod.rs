@@ -85,7 +85,10 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .merge(artwork::described())
 }
 
-pub(super) use self::artwork::picture;
+/// The same of the pictures' own names, outside of the API.
+pub(super) fn pictures() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(artwork::picture))
+}
 
 /// What a request wants to make.
 #[derive(Debug, Deserialize, ToSchema)]
