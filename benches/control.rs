@@ -60,7 +60,8 @@ fn main() -> ExitCode {
         (options.seconds, options.rate) = (1, 24);
     }
     let server = postgres::Postgres::start_with(&["-c", "fsync=on"]);
-    let mut table = String::from("| database | route | who | p50 | p99 | CPU | statements |\n|---|---|---|---|---|---|---|\n");
+    let mut table =
+        String::from("| database | route | who | p50 | p99 | CPU | statements |\n|---|---|---|---|---|---|---|\n");
     let mut fine = true;
     for (name, url) in [("SQLite", None), ("PostgreSQL", Some(server.database("control")))] {
         println!("{name} …");
@@ -69,7 +70,8 @@ fn main() -> ExitCode {
             let Row { route, who, p50, p99, cpu_us, statements } = row;
             let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
             let (p50, p99) = (ms(p50), ms(p99));
-            let _ = writeln!(table, "| {name} | `{route}` | {who} | {p50} | {p99} | {cpu_us:.0} µs | {statements:.2} |");
+            let _ =
+                writeln!(table, "| {name} | `{route}` | {who} | {p50} | {p99} | {cpu_us:.0} µs | {statements:.2} |");
         }
     }
     println!("{table}");
@@ -137,7 +139,14 @@ fn measure(database: Option<&str>, options: &Options) -> Vec<Row> {
         let (cpu_s, statements) = (server.cpu_s() - before.0, server.statements(route) - before.1);
         took.sort_unstable();
         let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
-        Row { route, who, p50: at(0.5), p99: at(0.99), cpu_us: cpu_s * 1e6 / requests, statements: statements / requests }
+        Row {
+            route,
+            who,
+            p50: at(0.5),
+            p99: at(0.99),
+            cpu_us: cpu_s * 1e6 / requests,
+            statements: statements / requests,
+        }
     })
     .into()
 }

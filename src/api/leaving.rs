@@ -222,7 +222,8 @@ async fn open(State(leaving): State<Arc<Leaving>>, Place(place): Place, body: Ra
         Problem::new(StatusCode::BAD_REQUEST, "token-invalid", "The token opens nothing", detail)
     };
     let body = read(body)?;
-    let token = std::str::from_utf8(&body).ok().and_then(|text| OpaqueToken::decode(text.strip_prefix("token=")?.trim()));
+    let token =
+        std::str::from_utf8(&body).ok().and_then(|text| OpaqueToken::decode(text.strip_prefix("token=")?.trim()));
     let hash = token.ok_or_else(unknown)?.hash();
     let export = leaving.accounts.db.export_by_token(&hash, leaving.accounts.now_us()).await?.ok_or_else(unknown)?;
     let (archive, opened) = leaving.people.open_export(&export).await?.ok_or_else(unknown)?;
@@ -252,7 +253,12 @@ fn sent(archive: &Archive, opened: Opened, asked: &HeaderMap, elsewhere: StatusC
         Verdict::NotModified => return Ok(no_store((StatusCode::NOT_MODIFIED, fields).into_response())),
         Verdict::PreconditionFailed => {
             let detail = "it is another archive; ask without a condition";
-            return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "condition", "The condition does not hold", detail));
+            return Err(Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "condition",
+                "The condition does not hold",
+                detail,
+            ));
         }
         Verdict::Send if conditional::range_counts(asked, validators, 0) => {
             range::resolve(asked.get(header::RANGE), archive.bytes)
@@ -264,7 +270,8 @@ fn sent(archive: &Archive, opened: Opened, asked: &HeaderMap, elsewhere: StatusC
         Ranged::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Ranged::Unsatisfiable => {
             let detail = format!("it has {} bytes", archive.bytes);
-            let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "There is no such part of it", detail);
+            let problem =
+                Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "There is no such part of it", detail);
             let mut response = problem.into_response();
             response.headers_mut().insert(header::CONTENT_RANGE, ascii(format!("bytes */{}", archive.bytes)));
             return Ok(response);

@@ -119,7 +119,8 @@ impl Db {
         }
         drop(tx); // with the job that nobody needs
         let mut tx = self.begin_read().await?;
-        let sql = concat!("select ", export_columns!(), " from account_export where user_id = $1 order by id desc limit 1");
+        let sql =
+            concat!("select ", export_columns!(), " from account_export where user_id = $1 order by id desc limit 1");
         let known = tx.first(sql, args![user.as_str()]).await?;
         known.map(|row| Ok((export(&row)?, false))).transpose()?.ok_or_else(|| Error::internal("an export vanished"))
     }
@@ -350,7 +351,7 @@ impl Db {
         }
         tx.execute(
             "update job set run_at_us = case when exists
-               (select 1 from account_erasure where id = $2 and taken_back_us is not null) then $4 else $3 end
+               (select 1 from account_erasure where id = $2 and taken_back_us is not null) then cast($4 as bigint) else cast($3 as bigint) end
              where id = $1 and state = 'queued'",
             args![lease.job.as_str(), id.as_str(), at_us, now_us],
         )

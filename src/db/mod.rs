@@ -155,6 +155,16 @@ impl Db {
         tx.all("select 1", args![]).await.map(drop)
     }
 
+    /// Writes SQLite's log back into its file and empties it, so that it tells nothing of what was deleted. What a reader
+    /// holds back stays until the log is written over.
+    async fn empty_log(&self) {
+        let Db::Sqlite(sqlite) = self else { return };
+        let emptied = sqlx::query("pragma wal_checkpoint(truncate)").fetch_all(&sqlite.writer);
+        if let Err(error) = within("cannot empty the log", emptied).await {
+            tracing::warn!(error = error.chain(), "the database's log is emptied later");
+        }
+    }
+
     /// Closes every connection after what runs on it; SQLite's log is written back into its file.
     pub async fn close(&self) {
         match self {

@@ -13,9 +13,9 @@ use super::users::user_id;
 use super::{Db, Dialect};
 use crate::auth::UserId;
 use crate::auth::email::Email;
+use crate::base::Result;
 use crate::base::clock::rfc3339;
 use crate::base::id::TrackId;
-use crate::base::Result;
 use crate::jobs::backoff::Backoff;
 use crate::jobs::person::ErasureId;
 use crate::jobs::{JobId, Lease, Outcome};
@@ -153,9 +153,12 @@ pub const KEPT: &[(&str, &str)] = &[
     ("transfer", "what a seller got, and the provider's id of the account that it went to"),
     ("dispute", "what a bank took back"),
     ("hand_payout", "what a seller got"),
-    ("product", "what was sold; its title and its pictures are removed"),
+    ("product", "what was sold; its title, its track and its pictures are removed"),
     ("product_licence", "what it cost"),
-    ("webhook_delivery", "what providers said; the words about this person's payments are removed, the rest after 90 days"),
+    (
+        "webhook_delivery",
+        "what providers said; the words about this person's payments are removed, the rest after 90 days",
+    ),
     ("ledger_account", "the books are never changed"),
     ("ledger_balance", "the books are never changed"),
     ("ledger_currency", "the books are never changed"),
@@ -171,8 +174,7 @@ pub const KEPT: &[(&str, &str)] = &[
 ];
 
 /// Tables in which nobody is.
-pub const NOBODYS: &[&str] =
-    &["schema_script", "singleton", "purge", "provider_login", "play_salt"];
+pub const NOBODYS: &[&str] = &["schema_script", "singleton", "purge", "provider_login", "play_salt"];
 
 /// What is emptied of a person when their files are gone, in this order.
 const ERASE: &[(&str, &str)] = &[
@@ -205,7 +207,7 @@ const ERASE: &[(&str, &str)] = &[
            or subscription_id in (select id from subscription where subject = $1)",
     ),
     ("product_image", "delete from product_image where product_id in (select id from product where seller = $1)"),
-    ("product", "update product set title = '', active = 0 where seller = $1"),
+    ("product", "update product set title = '', track = null, active = 0 where seller = $1"),
     ("seller_account", "delete from seller_account where seller = $1"),
     (
         "mail",
@@ -226,8 +228,21 @@ const ERASE: &[(&str, &str)] = &[
 
 /// Tables whose rows go with those of others (on delete cascade), or with the person's tracks.
 const GO_WITH: &[&str] = &[
-    "recovery_code", "session", "refresh_token", "api_key", "identity", "email_change", "account_export",
-    "account_erasure", "job_event", "delivery", "delivery_try", "upload_part", "track_version", "lyrics", "play_day",
+    "recovery_code",
+    "session",
+    "refresh_token",
+    "api_key",
+    "identity",
+    "email_change",
+    "account_export",
+    "account_erasure",
+    "job_event",
+    "delivery",
+    "delivery_try",
+    "upload_part",
+    "track_version",
+    "lyrics",
+    "play_day",
     "play_listener",
 ];
 
@@ -411,6 +426,7 @@ impl Db {
             tx.execute(sql, args![user.as_str()]).await?;
         }
         tx.commit().await?;
+        self.empty_log().await;
         Ok(true)
     }
 
@@ -421,7 +437,9 @@ impl Db {
     pub async fn tables(&self) -> Result<Vec<String>> {
         let mut tx = self.begin_read().await?;
         let sql = match self.dialect() {
-            Dialect::Sqlite => "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name",
+            Dialect::Sqlite => {
+                "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name"
+            }
             Dialect::Postgres => {
                 "select cast(table_name as text) as name from information_schema.tables
                  where table_schema = current_schema() and table_type = 'BASE TABLE' order by table_name"

@@ -170,7 +170,8 @@ impl People {
 
     /// The origins first, then the bytes, then the rows: a tombstone stays, which has an id and nothing else.
     async fn erase_track(&self, track: Leaving) -> Result<()> {
-        let (store, id, since_s) = (self.store.clone(), track.id, u64::try_from(self.now_us() / 1_000_000).unwrap_or(0));
+        let (store, id, since_s) =
+            (self.store.clone(), track.id, u64::try_from(self.now_us() / 1_000_000).unwrap_or(0));
         blocking(move || {
             blocks::block(&store, id, Entry { state: State::Deleted, reason: None, since_s })?;
             store.remove_record_if(id, &|_| true)?;

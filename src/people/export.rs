@@ -166,7 +166,8 @@ impl People {
             #[cfg(feature = "s3")]
             Backend::S3 => {
                 let (key, path) = (key(id), path.to_owned());
-                let put = move |bucket: crate::store::s3::Bucket| async move { bucket.put_file(&key, &path, &META).await };
+                let put =
+                    move |bucket: crate::store::s3::Bucket| async move { bucket.put_file(&key, &path, &META).await };
                 self.bucket()?.ask(put).await?;
                 Ok(Place::S3)
             }
@@ -263,7 +264,9 @@ fn key(id: &ExportId) -> String {
 
 /// The name of a file in the archive: what its sender called it, without what a path could be made of.
 fn original(upload: &Upload) -> String {
-    let harmless = |c: char| if c.is_control() || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|') { '_' } else { c };
+    let harmless = |c: char| {
+        if c.is_control() || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|') { '_' } else { c }
+    };
     let name: String = upload.name.as_deref().unwrap_or("file").chars().map(harmless).take(120).collect();
     format!("originals/{}-{}", upload.id, name.trim_matches([' ', '.']))
 }
@@ -305,7 +308,8 @@ async fn stored(zip: Writer, name: String, bytes: Vec<u8>) -> Result<Writer> {
 /// Makes the file durable; its length and its hash.
 fn finish(zip: Writer) -> Result<(u64, String)> {
     let what = || "cannot read the archive";
-    let mut file = zip.finish()?.into_inner().map_err(|cause| Error::internal("cannot write the archive").because(cause))?;
+    let mut file =
+        zip.finish()?.into_inner().map_err(|cause| Error::internal("cannot write the archive").because(cause))?;
     file.sync_all().context(|| "cannot write the archive")?;
     std::io::Seek::rewind(&mut file).context(what)?;
     let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0; 1 << 20], 0);

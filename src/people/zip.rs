@@ -326,8 +326,7 @@ mod tests {
         std::fs::write(file.path(), &made).unwrap();
         let script = "import sys, zipfile, hashlib\nz = zipfile.ZipFile(sys.argv[1])\nassert z.testzip() is None\n\
                       for i in z.infolist(): print(i.filename, i.file_size, hashlib.sha256(z.read(i)).hexdigest(), i.date_time[0])";
-        let output =
-            std::process::Command::new("python3").args(["-c", script]).arg(file.path()).output().unwrap();
+        let output = std::process::Command::new("python3").args(["-c", script]).arg(file.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let sha256 = |bytes: &[u8]| {
             use sha2::Digest as _;

@@ -20,7 +20,9 @@ pub fn routes() -> Router {
 
 async fn page(Path(page): Path<String>) -> Response {
     match page.as_str() {
-        "register" | "verify" | "email" | "reset" | "forgot" | "export" | "keep" => embedded("text/html; charset=utf-8", include_str!("page.html")),
+        "register" | "verify" | "email" | "reset" | "forgot" | "export" | "keep" => {
+            embedded("text/html; charset=utf-8", include_str!("page.html"))
+        }
         "account.js" => embedded("text/javascript; charset=utf-8", include_str!("account.js")),
         "account.css" => embedded("text/css; charset=utf-8", include_str!("account.css")),
         _ => plain(StatusCode::NOT_FOUND, "not found\n"),

@@ -16,8 +16,9 @@ const said = async (page, checks, words) => {
 
 const VISITS = {
   async register({ page, checks, options }) {
-    await page.locator('[name="email"]').fill(options.email);
-    await page.locator('[name="password"]').fill(options.password);
+    const form = page.locator('[data-page="register"]');
+    await form.locator('[name="email"]').fill(options.email);
+    await form.locator('[name="password"]').fill(options.password);
     await page.getByRole("button", { name: "Create it" }).click();
     await said(page, checks, "A mail is on its way");
   },

@@ -20,7 +20,7 @@ export async function studio({ page, checks, trouble, options }) {
   await enter(page, options);
   const secrets = [options.key, options.password].filter(Boolean);
   checks.that(!(await page.evaluate((all) => all.some((one) => document.documentElement.outerHTML.includes(one)), secrets)), "what opens is on the page");
-  if (options.email) await session({ page, checks, options });
+  if (options.email) await session({ page, checks, trouble, options });
   checks.that(await page.locator('[data-part="empty"]').isVisible(), "it does not say that there is nothing");
 
   await page.locator('[data-part="files"]').setInputFiles(options.file);
@@ -59,7 +59,7 @@ export async function studio({ page, checks, trouble, options }) {
 }
 
 /** What a session is to the page: cookies that it cannot read, and one that it sends beside them. */
-async function session({ page, checks, options }) {
+async function session({ page, checks, trouble, options }) {
   const cookies = await page.context().cookies();
   const named = (name) => cookies.find((cookie) => cookie.name === `__Host-segue_${name}`);
   for (const name of ["access", "refresh"]) checks.that(named(name)?.httpOnly && named(name)?.sameSite === "Strict", `${name} can be read`);
@@ -72,6 +72,8 @@ async function session({ page, checks, options }) {
   await page.locator('[data-part="account"] summary').click();
   await page.locator('[data-part="proof"]').fill(options.password);
   await Promise.all([renewed, page.locator('[data-part="export"]').click()]);
+  checks.that(await until(() => trouble.filter((line) => /401/.test(line)).length === 2, 5_000), `it was refused otherwise: ${trouble}`);
+  trouble.splice(0); // the browser tells of that one refusal twice
   // An archive of everything, from the page.
   const link = page.locator('[data-part="exports"] a');
   await link.waitFor({ state: "visible", timeout: 30_000 });
