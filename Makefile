@@ -26,7 +26,7 @@ test: setup-test web-bundle browser-modules tests/tus/node_modules/.installed ##
 	.ci/check
 
 .PHONY: bench
-bench: bench-origin bench-transcode bench-ledger ## Compare with nginx, a C floor and ffmpeg; tables also in target/bench/
+bench: bench-origin bench-transcode bench-ledger bench-control ## Compare with nginx, a C floor and ffmpeg; tables also in target/bench/
 
 ##@ Parts
 
@@ -34,11 +34,12 @@ bench: bench-origin bench-transcode bench-ledger ## Compare with nginx, a C floo
 lint: setup-test web-bundle ## Format, lints, docs and dependency checks, without running tests
 	.ci/check fmt clippy origin-only docs deny
 
-.PHONY: bench-origin bench-transcode bench-ledger
+.PHONY: bench-origin bench-transcode bench-ledger bench-control
 bench-origin: setup-bench web-bundle ## The origin beside nginx and a C floor (ARGS='--rounds 7 --seconds 3 …')
 bench-transcode: setup-bench web-bundle ## The transcoder beside one ffmpeg (ARGS='--rounds 5 …')
+bench-control: setup-test web-bundle ## What a look at a track costs by the API and by its stable name (ARGS='--rate 400 …')
 bench-ledger: setup-test ## Journals posted durably a second (ARGS='--journals 1000000 …')
-bench-origin bench-transcode bench-ledger: bench-%:
+bench-origin bench-transcode bench-ledger bench-control: bench-%:
 	@mkdir -p '$(TARGET)/bench'
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
 

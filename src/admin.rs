@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry::{self, Metrics, access, histogram, request_id, trace};
+use crate::server::Beside;
 
 /// Routes of the admin listener.
 pub fn routes(readiness: Readiness, metrics: Metrics) -> Router {
@@ -159,7 +160,7 @@ async fn observe(request: Request, next: Next) -> Response {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     if access::wants(status.as_u16()) {
-        let body_bytes = response.body().size_hint().exact().unwrap_or(0);
+        let body_bytes = body_bytes(&response);
         let status = status.as_u16();
         access::log(&access::Entry {
             method,
@@ -173,6 +174,15 @@ async fn observe(request: Request, next: Next) -> Response {
         });
     }
     response
+}
+
+/// Bytes of the body, as far as they are known before it is sent. One that travels beside the answer is announced by its
+/// length alone.
+fn body_bytes(response: &Response) -> u64 {
+    match response.extensions().get::<Beside>() {
+        None => response.body().size_hint().exact().unwrap_or(0),
+        Some(beside) => beside.bytes(),
+    }
 }
 
 /// The method, or what stands for methods nobody knows (OpenTelemetry semantic conventions): a label and

@@ -53,6 +53,9 @@ pub mod demo;
 pub mod intake;
 
 #[cfg(feature = "control")]
+pub mod people;
+
+#[cfg(feature = "control")]
 pub mod workers;
 
 #[cfg(feature = "control")]

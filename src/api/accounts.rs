@@ -54,6 +54,8 @@ pub struct Options {
     pub return_to: Vec<String>,
     /// What links begin with.
     pub base_url: String,
+    /// How long somebody who leaves may come back.
+    pub recovery: Duration,
 }
 
 /// The longest name of a person or a key, in characters.

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::gate::{self, Known, Refused};
 use super::{App, plain, tag};
@@ -31,6 +32,16 @@ const HEIGHT_MIN: u32 = 120;
 const CACHE_S: u32 = 300;
 
 /// `GET /embed/track/{id}`.
+#[utoipa::path(
+    get, path = "/embed/track/{id}", tag = "pages", summary = "A player for other pages' frames",
+    security(()),
+    params(("id" = String, Path, description = "The id of the track")),
+    responses(
+        (status = 200, description = "A page that plays the preview, and sets no cookie", content_type = "text/html", body = String),
+        (status = 404, description = "There is none that everybody may know of", content_type = "text/html", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/html", body = String),
+    )
+)]
 pub(super) async fn track(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     // Nobody is named in a frame: whoever may see it here is everybody.
     let answer = async {
@@ -142,6 +153,22 @@ pub(super) struct Asked {
 
 /// `GET /oembed?url=&format=json&maxwidth=&maxheight=` (<https://oembed.com>, version 1.0). What is private is 404 as what
 /// is not there: 401 would say that there is something.
+#[utoipa::path(
+    get, path = "/oembed", tag = "pages", summary = "How to put a track's player into a page (oEmbed 1.0)",
+    security(()),
+    params(
+        ("url" = String, Query, description = "The address of a track's page here"),
+        ("format" = Option<String>, Query, description = "`json`"),
+        ("maxwidth" = Option<u32>, Query, description = "Pixels; 240 to 1280 are kept to"),
+        ("maxheight" = Option<u32>, Query, description = "Pixels"),
+    ),
+    responses(
+        (status = 200, description = "`rich`: the code of a frame", content_type = "application/json", body = Rich),
+        (status = 400, description = "This is no page of a track of this server", content_type = "text/plain", body = String),
+        (status = 404, description = "There is none that everybody may know of", content_type = "text/plain", body = String),
+        (status = 501, description = "Only JSON is spoken here", content_type = "text/plain", body = String),
+    )
+)]
 pub(super) async fn oembed(
     State(app): State<Arc<App>>,
     asked: Result<Query<Asked>, QueryRejection>,
@@ -177,6 +204,26 @@ pub(super) async fn oembed(
         Err(Refused::NotFound | Refused::Blocked(_)) => plain(StatusCode::NOT_FOUND, "there is no such track\n"),
         Err(refused) => refused.answer(&app),
     }
+}
+
+/// What oEmbed answers.
+#[derive(ToSchema)]
+#[schema(as = OEmbed)]
+#[expect(dead_code, reason = "a description of JSON that is made elsewhere")]
+struct Rich {
+    /// Always `1.0`.
+    version: String,
+    /// Always `rich`.
+    r#type: String,
+    provider_name: String,
+    provider_url: String,
+    title: String,
+    /// Seconds.
+    cache_age: u32,
+    /// Pixels; so is the height.
+    width: u32,
+    height: u32,
+    html: String,
 }
 
 /// The track that an address of this server shows; `None` for every other address.

@@ -14,6 +14,7 @@ mod email_change;
 mod embed;
 mod gate;
 pub mod keys;
+pub mod leaving;
 pub mod limiter;
 pub mod money;
 pub mod openapi;
@@ -35,9 +36,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, options};
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::caller::Anyone;
 use self::gate::{Refused, Shared};
@@ -110,15 +112,13 @@ pub struct Demo {
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(home))
-        .route("/watch/{id}", get(watch))
-        .route("/tracks/{id}/master.m3u8", get(playback::alias).options(preflight))
-        .route("/tracks/{id}/stream", get(playback::stream).options(preflight))
-        .route("/tracks/{id}/download", get(playback::download).options(preflight))
-        .route("/tracks/{id}/waveform", get(playback::waveform).options(preflight))
-        .route("/tracks/{id}/artwork/{name}", get(tracks::picture))
-        .route("/embed/track/{id}", get(embed::track))
-        .route("/oembed", get(embed::oembed).options(preflight))
+        .route("/tracks/{id}/master.m3u8", options(preflight))
+        .route("/tracks/{id}/stream", options(preflight))
+        .route("/tracks/{id}/download", options(preflight))
+        .route("/tracks/{id}/waveform", options(preflight))
+        .route("/oembed", options(preflight))
         .route("/assets/{*path}", get(asset))
+        .merge(Router::from(described_media()))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&app))
@@ -141,9 +141,23 @@ pub fn bodies() -> impl Iterator<Item = &'static BodyType> {
     of.into_iter().flatten()
 }
 
-/// The API of the same: tracks, notices, the admin's desk.
+/// The API of the same: tracks, notices, the admin's desk; and what `routes` says of itself.
 pub fn catalogue(app: Arc<App>) -> OpenApiRouter {
-    described_catalogue().with_state(app)
+    let media = OpenApiRouter::with_openapi(described_media().into_openapi());
+    described_catalogue().with_state(app).merge(media)
+}
+
+/// What players and other sites ask for, and what it says of itself, without what it needs.
+fn described_media() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(watch))
+        .routes(routes!(playback::alias))
+        .routes(routes!(playback::stream))
+        .routes(routes!(playback::download))
+        .routes(routes!(playback::waveform))
+        .merge(tracks::pictures())
+        .routes(routes!(embed::track))
+        .routes(routes!(embed::oembed))
 }
 
 /// What it says of itself, without what it needs.
@@ -177,6 +191,17 @@ async fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+/// `GET /watch/{id}`.
+#[utoipa::path(
+    get, path = "/watch/{id}", tag = "pages", summary = "The page of a track",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses(
+        (status = 200, description = "A page that plays it, waits for it, or says what it costs", content_type = "text/html", body = String),
+        (status = 404, description = "There is none that they may know of", content_type = "text/html", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/html", body = String),
+    )
+)]
 async fn watch(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

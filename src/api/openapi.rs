@@ -17,7 +17,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, Modify, OpenApi, ToSchema, openapi};
+use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema as _, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::Problem;
@@ -47,6 +47,8 @@ use crate::base::hex;
         (name = "dmca", description = "Notices of infringement, 17 USC 512"),
         (name = "admin", description = "What only admins with a second factor may do"),
         (name = "money", description = "Buying, selling, giving back, subscribing"),
+        (name = "media", description = "The stable names of a track's media, for players; what they lead to is in docs/CDN.md"),
+        (name = "pages", description = "What people and other sites open"),
     )
 )]
 struct Head;
@@ -105,11 +107,13 @@ pub fn document() -> openapi::OpenApi {
     let parts = [
         super::auth::described().into_openapi(),
         super::users::described().into_openapi(),
+        super::leaving::described().into_openapi(),
         super::api_keys::described().into_openapi(),
         super::transcodes::described().into_openapi(),
         super::uploads::described().into_openapi(),
         super::money::described().into_openapi(),
         super::described_catalogue().into_openapi(),
+        super::described_media().into_openapi(),
     ];
     let mut document = Head::openapi();
     for part in parts {
@@ -127,23 +131,36 @@ pub(super) fn wrong_cursor() -> Problem {
 /// Adds what holds for every operation: the door may refuse it (limits, credentials), and a database may be away.
 fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
     let refused = Refused::responses();
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        let is_api = path.starts_with("/api/") || path.starts_with("/webhooks/");
         let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in all.into_iter().flatten() {
             // Every refusal is a problem, also where a route only says which.
             for (status, response) in &mut operation.responses.responses {
-                if let (RefOr::T(response), true) = (response, status.starts_with(['4', '5'])) {
+                if let (RefOr::T(response), true) = (response, is_api && status.starts_with(['4', '5'])) {
                     let content = std::mem::take(&mut response.content);
                     let named = content.into_iter().map(|(_, content)| ("application/problem+json".into(), content));
                     response.content = named.collect();
                 }
             }
             for (status, response) in &refused {
-                operation.responses.responses.entry(status.clone()).or_insert_with(|| response.clone());
+                let response = if is_api { response.clone() } else { in_words(status) };
+                operation.responses.responses.entry(status.clone()).or_insert(response);
             }
         }
     }
     document
+}
+
+/// What routes outside of the API may answer that is an error: for players a line, for people a page, a problem where an
+/// offer is in it.
+fn in_words(status: &str) -> RefOr<openapi::Response> {
+    let about = if status == "4XX" { "It cannot be had" } else { "Not now" };
+    let words = || ContentBuilder::new().schema(Some(String::schema())).build();
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let response = ResponseBuilder::new().description(about);
+    let response = response.content("text/plain", words()).content("text/html", words());
+    RefOr::T(response.content("application/problem+json", problem).build())
 }
 
 /// The document as it is served and printed.

@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 use super::caller::Anyone;
 use super::gate::{self, Known, Refused, Shared};
+use super::openapi::ProblemDocument;
 use super::{App, plain, plays, redirect, refuse, tag};
 use crate::auth::principal::Principal;
 use crate::base::{Error, Kind, Result, hex, telemetry};
@@ -57,6 +58,19 @@ pub(super) struct Asked {
 }
 
 /// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
+#[utoipa::path(
+    get, path = "/tracks/{id}/master.m3u8", tag = "media", summary = "Play a track: the stable name of its playlist",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses(
+        (status = 200, description = "A playlist whose URLs the bucket signs, when nothing else can be signed", content_type = "application/vnd.apple.mpegurl", body = String),
+        (status = 302, description = "To the signed playlist of the version that it shows now, on the CDN when there is one"),
+        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+    )
+)]
 pub(super) async fn alias(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -129,6 +143,23 @@ async fn from_bucket(app: &Arc<App>, track: &Track) -> Result<Response> {
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// `GET /tracks/{id}/stream`: one file from its start, for players that know no HLS; with `?preview=30` the preview.
+#[utoipa::path(
+    get, path = "/tracks/{id}/stream", tag = "media", summary = "Play a track as one file",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`"), ("format" = Option<String>, Query, description = "`aac` or `flac`; AAC when nobody says"), ("preview" = Option<String>, Query, description = "`30`: thirty seconds, an encode of its own")),
+    responses(
+        (status = 200, description = "The file", content_type = "audio/mp4", body = Vec<u8>),
+        (status = 206, description = "The part of it that was asked for", content_type = "audio/mp4", body = Vec<u8>),
+        (status = 302, description = "It is in a bucket; this URL opens it for 15 minutes"),
+        (status = 304, description = "The client has it"),
+        (status = 400, description = "There is no such format", content_type = "text/plain", body = String),
+        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+        (status = 416, description = "It has no such part", content_type = "text/plain", body = String),
+    )
+)]
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -158,6 +189,23 @@ pub(super) async fn stream(
 }
 
 /// `GET /tracks/{id}/download`: the same file, to be kept.
+#[utoipa::path(
+    get, path = "/tracks/{id}/download", tag = "media", summary = "Download a track",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`"), ("format" = Option<String>, Query, description = "`aac` or `flac`; AAC when nobody says")),
+    responses(
+        (status = 200, description = "The file, with its name and its digest", content_type = "audio/mp4", body = Vec<u8>),
+        (status = 206, description = "The part of it that was asked for", content_type = "audio/mp4", body = Vec<u8>),
+        (status = 302, description = "It is in a bucket; this URL opens it for 30 minutes"),
+        (status = 304, description = "The client has it"),
+        (status = 400, description = "There is no such format", content_type = "text/plain", body = String),
+        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+        (status = 416, description = "It has no such part", content_type = "text/plain", body = String),
+    )
+)]
 pub(super) async fn download(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -192,6 +240,18 @@ async fn preview(app: &Arc<App>, known: &Known, request: (Method, HeaderMap)) ->
 }
 
 /// `GET /tracks/{id}/waveform`: the small JSON of the version that is shown.
+#[utoipa::path(
+    get, path = "/tracks/{id}/waveform", tag = "media", summary = "The waveform of a track",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses(
+        (status = 200, description = "Peaks, as audiowaveform has them", content_type = "application/json", body = Object),
+        (status = 206, description = "The part of it that was asked for", content_type = "application/json", body = String),
+        (status = 304, description = "The client has it"),
+        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+    )
+)]
 pub(super) async fn waveform(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

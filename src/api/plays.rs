@@ -1,6 +1,6 @@
 //! Counts plays: once per listener and playback, whoever says that there is one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header};
@@ -50,13 +50,7 @@ async fn try_count(
     let now_us = app.clock.unix_us();
     let salt = app.salt.of(app, listener::day(now_us)).await?;
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let address = address(app, headers, peer).to_string();
+    let address = app.origin.client(headers, peer).to_canonical().to_string();
     let name = listener::name(&salt, caller.map(|caller| caller.subject.as_str()), &address, agent);
     app.db.count_play(track, &name, listener::playback_us(length_s), now_us).await.map(drop)
-}
-
-/// Where a request comes from; from a proxy that may be trusted, where it says.
-fn address(app: &App, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
-    let said = || headers.get("x-real-ip")?.to_str().ok()?.trim().parse().ok();
-    app.origin.trusts(headers).then(said).flatten().unwrap_or(peer.ip()).to_canonical()
 }

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::server::handover::TooSlow;
 
 /// The largest body, in bytes: forms of people have some hundreds.
 const BYTES_MAX: usize = 64 << 10;
@@ -45,6 +46,7 @@ async fn read(request: Request) -> Result<(HeaderMap, Bytes), Problem> {
             "The body is too large",
             format!("send at most {BYTES_MAX} bytes"),
         ),
+        false if TooSlow::is_why(&*cause) => too_slow(),
         false => Problem::unreadable(StatusCode::BAD_REQUEST, "it broke off"),
     })?;
     Ok((head.headers, read.to_bytes()))
@@ -70,7 +72,16 @@ pub(super) type Raw = Result<Bytes, BytesRejection>;
 
 /// The bytes of a body.
 pub(super) fn bytes(body: Raw) -> Result<Bytes, Problem> {
-    body.map_err(|cause| Problem::unreadable(cause.status(), cause.body_text()))
+    body.map_err(|cause| match TooSlow::is_why(&cause) {
+        true => too_slow(),
+        false => Problem::unreadable(cause.status(), cause.body_text()),
+    })
+}
+
+/// RFC 9110 §15.5.9: the same request may be made again, on another connection.
+fn too_slow() -> Problem {
+    let detail = "it came too slowly and was given up; send it again";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not come in time", detail)
 }
 
 /// What JSON says, of the type that is wanted.

@@ -14,8 +14,11 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::config::{Config, NewRole};
 use crate::db::Db;
+use crate::intake::Intake;
+use crate::people::People;
 use crate::providers::mail;
 use crate::providers::oidc::{Provider, Providers};
+use crate::store::Store;
 
 /// Passwords that may wait to be checked; more are told to come back.
 const PASSWORDS_WAITING_MAX: usize = 64;
@@ -62,8 +65,15 @@ pub(super) fn open(
             session_max: Duration::from_secs(settings.session_max_s),
             return_to: settings.return_to.clone(),
             base_url,
+            recovery: Duration::from_secs(settings.recovery_s),
         },
     })))
+}
+
+/// What makes archives of accounts, and forgets them.
+pub(super) fn people(config: &Config, (db, store, intake): (&Db, &Store, &Arc<Intake>)) -> People {
+    let parts = (db.clone(), store.clone(), Arc::clone(intake));
+    People::new(parts, config.cdn.provider.is_some(), Clock::System)
 }
 
 /// Who sends mail, if there are accounts.

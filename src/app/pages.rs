@@ -15,6 +15,7 @@ use super::{Roles, accounts, beside, links};
 use crate::admin::{self, Readiness};
 use crate::api::caller::{self, Door};
 use crate::api::keys::Keys;
+use crate::api::leaving::Leaving;
 use crate::api::limiter::Limiter;
 use crate::api::openapi;
 use crate::api::playback::Valid;
@@ -114,6 +115,10 @@ pub(super) fn start(
         None => admin::health_alone(readiness),
     };
     // Each module of the API has its line here, and another in `api::openapi::document`.
+    if let (Some(accounts), Some(Ground { db, uploads: Some(uploads), .. })) = (&accounts, &ground) {
+        let people = accounts::people(config, (db, store, &uploads.intake));
+        described = described.merge(api::leaving::routes(Arc::new(Leaving { accounts: Arc::clone(accounts), people })));
+    }
     if let Some(Ground { queue, uploads, money, .. }) = ground {
         described = described.merge(transcodes::routes(queue)).merge(api::money::routes(money));
         if let Some(uploads) = uploads {

@@ -63,6 +63,16 @@ pub(super) fn start(
     tasks.push(("janitor", runtime.spawn(janitor)));
     let looking = workers::uploads::run(Arc::clone(intake), Duration::from_millis(settings.poll_ms), shutdown.clone());
     tasks.push(("uploads", runtime.spawn(looking)));
+    if config.auth.accounts {
+        let options = workers::people::Options {
+            term: Duration::from_secs(settings.lease_s),
+            poll: Duration::from_millis(settings.poll_ms),
+            backoff,
+        };
+        let people = super::accounts::people(config, (db, store, intake));
+        let working = workers::people::run(people, options, Clock::System, name.clone(), shutdown.clone());
+        tasks.push(("accounts", runtime.spawn(working)));
+    }
     if !config.callbacks.secrets.is_empty() {
         let options = callbacks::Options {
             secrets: config.callbacks.secrets.iter().map(|text| callbacks::secret(text)).collect(),

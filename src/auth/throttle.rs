@@ -129,6 +129,11 @@ impl Limit {
         Limit { name: "password", whom: user.to_owned(), shape }
     }
 
+    /// Archives that one person asks for: three a day.
+    pub fn exports(user: &str) -> Limit {
+        Limit { name: "export", whom: user.to_owned(), shape: Shape::Quota { most: 3, window_s: 86_400 } }
+    }
+
     /// Logins by a provider begun from one place: each keeps a row for some minutes.
     pub fn providers_from(from: &str) -> Limit {
         Limit { name: "provider", whom: from.to_owned(), shape: Shape::Rate { per_minute: 30, burst: 30 } }

@@ -22,6 +22,8 @@ pub struct Auth {
     pub session_idle_s: u64,
     /// Seconds after which a session ends however much it is used.
     pub session_max_s: u64,
+    /// Seconds that somebody who deletes their account may come back in; then they are forgotten.
+    pub recovery_s: u64,
     /// Passwords that are checked at once; each takes a core and 19 MiB for some ten milliseconds.
     pub passwords_at_once: usize,
     /// Where a login by a provider may end: paths of this server, and whole URLs that begin with one of these.
@@ -85,6 +87,7 @@ impl Default for Auth {
             access_token_s: 600,
             session_idle_s: 14 * 86_400,
             session_max_s: 90 * 86_400,
+            recovery_s: 30 * 86_400,
             passwords_at_once: 2,
             return_to: vec![],
             providers: vec![],
@@ -117,6 +120,7 @@ impl Auth {
             ("access_token_s", self.access_token_s, 30, 900, "sessions could not go on, or ended ones would"),
             ("session_idle_s", self.session_idle_s, 300, 365 * 86_400, "people would log in all the time, or never"),
             ("session_max_s", self.session_max_s, 300, 365 * 86_400, "people would log in all the time, or never"),
+            ("recovery_s", self.recovery_s, 0, 365 * 86_400, "nobody would ever be forgotten"),
             ("passwords_at_once", self.passwords_at_once as u64, 1, 64, "nobody could log in, or memory would run out"),
         ];
         for (name, value, least, most, so) in ranges {

@@ -116,7 +116,7 @@ impl Db {
         Ok(revoked > 0)
     }
 
-    /// The key of this name, if it still opens: the caller compares the hash.
+    /// The key of this name, if it still opens and its owner does not leave: the caller compares the hash.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -128,7 +128,9 @@ impl Db {
                    api_key.used_us, users.totp_since_us
                  from api_key join users on users.id = api_key.user_id
                  where api_key.id = $1 and api_key.revoked_us is null
-                   and (api_key.expires_us is null or api_key.expires_us > $2) and users.disabled_us is null",
+                   and (api_key.expires_us is null or api_key.expires_us > $2) and users.disabled_us is null
+                   and not exists (select 1 from account_erasure
+                     where account_erasure.user_id = users.id and account_erasure.taken_back_us is null)",
                 args![id, now_us],
             )
             .await?;

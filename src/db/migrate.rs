@@ -19,6 +19,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0009_money", include_str!("schema/0009_money.sql")),
     ("0011_returns", include_str!("schema/0011_returns.sql")),
     ("0012_email_change", include_str!("schema/0012_email_change.sql")),
+    ("0013_leaving", include_str!("schema/0013_leaving.sql")),
     ("0014_renewals", include_str!("schema/0014_renewals.sql")),
 ];
 

@@ -14,6 +14,7 @@ pub mod dmca;
 pub mod email_change;
 pub mod health;
 pub mod jobs;
+pub mod leaving;
 pub mod ledger;
 pub mod limits;
 pub mod metrics;
@@ -21,6 +22,7 @@ mod migrate;
 pub mod money;
 pub mod orders;
 pub mod outbox;
+pub mod people;
 pub mod products;
 pub mod purges;
 pub mod refunds;
@@ -166,6 +168,16 @@ impl Db {
         tx.all("select 1", args![]).await.map(drop)
     }
 
+    /// Writes SQLite's log back into its file and empties it, so that it tells nothing of what was deleted. What a reader
+    /// holds back stays until the log is written over.
+    async fn empty_log(&self) {
+        let Db::Sqlite(sqlite) = self else { return };
+        let emptied = sqlx::query("pragma wal_checkpoint(truncate)").fetch_all(&sqlite.writer);
+        if let Err(error) = within("cannot empty the log", emptied).await {
+            tracing::warn!(error = error.chain(), "the database's log is emptied later");
+        }
+    }
+
     /// Closes every connection after what runs on it; SQLite's log is written back into its file.
     pub async fn close(&self) {
         match self {
@@ -196,7 +208,9 @@ impl Sqlite {
             .busy_timeout(BUSY_MAX)
             .pragma("trusted_schema", "off")
             // Without it INSERT OR REPLACE deletes rows behind the triggers' backs (https://www.sqlite.org/lang_conflict.html).
-            .pragma("recursive_triggers", "on");
+            .pragma("recursive_triggers", "on")
+            // What is deleted is overwritten: erasing somebody leaves nothing in free pages either.
+            .pragma("secure_delete", "on");
         // Several processes that open a new file at once all want to change it to WAL, and SQLite refuses all but
         // one without waiting (https://www.sqlite.org/wal.html §8).
         let give_up = Instant::now() + BUSY_MAX;
@@ -228,13 +242,14 @@ impl Sqlite {
     /// A pragma that cannot be had is no error for SQLite: it answers with what it has. Some file systems
     /// have no shared memory for WAL, and some builds no foreign keys.
     async fn assert_pragmas(&self, file: &Path) -> Result<()> {
-        const WANTED: [(&str, &str, &str); 6] = [
+        const WANTED: [(&str, &str, &str); 7] = [
             ("pragma journal_mode", "journal_mode", "wal"),
             ("pragma synchronous", "synchronous", "2"),
             ("pragma foreign_keys", "foreign_keys", "1"),
             ("pragma busy_timeout", "busy_timeout", "5000"),
             ("pragma trusted_schema", "trusted_schema", "0"),
             ("pragma recursive_triggers", "recursive_triggers", "1"),
+            ("pragma secure_delete", "secure_delete", "1"),
         ];
         let begun = within("cannot read the database's settings", self.writer.begin()).await?;
         let mut tx = Tx::sqlite(begun);

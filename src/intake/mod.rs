@@ -473,6 +473,32 @@ impl Intake {
         }
     }
 
+    /// The bytes of a ready upload, to be read a piece at a time; `None` when it is not ready, or they are gone.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the upload lies in another store than this process has.
+    pub async fn pieces(&self, upload: &Upload) -> Result<Option<Pieces>> {
+        match upload.state {
+            State::Ready => Ok(verify::Stored::open(self, upload).await?.map(Pieces)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Removes every byte of an upload now, and the wish for it. What a bucket still gets of it by a late request is
+    /// looked for once more, as always.
+    ///
+    /// # Errors
+    /// When the database or the store refuses.
+    pub async fn erase(&self, id: &UploadId) -> Result<()> {
+        if let Some(removed) = self.db.remove_upload(id, self.now_us()).await? {
+            self.count(removed.state);
+        }
+        match self.db.upload(id).await? {
+            Some(upload) => self.clear(&upload).await,
+            None => Ok(()),
+        }
+    }
+
     #[cfg(feature = "s3")]
     fn bucket_of(&self, upload: &Upload) -> Result<&Bucket> {
         match upload.place {
@@ -518,6 +544,24 @@ impl Intake {
 
     fn lock_us(&self) -> i64 {
         self.options.lock.as_micros() as i64
+    }
+}
+
+/// The bytes of a ready upload.
+pub struct Pieces(verify::Stored);
+
+impl Pieces {
+    /// How many there are.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// Up to `most` of them from `at`; fewer at the end only.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn at(&mut self, at: u64, most: u64) -> Result<Bytes> {
+        self.0.at(at, most).await
     }
 }
 

@@ -102,8 +102,8 @@ fn recognised(upload: &Upload, head: &[u8]) -> std::result::Result<&'static Form
 }
 
 /// The bytes as they are stored.
-struct Stored {
-    bytes: u64,
+pub(super) struct Stored {
+    pub(super) bytes: u64,
     from: From,
 }
 
@@ -115,7 +115,7 @@ enum From {
 
 impl Stored {
     /// `None`: it cannot be put together.
-    async fn open(intake: &Intake, upload: &Upload) -> Result<Option<Stored>> {
+    pub(super) async fn open(intake: &Intake, upload: &Upload) -> Result<Option<Stored>> {
         match upload.place {
             Place::Local => {
                 let (path, announced) = (intake.dir.join(upload.id.as_str()), upload.bytes);
@@ -150,7 +150,7 @@ impl Stored {
     }
 
     /// Up to `most` bytes from `at`; fewer at the end only.
-    async fn at(&mut self, at: u64, most: u64) -> Result<Bytes> {
+    pub(super) async fn at(&mut self, at: u64, most: u64) -> Result<Bytes> {
         let range = at..self.bytes.min(at + most);
         match &self.from {
             From::File(file) => {

@@ -14,6 +14,7 @@
 pub mod backoff;
 mod budget;
 mod id;
+pub mod person;
 pub mod transcode;
 pub mod view;
 

@@ -312,6 +312,45 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
                    not you, answer this mail.\n"
                 .to_owned(),
         },
+        "export-ready" => {
+            let token = OpaqueToken::random();
+            if !db.arm_export(said("export"), &token.hash(), now_us).await? {
+                return Ok(None);
+            }
+            Words {
+                subject: "Everything that is here of you",
+                text: format!(
+                    "Hello,\n\nthe archive that you asked for is ready. Download it before {}:\n\n\
+                     {base_url}/account/export#{}\n\nKeep this mail to yourself: whoever has the link can open it.\n\nIf \
+                     you did not ask for it, set another password now: {base_url}/account/forgot\n",
+                    about["expires_us"].as_i64().map_or_else(String::new, rfc3339),
+                    token.expose()
+                ),
+            }
+        }
+        "erasure-wanted" => {
+            let token = OpaqueToken::random();
+            if !db.arm_erasure(said("erasure"), &token.hash()).await? {
+                return Ok(None);
+            }
+            Words {
+                subject: "Your account will be removed",
+                text: format!(
+                    "Hello,\n\nyour account is closed, as you asked, and everything of it will be removed after {}. This \
+                     is the last mail about it.\n\nIf you want to stay, or it was not you, follow this link before \
+                     then:\n\n{base_url}/account/keep#{}\n",
+                    about["due_us"].as_i64().map_or_else(String::new, rfc3339),
+                    token.expose()
+                ),
+            }
+        }
+        "erasure-taken-back" => Words {
+            subject: "Your account stays",
+            text: format!(
+                "Hello,\n\nyour account stays as it was. Log in as before.\n\nIf that was not you, set another password \
+                 now: {base_url}/account/forgot\n"
+            ),
+        },
         "notice-incomplete" => Words {
             subject: "Your notice of infringement is not complete",
             text: format!(

@@ -51,6 +51,13 @@ impl Beside {
         Beside(Arc::new(Mutex::new(Some(body))))
     }
 
+    /// How many bytes it has, as far as that is known; 0 when it was taken.
+    pub fn bytes(&self) -> u64 {
+        use hyper::body::Body as _;
+        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        body.as_ref().and_then(|body| body.size_hint().exact()).unwrap_or(0)
+    }
+
     /// The body; once.
     pub fn take(&self) -> Option<Body> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::body::Body;
 use super::reply;
-pub use super::upload::Upload;
+pub use super::upload::{TooSlow, Upload};
 
 /// The side the cores hold; cheap to clone.
 #[derive(Clone, Debug)]

@@ -24,6 +24,36 @@ pub struct Upload {
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
+/// Why somebody's body is given up: they send, but too slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooSlow {
+    /// What was waited for every so many bytes.
+    patience: Duration,
+}
+
+impl TooSlow {
+    /// Whether this is why a body could not be read, whatever is wrapped around it.
+    pub fn is_why(error: &(dyn std::error::Error + 'static)) -> bool {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if cause.is::<TooSlow>() {
+                return true;
+            }
+            next = cause.source();
+        }
+        false
+    }
+}
+
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (least, most) = (MOVED_MIN >> 10, self.patience.as_secs());
+        write!(f, "the client sent fewer than {least} KiB of its request body in {most} s")
+    }
+}
+
+impl std::error::Error for TooSlow {}
+
 impl Upload {
     pub(super) fn new(body: Incoming, patience: Duration) -> Upload {
         Upload { body, patience, left: patience, received: 0, waiting: None }
@@ -43,12 +73,7 @@ impl hyper::body::Body for Upload {
                     (now, Box::pin(sleep_until(now + upload.left)))
                 });
                 ready!(end.as_mut().poll(cx));
-                let text = format!(
-                    "the client sent fewer than {} KiB of its request body in {} s",
-                    MOVED_MIN >> 10,
-                    upload.patience.as_secs()
-                );
-                Poll::Ready(Some(Err(text.into())))
+                Poll::Ready(Some(Err(TooSlow { patience: upload.patience }.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let waited = upload.waiting.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());

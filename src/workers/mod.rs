@@ -4,6 +4,7 @@ pub mod callbacks;
 pub(crate) mod http;
 pub mod janitor;
 pub mod metrics;
+pub mod people;
 pub mod purges;
 #[cfg(feature = "transcode")]
 pub mod transcode;

@@ -4,7 +4,9 @@
 //   node play.mjs --scenario trouble --url PAGE  --samples N --rate R
 //   node play.mjs --scenario film   --url PAGE   --samples N --rate R
 //   node play.mjs --scenario embed  --url FRAME  --samples N --rate R
-//   node play.mjs --scenario studio --url PAGE   --samples N --rate R --key KEY --file AUDIO
+//   node play.mjs --scenario studio --url PAGE   --samples N --rate R (--key KEY | --email A --password P) --file AUDIO
+//   node play.mjs --scenario admin  --url PAGE   --samples N --rate R --email A --password P --secret S --track ID --job ID
+//   node play.mjs --scenario account --url PAGE  --samples N --rate R --email A --password P --visit register|verify|keep
 //   node play.mjs --scenario hls    --url MASTER --samples N --rate R
 //   node play.mjs --scenario shaka  --url MASTER --samples N --rate R
 //   node play.mjs --scenario record --url MASTER --samples N --rate R --wav SOURCE [--cycle] [--lossless]
@@ -23,10 +25,12 @@ import { watch } from "./scenarios/watch.mjs";
 import { bare } from "./scenarios/bare.mjs";
 import { film } from "./scenarios/film.mjs";
 import { embed } from "./scenarios/embed.mjs";
+import { account } from "./scenarios/account.mjs";
+import { admin } from "./scenarios/admin.mjs";
 import { studio } from "./scenarios/studio.mjs";
 import { record } from "./scenarios/record.mjs";
 
-const SCENARIOS = { watch, film, embed, studio, trouble, hls: bare, shaka: bare, record };
+const SCENARIOS = { watch, film, embed, studio, admin, account, trouble, hls: bare, shaka: bare, record };
 // Longer than any scenario needs; a hung browser must not hang the test run.
 const WHOLE_RUN_MS = 90_000;
 
@@ -68,6 +72,12 @@ function readArguments() {
         wav: { type: "string" },
         key: { type: "string" },
         file: { type: "string" },
+        email: { type: "string" },
+        password: { type: "string" },
+        secret: { type: "string" },
+        track: { type: "string" },
+        job: { type: "string" },
+        visit: { type: "string" },
         cycle: { type: "boolean", default: false },
         lossless: { type: "boolean", default: false },
         film: { type: "boolean", default: false },

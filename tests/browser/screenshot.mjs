@@ -7,6 +7,7 @@
 
 import { parseArgs } from "node:util";
 import { openBrowser } from "./lib/browser.mjs";
+import { enter } from "./lib/enter.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -30,8 +31,7 @@ const { page, trouble, close } = await openBrowser({ width: Number(values.width)
 try {
   await page.goto(values.url, { waitUntil: "load" });
   if (values.key) {
-    await page.locator('[data-part="key"] input').fill(values.key);
-    await page.locator('[data-part="key"] button').click();
+    await enter(page, values);
     await page.waitForFunction(() => [...document.querySelectorAll('[data-part="tracks"] > li svg path')].every((path) => path.getAttribute("d")?.length > 100)
       && document.querySelector('[data-part="tracks"] > li'));
   } else if (!values.still) {

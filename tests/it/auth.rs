@@ -5,6 +5,7 @@ mod email;
 mod enumeration;
 mod factor;
 mod flows;
+mod leaving;
 mod limits;
 mod mail;
 mod notices;
@@ -27,18 +28,18 @@ use crate::postgres::Postgres;
 use crate::support::{Reply, Server, answer, run, said};
 
 /// A password that nobody would try first.
-const PASSWORD: &str = "violet anchors hum at noon";
+pub(crate) const PASSWORD: &str = "violet anchors hum at noon";
 const OTHER_PASSWORD: &str = "seven grey kites over Lund";
 
 /// A data directory and what servers need to start in it.
-struct Site {
+pub(crate) struct Site {
     directory: tempfile::TempDir,
     env: Vec<(String, String)>,
     _postgres: Option<Postgres>,
 }
 
 impl Site {
-    fn embedded() -> Site {
+    pub(crate) fn embedded() -> Site {
         let site = Site { directory: tempfile::tempdir().unwrap(), env: vec![], _postgres: None };
         // The log has what mails say.
         site.with("SEGUE_LOG__FILTER", "warn,segue::providers::mail=info").with("SEGUE_MAIL__POLL_MS", "20")
@@ -60,7 +61,7 @@ impl Site {
         self.directory.path().join("data")
     }
 
-    fn serve(&self) -> Api {
+    pub(crate) fn serve(&self) -> Api {
         self.serve_as("log")
     }
 
@@ -90,8 +91,8 @@ fn on_both(test: impl Fn(Site)) {
 }
 
 /// A server, and what it said.
-struct Api {
-    addr: SocketAddr,
+pub(crate) struct Api {
+    pub(crate) addr: SocketAddr,
     log: PathBuf,
     _server: Server,
 }
@@ -163,7 +164,7 @@ impl Api {
     }
 
     /// What stands behind the # of the link in the `n`th mail to an address.
-    fn link(&self, address: &str, n: usize) -> String {
+    pub(crate) fn link(&self, address: &str, n: usize) -> String {
         let mail = self.mail(address, n);
         let token = mail.split_once('#').unwrap_or_else(|| panic!("no link: {mail}")).1;
         token.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect()
@@ -233,17 +234,28 @@ pub(crate) fn admin(addr: SocketAddr, data: &std::path::Path) -> (String, String
     (bearer, password, authenticator)
 }
 
-/// Somebody made from a terminal, `{role}@example.org`: access token and password.
-fn logged_in(addr: SocketAddr, data: &std::path::Path, role: &str) -> (String, String) {
+/// Makes a creator from a terminal: address and password.
+pub(crate) fn creator(data: &std::path::Path) -> (String, String) {
+    made(data, "creator")
+}
+
+/// Somebody made from a terminal, `{role}@example.org`: address and password.
+fn made(data: &std::path::Path, role: &str) -> (String, String) {
     let email = format!("{role}@example.org");
     let made = run(["user", "create", &email, "--role", role, "--data", data.to_str().unwrap()]);
     let made = said(&made);
     let password = made.lines().find_map(|line| line.strip_prefix("password, shown once: "));
-    let password = password.unwrap_or_else(|| panic!("{made}"));
+    let password = password.unwrap_or_else(|| panic!("{made}")).to_owned();
+    (email, password)
+}
+
+/// The same, logged in: access token and password.
+fn logged_in(addr: SocketAddr, data: &std::path::Path, role: &str) -> (String, String) {
+    let (email, password) = made(data, role);
     let body = json!({ "email": email, "password": password }).to_string();
     let fields = [("Content-Type", "application/json")];
     let reply = crate::support::send(addr, "POST", "/api/v1/auth/login", &fields, body.as_bytes());
-    (Tokens::of(&reply).access, password.to_owned())
+    (Tokens::of(&reply).access, password)
 }
 
 /// A browser: keeps cookies, says where its requests come from.
@@ -307,7 +319,7 @@ fn now_s() -> u64 {
 }
 
 /// An authenticator with this secret.
-pub(crate) struct Authenticator(totp_rs::Totp);
+pub(crate) struct Authenticator(totp_rs::Totp, String);
 
 impl Authenticator {
     fn of(base32: &str) -> Authenticator {
@@ -321,7 +333,12 @@ impl Authenticator {
                 bytes.push((bits >> held & 0xff) as u8);
             }
         }
-        Authenticator(totp_rs::Builder::new().with_secret(bytes).build().unwrap())
+        Authenticator(totp_rs::Builder::new().with_secret(bytes).build().unwrap(), base32.to_owned())
+    }
+
+    /// What it was set up with, base32.
+    pub(crate) fn secret(&self) -> &str {
+        &self.1
     }
 
     /// The code of so many steps ago.

@@ -8,8 +8,10 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::support::{Served, Server, published, published_server, published_server_with, run, said};
-use crate::tracks::site::{Site, wav};
+use crate::tracks::site::{JSON, Site, Who, wav};
 
 #[test]
 fn the_watch_page_plays_seeks_changes_rungs_and_ends() {
@@ -129,6 +131,65 @@ fn the_studio_takes_a_file_from_the_disk_to_a_published_track() {
     std::fs::write(&file, wav(12, 440.0)).unwrap();
     let url = format!("http://{}/studio", api.addr);
     play_url("studio", &url, (1, 1), &["--key", site.key(1), "--file", file.to_str().unwrap()]);
+}
+
+/// The same by somebody who logs in: cookies that no script reads, another access token when one is over, an archive.
+#[test]
+fn the_studio_is_entered_by_password_and_keeps_the_session_from_scripts() {
+    let site = Site::new();
+    let api = site.serve();
+    let file = site.directory.path().join("First light.wav");
+    std::fs::write(&file, wav(12, 440.0)).unwrap();
+    let (email, password) = crate::auth::creator(&site.data());
+    let url = format!("http://{}/studio", api.addr);
+    let who = ["--email", email.as_str(), "--password", &password, "--file", file.to_str().unwrap()];
+    play_url("studio", &url, (1, 1), &who);
+}
+
+/// Product A1, T6, T7: registers, follows the link, publishes, leaves, comes back.
+#[test]
+fn an_account_begins_and_ends_and_comes_back_on_its_pages() {
+    let site = crate::auth::Site::embedded();
+    let api = site.serve();
+    let who = ["--email", "maria@example.org", "--password", crate::auth::PASSWORD, "--visit"];
+    let visit = |page: &str, visit: &str| {
+        let url = format!("http://{}/account/{page}", api.addr);
+        play_url("account", &url, (1, 1), &[&who[..], &[visit]].concat());
+    };
+    visit("register", "register");
+    visit(&format!("verify#{}", api.link("maria@example.org", 0)), "verify");
+    visit(&format!("keep#{}", api.link("maria@example.org", 1)), "keep");
+}
+
+/// Product T5, T7: the queue of notices behind a second factor, jobs that are tried again, who works.
+#[test]
+fn the_desk_of_an_admin_rules_on_notices_and_tries_jobs_again() {
+    let site = Site::new();
+    let inbox = site.directory.path().join("inbox");
+    std::fs::create_dir(&inbox).unwrap();
+    std::fs::write(inbox.join("no-song.wav"), "these are words").unwrap();
+    let site = site.with("SEGUE_API__SOURCE_DIRS", &format!("[{:?}]", inbox.to_str().unwrap()));
+    let api = site.serve();
+    let track = api.track(&json!({}), "published");
+    let wish = json!({ "source": inbox.join("no-song.wav") }).to_string();
+    let key = [JSON, ("Idempotency-Key", "1")];
+    let enqueued = api.send(Who::One, "POST", "/api/v1/transcodes", &key, wish.as_bytes());
+    assert_eq!(enqueued.status, 202, "{}", enqueued.text());
+    let job: serde_json::Value = serde_json::from_slice(&enqueued.body).unwrap();
+    let job = job["id"].as_str().unwrap();
+    while api.shown(Who::One, &format!("/api/v1/transcodes/{job}"))["state"] != "dead" {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let notice = json!({
+        "signature": "Ada Lovelace", "work": "Notes on the Engine", "location": format!("http://{}/watch/{track}", api.addr),
+        "name": "Ada Lovelace", "address": "12 St James's Square, London", "phone": "+44 20 0000 0000",
+        "email": "ada@example.com", "good_faith_statement": true, "sworn_statement": true,
+    });
+    assert_eq!(api.json(Who::Nobody, "POST", "/api/v1/dmca/notice", &notice).0, 201);
+    let (_, password, authenticator) = crate::auth::admin(api.addr, &site.data());
+    let url = format!("http://{}/admin", api.addr);
+    let who = ["--email", "admin@example.org", "--password", &password, "--secret", authenticator.secret()];
+    play_url("admin", &url, (1, 1), &[&who[..], &["--track", &track, "--job", job]].concat());
 }
 
 /// A published film behind a server with tokens.

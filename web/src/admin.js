@@ -1,5 +1,6 @@
-// The admin's desk: notices of infringement, jobs, who works. In: a key that may. Out: rulings and retries.
+// The admin's desk: notices of infringement, jobs, who works. In: an admin with a second factor. Out: rulings and retries.
 
+import { wireLeave } from "./account.js";
 import { enter, json } from "./session.js";
 
 const root = document.getElementById("admin");
@@ -11,8 +12,9 @@ const VERBS = {
 };
 const WORDS = { takedown: "Take down", dismiss: "Dismiss", restore: "Put back", "court-action": "Court action", "counter-notice": "Counter-notice" };
 
-enter(at("key"), "/api/v1/admin/dmca/notices?limit=1", () => {
+enter(at("login"), "/api/v1/admin/dmca/notices?limit=1", () => {
   at("desk").hidden = false;
+  wireLeave(at("leave"));
   at("standing").addEventListener("change", () => notices());
   at("job-state").addEventListener("change", () => jobs());
   at("refresh").addEventListener("click", all);

@@ -1,46 +1,119 @@
-// Who asks: an API key for as long as the tab lives. In: a form. Out: `ask`, which is fetch with that key.
+// Who asks. In: a form. Out: `ask`, which is fetch as whoever is logged in: by cookies that no script can read, with the
+// token that other sites cannot know beside them; or by an API key, for as long as the tab lives.
 
-const KEY = "segue.key";
+const KEY = "segue.key", RENEWED = "segue.renewed";
 
-export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
-export const ask = (path, init = {}) => fetch(path, {
-  ...init, cache: "no-store", headers: { ...init.headers, ...(hasKey() ? { Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : {}) },
-});
+const key = () => sessionStorage.getItem(KEY);
+const csrf = () => document.cookie.split("; ").find((pair) => pair.startsWith("__Host-segue_csrf="))?.split("=")[1];
+export const mayBeIn = () => Boolean(key() || csrf());
+
+export async function ask(path, init = {}) {
+  const answer = await once(path, init);
+  // The access token lives for minutes; whoever is still there gets another one.
+  return answer.status === 401 && !key() && csrf() && (await renewed()) ? once(path, init) : answer;
+}
+
+function once(path, init) {
+  const by = key() ? { Authorization: `Bearer ${key()}` } : csrf() ? { "X-CSRF-Token": csrf() } : {};
+  return fetch(path, { ...init, cache: "no-store", headers: { ...init.headers, ...by } });
+}
+
+/** One tab at a time: a refresh token that is used twice ends the session, and the other tab's cookies are ours, too. */
+function renewed() {
+  const renew = async () => {
+    if (Date.now() - Number(localStorage.getItem(RENEWED) ?? 0) < 5_000) return true;
+    const answer = await once("/api/v1/auth/refresh", { method: "POST" }).catch(() => null);
+    if (answer?.ok) localStorage.setItem(RENEWED, String(Date.now()));
+    return Boolean(answer?.ok);
+  };
+  return navigator.locks ? navigator.locks.request("segue.session", renew) : renew();
+}
 
 export async function json(path, method = "GET", body) {
   const answer = await ask(path, { method, headers: body === undefined ? {} : { "Content-Type": "application/json" }, body: body === undefined ? undefined : JSON.stringify(body) });
   const text = await answer.text();
   const value = text ? JSON.parse(text) : null;
-  if (!answer.ok) throw Object.assign(new Error(value?.detail ? `${value.title}: ${value.detail}` : `the server answered ${answer.status}`), { status: answer.status });
+  if (!answer.ok) {
+    const kind = value?.type?.split("/").pop();
+    throw Object.assign(new Error(value?.detail ? `${value.title}: ${value.detail}.` : `the server answered ${answer.status}`), { status: answer.status, kind });
+  }
   return value;
 }
 
-/** Shows the form until a key opens `path`; then calls `entered`. */
+/** Shows the form until whoever asks may have `path`; then calls `entered` with who they are, `null` for a key. */
 export function enter(form, path, entered) {
-  const field = form.querySelector("input"), told = form.querySelector('[role="alert"]');
+  const part = (name) => form.querySelector(`[data-part="${name}"]`);
+  const told = part("told"), fields = form.elements;
   const look = async () => {
+    told.textContent = "";
     try {
       await json(path);
+      const me = key() ? null : await json("/api/v1/users/me");
       form.hidden = true;
-      entered();
+      form.reset();
+      entered(me);
     } catch (error) {
       sessionStorage.removeItem(KEY);
-      form.hidden = false;
-      told.textContent = error.status === 401 ? "This key opens nothing." : error.message;
-      field.focus();
+      show("first");
+      told.textContent = error.status === 401 ? "" : error.message;
     }
   };
-  form.addEventListener("submit", (event) => {
+  const show = (step) => {
+    form.hidden = false;
+    part("first").hidden = step !== "first";
+    part("second").hidden = step !== "second";
+    form.dataset.step = step;
+    (step === "first" ? fields.email : fields.code).focus();
+  };
+  const steps = {
+    async first() {
+      if (fields.key.value.trim()) {
+        sessionStorage.setItem(KEY, fields.key.value.trim());
+        fields.key.value = "";
+        await json(path).catch((error) => {
+          sessionStorage.removeItem(KEY);
+          throw error;
+        });
+        return look();
+      }
+      const began = await json("/api/v1/auth/login", "POST", { email: fields.email.value.trim(), password: fields.password.value, cookies: true });
+      fields.password.value = "";
+      return began.mfa_required ? show("second") : look();
+    },
+    async second() {
+      // Six digits are what an authenticator shows; anything else is one of the codes for the day when it is lost.
+      const said = fields.code.value.trim();
+      await json("/api/v1/auth/mfa/verify", "POST", { [/^\d{6}$/.test(said) ? "code" : "recovery_code"]: said, cookies: true });
+      return look();
+    },
+  };
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEY, field.value.trim());
-    field.value = "";
-    look();
+    const button = part("go");
+    button.disabled = true;
+    told.textContent = "";
+    try {
+      await steps[form.dataset.step]();
+    } catch (error) {
+      fields.code.value = "";
+      if (error.kind === "ticket-invalid") show("first");
+      told.textContent = error.message;
+    }
+    button.disabled = false;
   });
-  if (hasKey()) look();
-  else form.hidden = false;
+  form.dataset.step = "first";
+  if (mayBeIn()) look();
+  else show("first");
 }
 
-/** Server-sent events with a key, which EventSource cannot send: calls `heard(name, data)`, and comes back when it breaks off. */
+/** Ends the session, or forgets the key, and begins anew. */
+export async function leave() {
+  if (key()) sessionStorage.removeItem(KEY);
+  else await json("/api/v1/auth/logout", "POST").catch(() => null);
+  location.reload();
+}
+
+/** Server-sent events with credentials, which EventSource cannot send: calls `heard(name, data)`, and comes back when it breaks off. */
 export async function events(path, heard, signal) {
   for (let last = "", waits = 0; !signal.aborted && waits < 20; waits++) {
     try {

@@ -1,7 +1,8 @@
 // The studio: an owner sends files and sees them become tracks.
-// In: a key and files. Out: tracks, each with its rungs as they become whole, where its preview begins, and its embed code.
+// In: somebody who may publish, and files. Out: tracks, each with its rungs as they become whole, where its preview begins, and its embed code.
 
 import { clock, spoken } from "./words.js";
+import { account, wireLeave } from "./account.js";
 import { ask, enter, events, json } from "./session.js";
 import { upload } from "./tus.js";
 
@@ -14,13 +15,24 @@ const STATES = {
 };
 const UNDER_WAY = ["draft", "uploaded", "processing"];
 
-enter(at("key"), "/api/v1/tracks?limit=1", start);
+enter(at("login"), "/api/v1/tracks?limit=1", start);
 
-async function start() {
+async function start(me) {
   at("desk").hidden = false;
+  wireLeave(at("leave"));
+  account(at("account"), me);
+  listener(me);
   wireDrop();
   at("more").addEventListener("click", () => list(at("more").dataset.next));
   await list();
+}
+
+/** Whoever only listens is asked first: publishing is one click away. */
+function listener(me) {
+  const listens = me?.role === "listener";
+  at("listener").hidden = !listens;
+  at("drop").hidden = listens;
+  at("become").onclick = async () => listener(await json("/api/v1/users/me", "PATCH", { role: "creator" }));
 }
 
 async function list(after = "") {

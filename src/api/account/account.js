@@ -8,15 +8,19 @@ const said = document.querySelector('[data-part="said"]');
 const token = location.hash.slice(1);
 
 const requests = {
+  register: () => ["auth/register", json({ email: form.elements.email.value, password: form.elements.password.value })],
   verify: () => ["auth/verify-email", { headers: { "X-Verify-Token": token } }],
   email: () => ["users/me/email/confirm", { headers: { "X-Verify-Token": token } }],
   reset: () => ["auth/password/reset", json({ token, password: form.elements.password.value })],
+  keep: () => ["users/erasure/cancel", { headers: { "X-Keep-Token": token } }],
   forgot: () => ["auth/password/reset-request", json({ email: form.elements.email.value })],
 };
 const done = {
+  register: "A mail is on its way. Follow the link in it, and your account is ready.",
   verify: "Thank you. You can log in now.",
   email: "Thank you. Log in with this address from now on.",
   reset: "Your password is set, and you were logged out everywhere. Log in with it.",
+  keep: "Your account stays. Log in as before.",
   forgot: "If this address has an account, a mail is on its way.",
 };
 
@@ -35,6 +39,7 @@ async function send(event) {
     if (answer.ok) {
       said.textContent = done[page];
       form.hidden = true;
+      document.querySelector('[data-part="on"]').hidden = ["register", "forgot"].includes(page);
       history.replaceState(null, "", location.pathname);
       return;
     }
@@ -48,5 +53,7 @@ async function send(event) {
 
 if (form) {
   form.hidden = false;
-  form.addEventListener("submit", send);
+  // A download is the browser's own: what opens it goes in a form, not in a URL.
+  if (page === "export") form.elements.token.value = token;
+  else form.addEventListener("submit", send);
 }

@@ -1,4 +1,5 @@
-//! `/account/{verify,email,reset,forgot}`: the small pages that links in mails lead to.
+//! `/account/{register,verify,email,reset,forgot,export,keep}`: the small pages around an account, and those that links in
+//! mails lead to.
 
 use axum::Router;
 use axum::extract::Path;
@@ -8,9 +9,9 @@ use axum::routing::get;
 
 use crate::admin::plain;
 
-/// Our own script and style, requests to ourselves, and no frame around us.
+/// Our own script and style, requests and forms to ourselves, and no frame around us.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+                      form-action 'self'; frame-ancestors 'none'";
 
 /// The routes.
 pub fn routes() -> Router {
@@ -19,7 +20,9 @@ pub fn routes() -> Router {
 
 async fn page(Path(page): Path<String>) -> Response {
     match page.as_str() {
-        "verify" | "email" | "reset" | "forgot" => embedded("text/html; charset=utf-8", include_str!("page.html")),
+        "register" | "verify" | "email" | "reset" | "forgot" | "export" | "keep" => {
+            embedded("text/html; charset=utf-8", include_str!("page.html"))
+        }
         "account.js" => embedded("text/javascript; charset=utf-8", include_str!("account.js")),
         "account.css" => embedded("text/css; charset=utf-8", include_str!("account.css")),
         _ => plain(StatusCode::NOT_FOUND, "not found\n"),

@@ -101,6 +101,17 @@ async fn forget(app: &App, track: crate::base::id::TrackId, hash: Option<String>
 }
 
 /// `GET /tracks/{id}/artwork/{hash}-{size}.jpg`: to whoever may know of the track.
+#[utoipa::path(
+    get, path = "/tracks/{id}/artwork/{name}", tag = "media", summary = "The picture of a track",
+    security((), ("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "The id of the track"), ("name" = String, Path, description = "As its track says: a hash, a size, `.jpg`"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
+    responses(
+        (status = 200, description = "A JPEG", content_type = "image/jpeg", body = Vec<u8>),
+        (status = 304, description = "The client has it"),
+        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
+        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+    )
+)]
 pub(in crate::api) async fn picture(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,

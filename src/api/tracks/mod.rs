@@ -96,7 +96,10 @@ pub(super) const BODIES: &[BodyType] = &[
     body::<words::Words>("NewLyrics"),
 ];
 
-pub(super) use self::artwork::picture;
+/// The same of the pictures' own names, outside of the API.
+pub(super) fn pictures() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(artwork::picture))
+}
 
 /// What a request wants to make.
 #[derive(Debug, Deserialize, ToSchema)]

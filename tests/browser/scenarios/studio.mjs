@@ -1,15 +1,26 @@
-// The studio, as an owner uses it: a key, a file, rungs as they become whole, where the preview begins, the code to embed it.
+// The studio, as an owner uses it: a login or a key, a file, rungs as they become whole, where the preview begins, the code to embed it.
 
 import { until } from "../lib/check.mjs";
+import { enter } from "../lib/enter.mjs";
 
-export async function studio({ page, checks, options }) {
+export async function studio({ page, checks, trouble, options }) {
   page.on("dialog", (dialog) => dialog.accept());
   await page.goto(options.url, { waitUntil: "load" });
-  await page.locator('[data-part="key"] input').fill(options.key);
-  await page.locator('[data-part="key"] button').click();
-  const desk = page.locator('[data-part="desk"]');
-  await desk.waitFor({ state: "visible" });
-  checks.that(!(await page.evaluate((key) => document.documentElement.outerHTML.includes(key), options.key)), "the key is on the page");
+  if (options.email) {
+    // A wrong password says so; the browser's own complaint about the 401 is no trouble.
+    const form = page.locator('[data-part="login"]');
+    await form.locator('[name="email"]').fill(options.email);
+    await form.locator('[name="password"]').fill("not this one");
+    await form.locator('[data-part="go"]').click();
+    const told = form.locator('[data-part="told"]');
+    checks.that(await until(async () => (await told.textContent())?.includes("do not belong together"), 15_000), `it says ${await told.textContent()}`);
+    checks.that(await until(() => trouble.some((line) => line.startsWith("http 401")), 5_000), "nothing was refused");
+    trouble.splice(0);
+  }
+  await enter(page, options);
+  const secrets = [options.key, options.password].filter(Boolean);
+  checks.that(!(await page.evaluate((all) => all.some((one) => document.documentElement.outerHTML.includes(one)), secrets)), "what opens is on the page");
+  if (options.email) await session({ page, checks, trouble, options });
   checks.that(await page.locator('[data-part="empty"]').isVisible(), "it does not say that there is nothing");
 
   await page.locator('[data-part="files"]').setInputFiles(options.file);
@@ -40,9 +51,34 @@ export async function studio({ page, checks, options }) {
   checks.that(await until(async () => (await again.getAttribute("data-state")) === "unlisted", 5_000), "it is not unlisted");
   await again.locator('[data-part="delete"]').click();
   checks.that(await until(async () => (await page.locator('[data-part="tracks"] > li').count()) === 0, 5_000), "it is not gone");
-  checks.that((await page.evaluate(() => document.cookie)) === "", "the page sets cookies");
+  if (options.key) checks.that((await page.evaluate(() => document.cookie)) === "", "the page sets cookies");
 
   // On a phone nothing is wider than the screen.
   await page.setViewportSize({ width: 360, height: 740 });
   checks.that(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than a phone");
+}
+
+/** What a session is to the page: cookies that it cannot read, and one that it sends beside them. */
+async function session({ page, checks, trouble, options }) {
+  const cookies = await page.context().cookies();
+  const named = (name) => cookies.find((cookie) => cookie.name === `__Host-segue_${name}`);
+  for (const name of ["access", "refresh"]) checks.that(named(name)?.httpOnly && named(name)?.sameSite === "Strict", `${name} can be read`);
+  checks.that(named("csrf") && !named("csrf").httpOnly, "there is no token against other sites");
+  const readable = await page.evaluate(() => [document.cookie, ...Object.values(localStorage), ...Object.values(sessionStorage)].join());
+  checks.that(!readable.includes(named("access").value) && !readable.includes(named("refresh").value), "scripts can read what opens");
+  // The access token is over, and another one is fetched without a word.
+  await page.context().clearCookies({ name: "__Host-segue_access" });
+  const renewed = page.waitForResponse((answer) => answer.url().endsWith("/api/v1/auth/refresh") && answer.ok());
+  await page.locator('[data-part="account"] summary').click();
+  await page.locator('[data-part="proof"]').fill(options.password);
+  await Promise.all([renewed, page.locator('[data-part="export"]').click()]);
+  checks.that(await until(() => trouble.filter((line) => /401/.test(line)).length === 2, 5_000), `it was refused otherwise: ${trouble}`);
+  trouble.splice(0); // the browser tells of that one refusal twice
+  // An archive of everything, from the page.
+  const link = page.locator('[data-part="exports"] a');
+  await link.waitFor({ state: "visible", timeout: 30_000 });
+  const [download] = await Promise.all([page.waitForEvent("download"), link.click()]);
+  checks.that(download.suggestedFilename() === "segue-export.zip", `it is called ${download.suggestedFilename()}`);
+  checks.that((await download.failure()) === null, "it broke off");
+  checks.that((await page.locator('[data-part="account-told"]').textContent()) === "", "something was complained about");
 }

@@ -1,9 +1,12 @@
 //! Limits: growing waits without a lock-out, quotas of keys, and two nodes that share one database.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
 use serde_json::json;
 
 use super::{Api, OTHER_PASSWORD, PASSWORD, Site, Tokens, is, json_of, on_both};
-use crate::support::Reply;
+use crate::support::{Reply, answer};
 
 fn try_login(api: &Api, email: &str, password: &str) -> Reply {
     api.post("auth/login", json!({ "email": email, "password": password }))
@@ -48,6 +51,24 @@ fn mails_are_not_asked_for_without_end() {
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() > 30);
     // Registering with the address asks for a mail to it too.
     is(&api.post("auth/register", json!({ "email": "A@example.org", "password": OTHER_PASSWORD })), 429, "rate-limit");
+}
+
+/// RFC 9110 §15.5.9: whoever sends too slowly is told so, and not that the request was wrong.
+#[test]
+fn a_body_that_does_not_come_in_time_is_408() {
+    let site = Site::embedded().with("SEGUE_SERVER__BODY_TIMEOUT_S", "1");
+    let api = site.serve();
+    let bearer = api.member("a@example.org").access;
+    // One route reads JSON by its type, the other looks at its bytes.
+    for path in ["/api/v1/auth/login", "/api/v1/tracks"] {
+        let mut stream = TcpStream::connect(api.addr).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {bearer}\r\n\
+             Content-Length: 100\r\n\r\n{{\"email\""
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        is(&answer(stream), 408, "body-timeout");
+    }
 }
 
 #[test]

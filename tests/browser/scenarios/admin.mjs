@@ -1,0 +1,55 @@
+// The admin's desk, as an admin uses it: password and code, a notice that is ruled on, a job that is tried again, who works.
+
+import { until } from "../lib/check.mjs";
+import { enter } from "../lib/enter.mjs";
+
+export async function admin({ page, checks, trouble, options }) {
+  const answers = [];
+  page.on("dialog", (dialog) => dialog.accept(answers.shift() ?? ""));
+  await page.goto(options.url, { waitUntil: "load" });
+  await enter(page, options);
+
+  // A notice: received, taken down, put back.
+  const base = new URL(options.url).origin;
+  const watch = async () => (await page.request.get(`${base}/watch/${options.track}`, { maxRedirects: 0 })).status();
+  const notice = page.locator('[data-part="notices"] tr').first();
+  const standing = async () => (await notice.locator("td").nth(1).textContent()) ?? "";
+  checks.that(await until(async () => (await standing()) === "received", 5_000), `the notice is ${await standing()}`);
+  await notice.getByRole("button", { name: "Take down" }).click();
+  checks.that(await until(async () => (await standing()) === "taken down", 5_000), `the notice is ${await standing()}`);
+  checks.that(await until(async () => (await watch()) === 451, 10_000), `its track answers ${await watch()}`);
+  await page.locator('[data-part="standing"]').selectOption("taken_down");
+  checks.that(await until(async () => (await page.locator('[data-part="notices"] tr').count()) === 1, 5_000), "the list is not filtered");
+  answers.push("the complainant withdrew it");
+  await notice.getByRole("button", { name: "Put back" }).click();
+  await page.locator('[data-part="standing"]').selectOption("");
+  checks.that(await until(async () => (await standing()) === "restored", 5_000), `the notice is ${await standing()}`);
+  checks.that(await until(async () => (await watch()) === 200, 10_000), `its track answers ${await watch()}`);
+
+  // A job that is dead: tried once more, by whoever looks at the list.
+  await page.locator('[data-part="job-state"]').selectOption("dead");
+  const dead = page.locator('[data-part="jobs"] tr', { hasText: options.job });
+  await dead.waitFor({ state: "visible" });
+  checks.that((await dead.locator("td").nth(1).textContent()) === "dead", "the job is not dead");
+  await dead.getByRole("button", { name: "Requeue" }).click();
+  const attempts = async () => {
+    const { items } = await page.evaluate(async () => (await fetch("/api/v1/admin/jobs?limit=200")).json());
+    return items.find((job) => job.id === options.job)?.attempt;
+  };
+  checks.that(await until(async () => (await attempts()) >= 2, 30_000), `it was tried ${await attempts()} times`);
+  checks.that((await page.locator('[data-part="workers"] tr td').first().textContent()) !== "Nothing.", "nobody works");
+
+  // On a phone nothing is wider than the screen; tables scroll by themselves.
+  await page.setViewportSize({ width: 360, height: 740 });
+  checks.that(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than a phone");
+  await page.setViewportSize({ width: 1200, height: 750 });
+
+  // Out again: the cookies open nothing any more.
+  await page.locator('[data-part="leave"]').click();
+  await page.locator('[data-part="login"]').waitFor({ state: "visible" });
+  checks.that((await page.context().cookies()).length === 0, "cookies are left");
+  checks.that(trouble.length === 0, "there was trouble before");
+  checks.that((await page.evaluate(async () => (await fetch("/api/v1/admin/jobs")).status)) === 401, "the session goes on");
+  checks.that(await until(() => trouble.some((line) => line.startsWith("http 401")), 5_000), "nothing was refused");
+  trouble.splice(0); // that one was wanted
+}
