@@ -284,7 +284,7 @@ impl First {
 fn first_rung(scratch: &Path, input: &Path) -> Outcome<First> {
     let data = scratch.join("data");
     let mut segue = Command::new(env!("CARGO_BIN_EXE_segue"));
-    segue.args(["publish", "--json", "--events", "--data"]).arg(&data).arg(input);
+    segue.args(["publish", "--json", "--early", "--events", "--data"]).arg(&data).arg(input);
     let start = Instant::now();
     let spawned = segue.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.map_err(|e| format!("cannot start segue: {e}"))?;

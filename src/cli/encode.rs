@@ -49,7 +49,7 @@ pub(super) struct PublishArgs {
     #[arg(long, value_name = "PLAN")]
     ladder: Option<PathBuf>,
     /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
-    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start, allow_negative_numbers = true)]
     preview_start: Option<u64>,
     /// Print one JSON object a line for each published file.
     #[arg(long)]
@@ -57,6 +57,10 @@ pub(super) struct PublishArgs {
     /// Print one JSON object a line to standard error for each rung that is whole, and when the track can be played.
     #[arg(long)]
     events: bool,
+    /// Let a new track of a minute or more be played as soon as its lowest rung is whole. A publish that is killed after that
+    /// leaves the track with this rung alone; without --early it leaves nothing.
+    #[arg(long)]
+    early: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -72,7 +76,7 @@ pub(super) struct TranscodeArgs {
     #[arg(long, value_name = "PLAN")]
     ladder: Option<PathBuf>,
     /// Where the preview begins in the track, in seconds [default: where its loudest 30 seconds do].
-    #[arg(long, value_name = "SECONDS", value_parser = preview_start)]
+    #[arg(long, value_name = "SECONDS", value_parser = preview_start, allow_negative_numbers = true)]
     preview_start: Option<u64>,
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
@@ -111,7 +115,7 @@ pub(super) fn publish(args: &PublishArgs) -> Result<ExitCode> {
         tracks::check_title(title).map_err(|wrong| Error::usage(format!("--title: {}", wrong.chain())))?;
     }
     let config = args.settings.load()?.checked()?;
-    let choice = read_choice(args.ladder.as_deref())?;
+    let choice = read_published(args.ladder.as_deref())?;
     let options = Options { preview_start_ms: args.preview_start, ..app::transcode_options(&config) };
     let mut batch = Batch { files: args.files.len(), published: 0 };
     // Before the store is opened: a wrong file name must not leave a data directory behind. And before the
@@ -235,7 +239,7 @@ fn publish_one(
     let made = run(file, choice, staging.dir(), options, cancel, &mut |progress| {
         match progress {
             // A track that shows a version already keeps it until the new one is whole.
-            Progress::Playable(_) if known.is_some() => return,
+            Progress::Playable(_) if known.is_some() || !args.early => return,
             Progress::Playable(index) => {
                 match publish::first_to_store(&store, staging.dir(), id, &title, index) {
                     Ok(track) => first = track,
@@ -255,6 +259,9 @@ fn publish_one(
     let published = made.and_then(|index| {
         let track = publish::place(&store, staging, id, &title, &index)?;
         show(config, &store, &track, &index)?;
+        if args.events && first.is_none() {
+            tell_event(id, &Progress::Playable(Box::new(index.clone())));
+        }
         Ok((track, index))
     });
     if let (Err(_), Some(first)) = (&published, &first) {
@@ -540,11 +547,18 @@ pub(super) fn pipelines(command: &PipelinesCommand) -> Result<ExitCode> {
             say(format!("the built-in {name} plan is fine: {rungs} rungs"));
         }
     }
+    let mut wrong = None;
     for file in files {
-        let choice = read_choice(Some(file))?;
-        say(format!("{} is fine: {} rungs", file.display(), choice.rungs()));
+        match read_choice(Some(file)) {
+            Ok(choice) => say(format!("{} is fine: {} rungs", file.display(), choice.rungs())),
+            Err(error) => {
+                if let Some(before) = wrong.replace(error) {
+                    complain(format_args!("{}", before.chain()));
+                }
+            }
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    wrong.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Runs one transcode with a progress bar on a terminal.
@@ -615,6 +629,19 @@ pub(super) fn read_choice(path: Option<&Path>) -> Result<Choice> {
     Choice::decode(&text, &name.to_string()).map_err(|wrong| {
         Error::usage(format!("{}; correct it, pipelines/README.md explains the fields", wrong.chain()))
     })
+}
+
+/// A plan for tracks: what their stable name leads to has to be in it.
+pub(super) fn read_published(path: Option<&Path>) -> Result<Choice> {
+    let choice = read_choice(path)?;
+    match path {
+        Some(path) if choice.audio().rungs.iter().all(|rung| rung.family != Family::Aac) => Err(Error::usage(format!(
+            "the encoding plan {} has no AAC rung, and a track's stable name leads to those; add one, or use `segue \
+             transcode`",
+            path.display()
+        ))),
+        _ => Ok(choice),
+    }
 }
 
 fn not_made(skipped: &Skipped) -> String {

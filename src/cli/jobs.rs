@@ -269,7 +269,7 @@ fn enqueue(args: &EnqueueArgs) -> Result<ExitCode> {
         crate::api::transcodes::check_callback(url, &config.callbacks.secrets, &config.callbacks.private_hosts)
             .map_err(|wrong| Error::usage(format!("--callback: {}", wrong.chain())))?;
     }
-    let (ladder, video) = Wish::plans(super::encode::read_choice(args.ladder.as_deref())?);
+    let (ladder, video) = Wish::plans(super::encode::read_published(args.ladder.as_deref())?);
     let source = match args.file.to_str().filter(|name| name.starts_with(crate::store::SOURCE_SCHEME)) {
         // It is read when its turn comes; that it can be named is all that is checked now.
         Some(name) => {

@@ -573,6 +573,17 @@ fn a_wrong_encoding_plan_is_refused_with_file_line_and_field() {
     refused(&["pipelines", "check", plan], 2, &["plan.toml:", "bitrate_bsp"]);
     refused(&["publish", wav.to_str().unwrap(), "--ladder", plan], 2, &["plan.toml:", "bitrate_bsp"]);
     assert!(run(["pipelines", "check"]).status.success());
+    // Each of several is told.
+    let both = run(["pipelines", "check", plan, "/nonexistent.toml"]);
+    let told = String::from_utf8_lossy(&both.stderr);
+    assert!(both.status.code() == Some(2) && told.lines().count() == 2, "{told}");
+    // A track's stable name leads to AAC.
+    let lossless =
+        good.split_once("[[rung]]").unwrap().0.to_owned() + "[[rung]]\ncodec = \"flac\"\nencoder = \"flacenc\"\n";
+    fs::write(plan, lossless).unwrap();
+    assert!(run(["pipelines", "check", plan]).status.success());
+    refused(&["publish", "a.wav", "--ladder", plan], 2, &["plan.toml", "no AAC rung"]);
+    refused(&["publish", "a.wav", "--preview-start", "-1"], 2, &["--preview-start", "-1"]);
 }
 
 #[test]

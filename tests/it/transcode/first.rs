@@ -88,7 +88,7 @@ fn plays(bench: &Bench, version: &Path, index: &VersionIndex) {
 fn playable(bench: &Bench, data: &Path) -> (Child, TrackId, String) {
     let music = bench.music(44_100, 2, 3 * FRAMES);
     let mut command = segue();
-    command.args(["publish", "--json", "--events", "--data"]).arg(data).arg(music);
+    command.args(["publish", "--json", "--early", "--events", "--data"]).arg(data).arg(music);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
         let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
@@ -131,4 +131,30 @@ fn a_cancelled_publish_takes_its_first_rung_back() {
     assert!(tracks::read(&store, id).is_err(), "the track is still there");
     assert_eq!(local.versions(id).unwrap().count(), 0);
     assert!(local.interims().unwrap().is_empty());
+}
+
+/// What is whole of it, when it is killed as soon as its lowest rung is, is nothing that anybody sees.
+#[test]
+fn a_publish_that_is_not_early_shows_nothing_before_its_end() {
+    let bench = Bench::new();
+    let data = bench.path("data");
+    let music = bench.music(44_100, 2, 3 * FRAMES);
+    let start = || {
+        let mut command = segue();
+        command.args(["publish", "--json", "--events", "--data"]).arg(&data).arg(&music);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut child = start();
+    let first = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(first.contains("\"rung\""), "{first}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = LocalStore::open(&data.join("store")).unwrap();
+    assert!(store.interims().unwrap().is_empty());
+    assert_eq!(Store::from(store).tracks().unwrap().len(), 0);
+    // The next one says when it can be played, once.
+    let output = start().wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.lines().last().unwrap().contains("\"playable\""), "{told}");
+    assert_eq!(told.matches("playable").count(), 1, "{told}");
 }
