@@ -131,6 +131,7 @@ pub fn bodies() -> impl Iterator<Item = &'static BodyType> {
         auth::BODIES,
         auth::FACTOR_BODIES,
         users::BODIES,
+        leaving::BODIES,
         api_keys::BODIES,
         transcodes::BODIES,
         uploads::BODIES,

@@ -253,6 +253,10 @@ impl Db {
             .await?;
         let erasure = erasure(&row.ok_or_else(|| Error::internal("an erasure was not written"))?)?;
         sessions::end_all(&mut tx, user, None, "owner", now_us).await?;
+        // Who leaves is not charged once more.
+        let sql = "update subscription set renews = 0, renew_next_us = null, updated_us = $2
+                   where subject = $1 and renews = 1";
+        tx.execute(sql, args![user.as_str(), now_us]).await?;
         let email = tx.first("select email from users where id = $1", args![user.as_str()]).await?;
         if let Some(email) = email.map(|row| row.text_or_null("email")).transpose()?.flatten() {
             let about = json!({ "erasure": id, "due_us": erasure.due_us }).to_string();

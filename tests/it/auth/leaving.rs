@@ -412,7 +412,7 @@ fn an_archive_has_everything_and_opens_for_its_owner_alone() {
         let other = api.member("other@example.org");
         is(&api.by(&other.access, "GET", path.strip_prefix("/api/v1/").unwrap(), None), 404, "not-found");
         is(&api.send("GET", &path, &[], None), 401, "unauthorized");
-        is(&opened(&api, &OpaqueToken::random().expose().to_owned()), 400, "token-invalid");
+        is(&opened(&api, OpaqueToken::random().expose()), 400, "token-invalid");
         is(&opened(&api, "x"), 400, "token-invalid");
         // Three a day.
         for number in 1..3 {
