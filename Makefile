@@ -38,7 +38,7 @@ lint: setup-test web-bundle ## Format, lints, docs and dependency checks, withou
 bench-origin: setup-bench web-bundle ## The origin beside nginx and a C floor (ARGS='--rounds 7 --seconds 3 …')
 bench-transcode: setup-bench web-bundle ## The transcoder beside one ffmpeg (ARGS='--rounds 5 …')
 bench-control: setup-test web-bundle ## What a look at a track costs by the API and by its stable name (ARGS='--rate 400 …')
-bench-ledger: setup-test ## Journals posted durably a second (ARGS='--journals 1000000 …')
+bench-ledger: setup-test ## Journals posted durably a second, balances of the past over a million of them (ARGS='--journals 200000 …')
 bench-origin bench-transcode bench-ledger bench-control: bench-%:
 	@mkdir -p '$(TARGET)/bench'
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)

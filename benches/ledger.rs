@@ -30,7 +30,7 @@ mod postgres;
 #[command(about = "Journals posted durably a second")]
 struct Options {
     /// Journals in the ledger whose past is asked for.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 1_000_000)]
     journals: i64,
     /// Seconds that each way of posting is measured.
     #[arg(long, default_value_t = 5)]

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Transaction};
@@ -40,6 +41,8 @@ pub struct Tx(Inner);
 #[derive(Debug)]
 enum Inner {
     Sqlite(Transaction<'static, sqlx::Sqlite>),
+    /// No transaction: each statement is one.
+    SqliteOnce(PoolConnection<sqlx::Sqlite>),
     Postgres(Transaction<'static, sqlx::Postgres>),
 }
 
@@ -106,6 +109,10 @@ impl Tx {
         Tx(Inner::Sqlite(tx))
     }
 
+    pub(super) fn sqlite_once(connection: PoolConnection<sqlx::Sqlite>) -> Tx {
+        Tx(Inner::SqliteOnce(connection))
+    }
+
     pub(super) fn postgres(tx: Transaction<'static, sqlx::Postgres>) -> Tx {
         Tx(Inner::Postgres(tx))
     }
@@ -119,6 +126,7 @@ impl Tx {
         crash::point().await;
         match self.0 {
             Inner::Sqlite(tx) => within(what, tx.commit()).await?,
+            Inner::SqliteOnce(_) => {}
             Inner::Postgres(tx) => within(what, tx.commit()).await?,
         }
         crash::point().await;
@@ -127,7 +135,7 @@ impl Tx {
 
     pub(super) fn dialect(&self) -> Dialect {
         match self.0 {
-            Inner::Sqlite(_) => Dialect::Sqlite,
+            Inner::Sqlite(_) | Inner::SqliteOnce(_) => Dialect::Sqlite,
             Inner::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -138,6 +146,10 @@ impl Tx {
         match &mut self.0 {
             Inner::Sqlite(tx) => {
                 within(sql, bound!(sql, args, true).execute(&mut **tx)).await.map(|done| done.rows_affected())
+            }
+            Inner::SqliteOnce(connection) => {
+                let done = within(sql, bound!(sql, args, true).execute(&mut **connection)).await;
+                done.map(|done| done.rows_affected())
             }
             Inner::Postgres(tx) => {
                 within(sql, bound!(sql, args, false).execute(&mut **tx)).await.map(|done| done.rows_affected())
@@ -151,6 +163,10 @@ impl Tx {
         match &mut self.0 {
             Inner::Sqlite(tx) => {
                 let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **tx)).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Inner::SqliteOnce(connection) => {
+                let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **connection)).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Inner::Postgres(tx) => {
@@ -169,6 +185,7 @@ impl Tx {
     pub(super) async fn script(&mut self, sql: &'static str) -> Result<()> {
         match &mut self.0 {
             Inner::Sqlite(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+            Inner::SqliteOnce(connection) => within(sql, sqlx::raw_sql(sql).execute(&mut **connection)).await.map(drop),
             Inner::Postgres(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
         }
     }

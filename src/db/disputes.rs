@@ -142,7 +142,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn dispute(&self, id: &str) -> Result<Option<Dispute>> {
-        Ok(read(&mut self.begin_read().await?, id).await?.map(|(dispute, _)| dispute))
+        Ok(read(&mut self.begin_one().await?, id).await?.map(|(dispute, _)| dispute))
     }
 
     /// Disputes, the latest first, of one status or of all, behind the one of the id `before`; with each, the order or the
@@ -171,7 +171,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn open_disputes(&self, after: &str, limit: i64) -> Result<Vec<String>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = "select id from dispute where status = 'open' and id > $1 order by id limit $2";
         tx.all(sql, args![after, limit]).await?.iter().map(|row| row.text("id")).collect()
     }

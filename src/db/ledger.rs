@@ -177,7 +177,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn ledger_sources(&self) -> Result<Vec<String>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = "select source from ledger_journal where phase in ('posted', 'post') limit 100000";
         tx.all(sql, args![]).await?.iter().map(|row| row.text("source")).collect()
     }

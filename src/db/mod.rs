@@ -151,6 +151,19 @@ impl Db {
         row.await?.map(|row| row.int("now_us")).transpose()
     }
 
+    /// For reading by one statement: as `begin_read`, without what begins and ends a transaction on SQLite. Statements
+    /// beyond the first would see what was written between them.
+    ///
+    /// # Errors
+    /// As `begin`.
+    async fn begin_one(&self) -> Result<Tx> {
+        match self {
+            Db::Sqlite(sqlite) => within("cannot begin to read", sqlite.readers.acquire()).await.map(Tx::sqlite_once),
+            // PgBouncer may give every statement outside of a transaction another session, sqlx's own two halves of it too.
+            Db::Postgres(_) => self.begin().await,
+        }
+    }
+
     /// Which dialect it speaks.
     pub fn dialect(&self) -> Dialect {
         match self {
@@ -164,7 +177,7 @@ impl Db {
     /// # Errors
     /// As `begin`.
     pub async fn ping(&self) -> Result<()> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         tx.all("select 1", args![]).await.map(drop)
     }
 
@@ -206,6 +219,8 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_MAX)
+            // More statements than we have: preparing one that stores a journal compiles all of its triggers.
+            .statement_cache_capacity(512)
             .pragma("trusted_schema", "off")
             // Without it INSERT OR REPLACE deletes rows behind the triggers' backs (https://www.sqlite.org/lang_conflict.html).
             .pragma("recursive_triggers", "on")
@@ -220,6 +235,7 @@ impl Sqlite {
                 .acquire_timeout(ACQUIRE_MAX)
                 .idle_timeout(None)
                 .max_lifetime(None)
+                .test_before_acquire(false) // a file does not hang up
                 .connect_with(options.clone())
                 .await
                 .map_err(|cause| failed(&what(), cause));
@@ -233,6 +249,7 @@ impl Sqlite {
         let readers = SqlitePoolOptions::new()
             .max_connections(readers_max.max(1))
             .acquire_timeout(ACQUIRE_MAX)
+            .test_before_acquire(false)
             .connect_lazy_with(options.pragma("query_only", "on"));
         let sqlite = Sqlite { writer, readers };
         sqlite.assert_pragmas(file).await?;

@@ -254,7 +254,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn licences(&self, holder: &str, before: Option<&str>, limit: u32) -> Result<Vec<Licence>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = "select id, order_id, holder, product_id, track, kind, granted_us, revoked_us from licence
                    where holder = $1 and id < $2 order by id desc limit $3";
         let rows = tx.all(sql, args![holder, before.unwrap_or("lic_~"), i64::from(limit.min(PAGE_MAX))]).await?;
@@ -278,7 +278,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn payment(&self, id: &str) -> Result<Option<(Payment, bool)>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql =
             "select id, amount_minor, currency, fingerprint, client_secret, provider_state, alarm, subscription_id
                    from payment where id = $1";
@@ -349,7 +349,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn known_to_provider(&self, from_us: i64, to_us: i64) -> Result<Vec<String>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let rows = tx
             .all(
                 "select id from payment where created_us >= $1 and created_us < $2 and seen_us is not null
@@ -366,7 +366,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn pending_payments(&self, before_us: i64, after: &str, limit: i64) -> Result<Vec<String>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let rows = tx
             .all(
                 "select p.id from payment p

@@ -187,7 +187,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn refund(&self, id: &RefundId) -> Result<Option<Refund>> {
-        read(&mut self.begin_read().await?, id.as_str()).await
+        read(&mut self.begin_one().await?, id.as_str()).await
     }
 
     /// The refunds of an order, the latest first.
@@ -275,7 +275,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn pending_refunds(&self, known: bool, before_us: i64, after: &str, limit: i64) -> Result<Vec<RefundId>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = match known {
             true => {
                 "select id from refund where status = 'pending' and known_us is not null and created_us < $1 and id > $2

@@ -27,7 +27,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn holders(&self) -> Result<Vec<(String, String, i64)>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = "select name, holder, until_us from singleton order by name limit 100";
         let rows = tx.all(sql, args![]).await?;
         rows.iter().map(|row| Ok((row.text("name")?, row.text("holder")?, row.int("until_us")?))).collect()

@@ -92,6 +92,7 @@ pub struct Plan {
 }
 
 /// What is to be done about a subscription whose next payment is due.
+#[allow(clippy::large_enum_variant)] // one a renewal
 #[derive(Clone, Debug, PartialEq)]
 pub enum Renewal {
     /// Ask for this payment, which is stored, by what was saved under this id.
@@ -109,6 +110,17 @@ pub enum Subscribed {
     Claimed(Claim<Subscription>),
     /// They have one already.
     Live(SubscriptionId),
+}
+
+/// The columns of a subscription, and what follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, subject, plan, status, price_minor, currency, trial_until_us, ends_us, renews, renew_next_us, created_us
+             from subscription ",
+            $rest
+        )
+    };
 }
 
 impl Db {
@@ -181,7 +193,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn subscription(&self, id: &SubscriptionId) -> Result<Option<Subscription>> {
-        read(&mut self.begin_read().await?, id.as_str()).await
+        read(&mut self.begin_one().await?, id.as_str()).await
     }
 
     /// Somebody's subscriptions, the latest first.
@@ -194,14 +206,10 @@ impl Db {
         before: Option<&SubscriptionId>,
         limit: u32,
     ) -> Result<Vec<Subscription>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let before = before.map_or("sub_~", SubscriptionId::as_str);
-        let sql = "select id from subscription where subject = $1 and id < $2 order by id desc limit $3";
-        let mut subscriptions = Vec::new();
-        for row in tx.all(sql, args![subject, before, i64::from(limit.min(PAGE_MAX))]).await? {
-            subscriptions.extend(read(&mut tx, &row.text("id")?).await?);
-        }
-        Ok(subscriptions)
+        let sql = select!("where subject = $1 and id < $2 order by id desc limit $3");
+        tx.all(sql, args![subject, before, i64::from(limit.min(PAGE_MAX))]).await?.iter().map(decode).collect()
     }
 
     /// The invoices of a subscription, the latest first.
@@ -209,7 +217,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn invoices(&self, id: &SubscriptionId) -> Result<Vec<Invoice>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql =
             "select id, payment_id, status, amount_minor, tax_minor, currency, created_us, paid_us, from_us, until_us
                    from invoice where subscription_id = $1 order by id desc limit 100";
@@ -282,7 +290,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn due_renewals(&self, now_us: i64, limit: i64) -> Result<Vec<SubscriptionId>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql =
             "select s.id from subscription s where s.status = 'active' and s.renew_next_us <= $1 and s.ends_us > $1
                      and not exists (select 1 from users u where u.id = s.subject
@@ -351,7 +359,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn gate(&self, subject: &str, now_us: i64) -> Result<Gate> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let rows = tx
             .all(
                 "select s.status, s.price_minor, s.trial_until_us, s.ends_us,
@@ -494,29 +502,27 @@ async fn tell_failed(tx: &mut Tx, subscription: &Subscription, now_us: i64) -> R
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Subscription>> {
-    let sql = "select id, subject, plan, status, price_minor, currency, trial_until_us, ends_us, renews, renew_next_us,
-                 created_us
-               from subscription where id = $1";
-    let one = |row: Row| {
-        let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
-        let price = match row.int("price_minor")? {
-            0 => None,
-            minor => Some(Amount::new(minor, currency)?),
-        };
-        Ok(Subscription {
-            id: row.text("id")?.parse()?,
-            subject: row.text("subject")?,
-            plan: row.text("plan")?,
-            status: word(Status::decode, "status of a subscription", &row.text("status")?)?,
-            price,
-            trial_until_us: row.int_or_null("trial_until_us")?,
-            ends_us: row.int_or_null("ends_us")?,
-            renews: row.int("renews")? == 1,
-            renew_next_us: row.int_or_null("renew_next_us")?,
-            created_us: row.int("created_us")?,
-        })
+    tx.first(select!("where id = $1"), args![id]).await?.as_ref().map(decode).transpose()
+}
+
+fn decode(row: &Row) -> Result<Subscription> {
+    let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+    let price = match row.int("price_minor")? {
+        0 => None,
+        minor => Some(Amount::new(minor, currency)?),
     };
-    tx.first(sql, args![id]).await?.map(one).transpose()
+    Ok(Subscription {
+        id: row.text("id")?.parse()?,
+        subject: row.text("subject")?,
+        plan: row.text("plan")?,
+        status: word(Status::decode, "status of a subscription", &row.text("status")?)?,
+        price,
+        trial_until_us: row.int_or_null("trial_until_us")?,
+        ends_us: row.int_or_null("ends_us")?,
+        renews: row.int("renews")? == 1,
+        renew_next_us: row.int_or_null("renew_next_us")?,
+        created_us: row.int("created_us")?,
+    })
 }
 
 fn decode_invoice(row: &Row) -> Result<Invoice> {

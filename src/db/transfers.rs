@@ -98,6 +98,19 @@ pub enum Booked {
     Nothing,
 }
 
+/// The columns of a transfer, `where` whatever follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, order_id, seller, amount_minor, currency, status, provider_transfer_id, destination, attempt, tries,
+               refusals, generation, submitted_us, reversed_minor, due_back_minor, asked_back_minor, next_attempt_at_us, error,
+               created_us
+             from transfer ",
+            $rest
+        )
+    };
+}
+
 impl Db {
     /// Where a seller is paid.
     ///
@@ -126,7 +139,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn seller_account(&self, seller: &str) -> Result<Option<String>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = "select destination from seller_account where seller = $1";
         tx.first(sql, args![seller]).await?.map(|row| row.text("destination")).transpose()
     }
@@ -136,7 +149,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>> {
-        read(&mut self.begin_read().await?, id.as_str()).await
+        read(&mut self.begin_one().await?, id.as_str()).await
     }
 
     /// A seller's transfers, the latest first.
@@ -144,14 +157,10 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn transfers(&self, seller: &str, before: Option<&TransferId>, limit: u32) -> Result<Vec<Transfer>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let before = before.map_or("trf_~", TransferId::as_str);
-        let sql = "select id from transfer where seller = $1 and id < $2 order by id desc limit $3";
-        let mut transfers = Vec::new();
-        for row in tx.all(sql, args![seller, before, i64::from(limit.min(PAGE_MAX))]).await? {
-            transfers.extend(read(&mut tx, &row.text("id")?).await?);
-        }
-        Ok(transfers)
+        let sql = select!("where seller = $1 and id < $2 order by id desc limit $3");
+        tx.all(sql, args![seller, before, i64::from(limit.min(PAGE_MAX))]).await?.iter().map(decode).collect()
     }
 
     /// What a seller has with us and owes us, in each currency: (currency, payable, reserved, receivable) in minor units.
@@ -190,7 +199,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn due_transfers(&self, back: bool, now_us: i64, limit: i64) -> Result<Vec<TransferId>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let sql = match back {
             false => {
                 "select id from transfer where status in ('pending', 'failed') and next_attempt_at_us <= $1
@@ -572,31 +581,29 @@ async fn lock(tx: &mut Tx, id: &TransferId) -> Result<Option<(Transfer, OrderSta
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Transfer>> {
-    let sql = "select id, order_id, seller, amount_minor, currency, status, provider_transfer_id, destination, attempt, tries,
-                 refusals, generation, submitted_us, reversed_minor, due_back_minor, asked_back_minor, next_attempt_at_us, error, created_us
-               from transfer where id = $1";
-    let one = |row: Row| {
-        let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
-        Ok(Transfer {
-            id: row.text("id")?.parse()?,
-            order: row.text("order_id")?.parse()?,
-            seller: row.text("seller")?,
-            amount: Amount::new(row.int("amount_minor")?, currency)?,
-            status: word(Status::decode, "status of a transfer", &row.text("status")?)?,
-            provider_id: row.text_or_null("provider_transfer_id")?,
-            destination: row.text_or_null("destination")?,
-            attempt: row.int("attempt")?,
-            tries: row.int("tries")?,
-            refusals: row.int("refusals")?,
-            generation: row.int("generation")?,
-            submitted_us: row.int_or_null("submitted_us")?,
-            reversed_minor: row.int("reversed_minor")?,
-            due_back_minor: row.int("due_back_minor")?,
-            asked_back_minor: row.int_or_null("asked_back_minor")?,
-            next_us: row.int_or_null("next_attempt_at_us")?,
-            error: row.text_or_null("error")?,
-            created_us: row.int("created_us")?,
-        })
-    };
-    tx.first(sql, args![id]).await?.map(one).transpose()
+    tx.first(select!("where id = $1"), args![id]).await?.as_ref().map(decode).transpose()
+}
+
+fn decode(row: &Row) -> Result<Transfer> {
+    let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+    Ok(Transfer {
+        id: row.text("id")?.parse()?,
+        order: row.text("order_id")?.parse()?,
+        seller: row.text("seller")?,
+        amount: Amount::new(row.int("amount_minor")?, currency)?,
+        status: word(Status::decode, "status of a transfer", &row.text("status")?)?,
+        provider_id: row.text_or_null("provider_transfer_id")?,
+        destination: row.text_or_null("destination")?,
+        attempt: row.int("attempt")?,
+        tries: row.int("tries")?,
+        refusals: row.int("refusals")?,
+        generation: row.int("generation")?,
+        submitted_us: row.int_or_null("submitted_us")?,
+        reversed_minor: row.int("reversed_minor")?,
+        due_back_minor: row.int("due_back_minor")?,
+        asked_back_minor: row.int_or_null("asked_back_minor")?,
+        next_us: row.int_or_null("next_attempt_at_us")?,
+        error: row.text_or_null("error")?,
+        created_us: row.int("created_us")?,
+    })
 }

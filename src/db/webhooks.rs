@@ -100,7 +100,7 @@ impl Db {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn take_webhooks(&self, limit: u32, now_us: i64, until_us: i64) -> Result<Vec<Delivery>> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = self.begin_one().await?;
         let due = "select id from webhook_delivery where next_us <= $1 limit 1";
         if tx.first(due, args![now_us]).await?.is_none() {
             return Ok(Vec::new());
