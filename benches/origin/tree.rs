@@ -125,7 +125,15 @@ pub(crate) fn many(dir: &Path, versions: usize, kib: u64) -> Outcome<(PathBuf, T
     let data = dir.join(format!("data-{versions}-{kib}"));
     let store = LocalStore::open(&data.join("store")).map_err(|e| e.chain())?;
     let samples = SEGMENTS as u64 * SEGMENT_TICKS;
-    let source = Source { sha256: "0".repeat(64), codec: "noise".into(), rate: RATE, channels: 2, bits: 16, samples };
+    let source = Source {
+        sha256: "0".repeat(64),
+        codec: "noise".into(),
+        rate: RATE,
+        channels: 2,
+        layout: None,
+        bits: 16,
+        samples,
+    };
     let bytes = noise(SLICE_ALIGNMENT as usize + SEGMENTS * kib as usize * 1024, 1);
     let index = VersionIndex {
         format: FORMAT,
