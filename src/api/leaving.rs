@@ -23,7 +23,7 @@ use super::caller::{Person, Place};
 use super::cookies;
 use super::openapi::ProblemDocument;
 use super::problem::Problem;
-use super::sent::{Raw, SentOrNot, bytes as read};
+use super::sent::{BodyType, Raw, SentOrNot, body, bytes as read};
 use super::transcodes::no_store;
 use crate::auth::opaque::OpaqueToken;
 use crate::auth::throttle::Limit;
@@ -63,6 +63,9 @@ pub(super) fn described() -> OpenApiRouter<Arc<Leaving>> {
         .routes(routes!(standing, stay))
         .routes(routes!(stay_by_mail))
 }
+
+/// What its routes read.
+pub(super) const BODIES: &[BodyType] = &[body::<Proof>("Proof"), body::<Leave>("Leave")];
 
 type Answer = Result<Response, Problem>;
 
