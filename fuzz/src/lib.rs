@@ -2,6 +2,7 @@
 //! oracle is broken: a second, naive reading of the rule, or a way back to what was read.
 
 mod control;
+mod told;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,6 +22,7 @@ use segue::origin::range::{Ranged, resolve_text};
 use segue::origin::target::{ObjectName, Part, Target};
 
 pub use control::{callbacks, keys, redacted, tus, wishes};
+pub use told::{bodies, webhooks};
 
 /// A target: its name, as `cargo fuzz list` has it, and what it does.
 pub type Run = (&'static str, fn(&[u8]));
@@ -39,6 +41,8 @@ pub const ALL: &[Run] = &[
     ("keys", keys),
     ("wishes", wishes),
     ("redacted", redacted),
+    ("webhooks", webhooks),
+    ("bodies", bodies),
 ];
 
 /// A `Range` field, against the positions that it selects, one by one (RFC 9110 §14.1.2).

@@ -1,6 +1,7 @@
 //! Accounts from outside: over real sockets, with mails read as their receiver would, on both databases.
 
 mod books;
+mod closing;
 mod email;
 mod enumeration;
 mod factor;
@@ -12,6 +13,7 @@ mod notices;
 mod provider;
 mod rows;
 mod scopes;
+mod traces;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The fuzz targets on any toolchain: the corpus, and some thousand mutations of it that are the same in every run. What
 //! `cargo fuzz` finds with more time becomes a file of the corpus.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use segue::base::secret::Secret;
 use segue::cdn::{bunny, cloudflare};
 use segue::hls::cmaf::{Header, STREAMINFO_BYTES, Setup, encode_segment};
 use segue::hls::version::{Loudness, VersionIndex};
+use serde_json::Value;
 
 use crate::http::bench::Published;
 use crate::support::Random;
@@ -16,8 +18,9 @@ use crate::support::Random;
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-/// Mutations of each input.
+/// Mutations of each input, and of all inputs of a target at most.
 const ROUNDS: usize = 5_000;
+const ROUNDS_OF_ALL: usize = 60_000;
 
 #[test]
 fn every_target_survives_its_corpus_and_mutations_of_it() {
@@ -34,7 +37,7 @@ fn every_target_survives_its_corpus_and_mutations_of_it() {
         let mut random = Random(0x5e60_e000 + inputs.len() as u64);
         for input in &inputs {
             let mut mutant = input.clone();
-            for round in 0..ROUNDS {
+            for round in 0..ROUNDS.min(ROUNDS_OF_ALL / inputs.len()) {
                 if round % 8 == 0 {
                     mutant.clone_from(input); // not too far from what is valid
                 }
@@ -44,6 +47,32 @@ fn every_target_survives_its_corpus_and_mutations_of_it() {
             }
         }
     }
+}
+
+/// Without one that is read, a target would try nothing but what is refused at once.
+#[test]
+fn every_type_of_body_has_an_input_that_is_read_and_every_body_of_the_description_a_type() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut types = BTreeSet::new();
+    for (name, reads) in segue::api::bodies() {
+        let input = fs::read(root.join("fuzz/corpus/bodies").join(name)).unwrap_or_else(|_| panic!("no {name}"));
+        let body =
+            input.strip_prefix(format!("{name}\n").as_bytes()).unwrap_or_else(|| panic!("{name} begins otherwise"));
+        assert!(reads(body), "{name} cannot be read: {}", String::from_utf8_lossy(body));
+        assert!(types.insert(*name), "{name} is twice in the list");
+    }
+    let document: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    let mut described = BTreeSet::new();
+    for schema in operations.map(|operation| &operation["requestBody"]["content"]["application/json"]["schema"]) {
+        // Itself, or itself or nothing; webhooks are any object.
+        let named = schema["$ref"].as_str().or_else(|| schema["oneOf"][0]["$ref"].as_str());
+        described.extend(named.map(|path| path.rsplit('/').next().unwrap()));
+    }
+    let undescribed: Vec<_> = types.difference(&described).collect();
+    let untried: Vec<_> = described.difference(&types).collect();
+    assert!(undescribed.is_empty() && untried.is_empty(), "{undescribed:?} {untried:?}: see `api::bodies`");
 }
 
 #[test]

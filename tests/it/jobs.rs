@@ -131,8 +131,13 @@ impl Site {
     }
 
     pub(crate) fn worker(&self) -> Worker {
+        self.worker_with(&[])
+    }
+
+    pub(crate) fn worker_with(&self, env: &[(&str, &str)]) -> Worker {
         let mut child = self
             .command(["serve", "--role", "worker", "--admin-listen", "127.0.0.1:0"])
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -5,6 +5,7 @@ mod api_fuzz;
 mod auth;
 mod cli;
 mod clients;
+mod clocks;
 mod databases;
 mod fuzz;
 mod http;

@@ -4,6 +4,7 @@ mod api;
 mod fakes;
 mod flows;
 mod simulation;
+mod traces;
 
 use std::fs;
 use std::path::Path;

@@ -238,6 +238,13 @@ pub(crate) fn published_server_with(env: &[(&str, &str)]) -> Served {
     }
 }
 
+/// Asks again until `done`; the test runner's own limit ends a wait that is in vain.
+pub(crate) fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The same numbers in every run of a seed (SplitMix64): small, and good enough to damage bytes.
 #[derive(Debug)]
 pub(crate) struct Random(pub(crate) u64);

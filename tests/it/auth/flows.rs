@@ -266,4 +266,23 @@ fn every_answer_of_the_api_is_guarded_and_says_what_is_left() {
             super::problem(&reply);
         }
     }
+    // Pages too: only an embed may stand in a frame.
+    for (path, frames) in [
+        ("/", "'none'"),
+        ("/watch/nothing", "'none'"),
+        ("/account/verify", "'none'"),
+        ("/api/docs", "'none'"),
+        ("/embed/track/nothing", "*"),
+    ] {
+        let reply = api.send("GET", path, &[], None);
+        let field = |name| reply.header(name).unwrap_or_else(|| panic!("{path} lacks {name}: {}", reply.head));
+        assert!(field("strict-transport-security").starts_with("max-age=31536000"), "{}", reply.head);
+        assert_eq!(field("x-content-type-options"), "nosniff");
+        assert!(field("content-security-policy").contains(&format!("frame-ancestors {frames}")), "{}", reply.head);
+        assert!(reply.status < 500 && reply.header("set-cookie").is_none(), "{}", reply.head);
+    }
+    // Without TLS in front nobody is told to ask for it.
+    let plain = Site::embedded();
+    let reply = plain.serve().send("GET", "/", &[], None);
+    assert_eq!(reply.header("strict-transport-security"), None, "{}", reply.head);
 }

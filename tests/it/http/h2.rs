@@ -205,7 +205,7 @@ fn bodies_and_trailers_that_nobody_asked_for_are_bounded_and_ignored() {
 
 #[test]
 fn a_preface_is_recognised_however_it_is_cut_and_nothing_else_is_taken_for_one() {
-    let bench = with_limits(impatient());
+    let bench = Bench::open();
     let path = bench.a("aac/96/00001.mp4");
     let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for cut in [1, 3, 4, 5, 20] {
@@ -225,6 +225,7 @@ fn a_preface_is_recognised_however_it_is_cut_and_nothing_else_is_taken_for_one()
         client.send(&format!("{second} {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         client.reply(false).unwrap().expect(status);
     }
+    let bench = with_limits(impatient());
     for unfinished in [&b"P"[..], b"PRI * HTTP/2.0\r\n\r\n", &preface[..30]] {
         let mut client = bench.connect();
         client.stream.write_all(unfinished).unwrap();

@@ -167,7 +167,7 @@ fn a_head_that_has_begun_is_answered_although_the_server_is_to_stop() {
         client.send(&whole[..40]);
         (client, whole[40..].to_owned())
     });
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(std::time::Duration::from_secs(1)); // what was sent is heard by then
     bench.trigger.as_ref().unwrap().advance(Phase::Draining);
     std::thread::sleep(std::time::Duration::from_millis(300));
     for (client, rest) in &mut clients {

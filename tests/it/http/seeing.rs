@@ -13,7 +13,7 @@ use segue::base::telemetry::names;
 use segue::cdn::bunny::{self, Grant};
 
 use super::bench::{Bench, Client, KEY, Published, Reply, Setup, key};
-use crate::support::Server;
+use crate::support::{Server, until};
 
 /// A whole server over a version made by hand, its log in a file.
 struct Seen {
@@ -75,13 +75,6 @@ impl Seen {
 
 fn in_an_hour_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3_600
-}
-
-/// Asks again until `done`; the test runner's own limit ends a wait that is in vain.
-fn until(mut done: impl FnMut() -> bool) {
-    while !done() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 const OPEN: (&str, &str) = ("SEGUE_ORIGIN__REQUIRE_TOKEN", "false");
@@ -418,11 +411,11 @@ pub(crate) mod spans {
     #[derive(Debug)]
     pub(crate) struct Span {
         trace: String,
-        id: String,
-        parent: String,
+        pub(crate) id: String,
+        pub(crate) parent: String,
         pub(crate) name: String,
         kind: u64,
-        attributes: BTreeMap<String, String>,
+        pub(crate) attributes: BTreeMap<String, String>,
     }
 
     impl Span {

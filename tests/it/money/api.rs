@@ -1,5 +1,6 @@
 //! A shop from outside: a server, its buyers and sellers over HTTP, and providers on loopback.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use segue::base::clock::Clock;
@@ -10,22 +11,26 @@ use super::fakes::{
 };
 use crate::support::{Server, run, said, segue};
 
-struct Site {
-    server: Server,
-    world: Shared,
-    buyer: String,
-    seller: String,
+pub(super) struct Site {
+    pub(super) server: Server,
+    pub(super) world: Shared,
+    pub(super) buyer: String,
+    pub(super) seller: String,
     data: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
 
-struct Said {
-    status: u16,
-    body: Value,
+pub(super) struct Said {
+    pub(super) status: u16,
+    pub(super) body: Value,
 }
 
 impl Site {
     fn start(more: &[(&str, &str)]) -> Site {
+        Site::start_logging_to(Stdio::inherit(), more)
+    }
+
+    pub(super) fn start_logging_to(log: Stdio, more: &[(&str, &str)]) -> Site {
         let data = tempfile::tempdir().unwrap();
         let world = Shared::new(Clock::System);
         let url = world.serve();
@@ -47,12 +52,12 @@ impl Site {
         let secrets = format!("[\"{STRIPE_SECRET}-first\"]");
         env.push(("SEGUE_PAYMENTS__STRIPE_WEBHOOK_SECRETS", &secrets));
         env.extend_from_slice(more);
-        let server = Server::start(data.path(), &[], &env);
+        let server = Server::start_logging_to(log, data.path(), &[], &env);
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Site { server, world, buyer, seller, data, env }
     }
 
-    fn ask(&self, method: &str, path: &str, who: Option<&str>, key: Option<&str>, body: &Value) -> Said {
+    pub(super) fn ask(&self, method: &str, path: &str, who: Option<&str>, key: Option<&str>, body: &Value) -> Said {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let auth = who.map(|key| format!("Bearer {key}"));
         let mut headers = vec![("content-type", "application/json")];
@@ -61,7 +66,7 @@ impl Site {
         self.send(method, path, &headers, body.as_bytes())
     }
 
-    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Said {
+    pub(super) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Said {
         let reply = crate::support::send(self.server.addr, method, path, headers, body);
         let body = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         Said { status: reply.status, body }
@@ -74,7 +79,7 @@ impl Site {
     }
 
     /// Tells the server what the world has told nobody yet.
-    fn deliver(&self) {
+    pub(super) fn deliver(&self) {
         while let Some(event) = self.world.with(|world| world.events.pop_front()) {
             let body = event.to_string();
             let said = match body.contains("evt_h") {
@@ -94,7 +99,7 @@ impl Site {
     }
 
     /// Waits until an order stands like that.
-    fn until(&self, path: &str, who: &str, status: &str) -> Value {
+    pub(super) fn until(&self, path: &str, who: &str, status: &str) -> Value {
         let give_up = Instant::now() + Duration::from_secs(60);
         loop {
             let body = self.get(path, who);
