@@ -185,7 +185,8 @@ pub(super) async fn move_subscription(
     legal(from.may_become(to), "subscription", id, from.as_str(), to.as_str())?;
     let moved = tx
         .execute(
-            "update subscription set status = $3, updated_us = $4, ends_us = coalesce($5, ends_us)
+            "update subscription set status = $3, updated_us = $4, ends_us = coalesce($5, ends_us),
+               method = case when $3 in ('expired', 'cancelled') then null else method end
              where id = $1 and status = $2",
             args![id, from.as_str(), to.as_str(), now_us, ends_us],
         )

@@ -285,7 +285,7 @@ impl Db {
     }
 
     /// Subscriptions whose next payment is due, the most urgent first. Nobody is asked for money whose account was closed
-    /// or erased.
+    /// or erased, or who is leaving.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -295,6 +295,7 @@ impl Db {
             "select s.id from subscription s where s.status = 'active' and s.renew_next_us <= $1 and s.ends_us > $1
                      and not exists (select 1 from users u where u.id = s.subject
                        and (u.disabled_us is not null or u.email is null))
+                     and not exists (select 1 from account_erasure e where e.user_id = s.subject)
                    order by s.renew_next_us, s.id limit $2";
         tx.all(sql, args![now_us, limit]).await?.iter().map(|row| row.text("id")?.parse()).collect()
     }
