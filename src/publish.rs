@@ -126,15 +126,47 @@ pub fn withdraw_of(store: &Store, owner: &str) -> Result<usize> {
     Ok(interims.len())
 }
 
+/// Whose interim version is whole, and about to be shown: nobody's after that. A version that is placed by hand has it
+/// for as long as no track shows it.
+const PLACED: &str = "placed";
+
+/// `place` for a publisher whom nobody goes on for: a version that it places and does not live to show is removed by
+/// `sweep_interim`. `shown` ends that.
+///
+/// # Errors
+/// As `to_store`.
+pub fn place_noted(store: &Store, staging: Staging, id: TrackId, title: &str, index: &VersionIndex) -> Result<Track> {
+    let version = index.seal().1;
+    // One that was there before may be what a track showed once.
+    if !store.has_version(id, version)? {
+        store.note_interim(id, version, PLACED)?;
+    }
+    place(store, staging, id, title, index)
+}
+
+/// The track shows what `place_noted` placed.
+///
+/// # Errors
+/// `Internal` when the disk refuses; the next `sweep_interim` does it then.
+pub fn shown(store: &Store, track: &Track) -> Result<()> {
+    store.forget_interim(track.id, track.version)
+}
+
 /// Removes interim versions that were replaced at least `kept` ago, and answers how many. One that is still shown stays:
-/// its publisher is at work, or was killed and left a track that plays.
+/// its publisher is at work, or was killed and left a track that plays. Neither does anything stay that was placed as
+/// long ago and never shown.
 ///
 /// # Errors
 /// `Internal` when the store cannot be read; single versions that resist are skipped.
 pub fn sweep_interim(store: &Store, kept: Duration) -> Result<usize> {
     let mut removed = 0;
-    for Interim { track: id, version, age, .. } in store.interims()? {
+    for Interim { track: id, version, age, owner } in store.interims()? {
         let replaced = match tracks::read(store, id) {
+            Ok(track) if owner == PLACED && track.version == version => {
+                let _ = store.forget_interim(id, version); // the next time, then
+                false
+            }
+            Ok(_) if owner == PLACED => age >= kept,
             Ok(track) => track.version != version && store.record_age(id).is_some_and(|age| age >= kept),
             // Noted and never shown, or withdrawn half-way; a publisher between its two steps is not this slow.
             Err(error) if error.kind() == Kind::NotFound => age >= kept,

@@ -257,8 +257,9 @@ fn publish_one(
         }
     });
     let published = made.and_then(|index| {
-        let track = publish::place(&store, staging, id, &title, &index)?;
+        let track = publish::place_noted(&store, staging, id, &title, &index)?;
         show(config, &store, &track, &index)?;
+        publish::shown(&store, &track)?;
         if args.events && first.is_none() {
             tell_event(id, &Progress::Playable(Box::new(index.clone())));
         }

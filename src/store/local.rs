@@ -215,6 +215,14 @@ impl LocalStore {
         }
         drop(staging);
         let _ = fs::remove_dir(self.track_dir(track)); // one that holds versions stays
+        self.forget_interim(track, version)
+    }
+
+    /// Removes the note alone: the version stays.
+    ///
+    /// # Errors
+    /// `Internal` when the disk refuses.
+    pub fn forget_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
         match fs::remove_file(self.interim_path(track, version)) {
             Err(cause) if cause.kind() != ErrorKind::NotFound => {
                 Err(cause).context(|| format!("cannot remove the note of version {version}"))

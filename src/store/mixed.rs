@@ -176,6 +176,11 @@ impl MixedStore {
         Ok(interims)
     }
 
+    pub(super) fn forget_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
+        self.local.forget_interim(track, version)?;
+        self.remote.forget_interim(track, version)
+    }
+
     pub(super) fn remove_version(&self, track: TrackId, version: VersionId) -> Result<()> {
         self.local.remove_version(track, version)?;
         self.remote.remove_version(track, version)

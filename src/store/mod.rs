@@ -402,6 +402,14 @@ impl Store {
         ask!(self, store => store.interims())
     }
 
+    /// Removes the note alone: the version stays.
+    ///
+    /// # Errors
+    /// When the disk or the bucket refuses.
+    pub fn forget_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
+        ask!(self, store => store.forget_interim(track, version))
+    }
+
     /// Removes a version, and the note that it was to be replaced. Who asks anew does not find it; who reads it, and
     /// a disk cache that has it, keep it.
     ///

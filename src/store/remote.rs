@@ -339,6 +339,10 @@ impl RemoteStore {
         for name in names {
             self.remove(format!("{prefix}{name}"))?;
         }
+        self.forget_interim(track, version)
+    }
+
+    pub(super) fn forget_interim(&self, track: TrackId, version: VersionId) -> Result<()> {
         self.remove(interim_key(track, version))
     }
 

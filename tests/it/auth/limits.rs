@@ -107,8 +107,9 @@ fn two_nodes_share_what_is_left() {
     let tokens = one.login("a@example.org", password);
     assert_eq!(two.me(&tokens.access), 200, "each knows the other's sessions");
     // Guesses count together.
-    let guess =
-        |n: usize| try_login(if n.is_multiple_of(2) { &one } else { &two }, "a@example.org", &format!("guess {n}")).status;
+    let guess = |n: usize| {
+        try_login(if n.is_multiple_of(2) { &one } else { &two }, "a@example.org", &format!("guess {n}")).status
+    };
     assert_eq!((0..5).map(guess).collect::<Vec<_>>(), [401; 5]);
     assert!((5..12).map(guess).any(|status| status == 429), "waits grow until a busy machine meets one");
     is(&try_login(&one, "a@example.org", password), 429, "rate-limit");

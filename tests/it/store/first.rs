@@ -65,4 +65,25 @@ fn a_first_rung_in_a_bucket_is_shown_replaced_withdrawn_and_swept() {
     assert_eq!(publish::withdraw_of(&store, "job_1").unwrap(), 1);
     assert_eq!((shown(track), has(track, early.version)), (Err(Kind::NotFound), false));
     assert!(store.interims().unwrap().is_empty());
+
+    // Placed by somebody who did not live to show it.
+    let track = TrackId::random();
+    let place = || publish::place_noted(&store, staged(&whole), track, "Third", &whole).unwrap();
+    let unseen = place();
+    assert_eq!(publish::sweep_interim(&store, Duration::from_secs(600)).unwrap(), 0, "it may be shown yet");
+    assert_eq!(publish::sweep_interim(&store, Duration::ZERO).unwrap(), 1);
+    assert!(!has(track, unseen.version));
+
+    // By somebody who died right after showing it; and once more, by somebody who did not: it stays what it is.
+    let seen = place();
+    tracks::write(&store, &seen).unwrap();
+    assert_eq!(publish::sweep_interim(&store, Duration::ZERO).unwrap(), 0);
+    assert!(has(track, seen.version) && store.interims().unwrap().is_empty());
+    place();
+    assert!(store.interims().unwrap().is_empty(), "it was there before");
+    let other = TrackId::random();
+    let placed = publish::place_noted(&store, staged(&whole), other, "Fourth", &whole).unwrap();
+    tracks::write(&store, &placed).unwrap();
+    publish::shown(&store, &placed).unwrap();
+    assert!(has(other, placed.version) && store.interims().unwrap().is_empty());
 }
