@@ -138,7 +138,6 @@ pub fn bodies() -> impl Iterator<Item = &'static BodyType> {
         money::BODIES,
         tracks::BODIES,
         dmca::BODIES,
-        leaving::BODIES,
     ];
     of.into_iter().flatten()
 }
