@@ -199,6 +199,9 @@ async fn enqueue(
     new: &NewJob,
 ) -> std::result::Result<Enqueued, Problem> {
     let client = caller.subject.as_str();
+    if let Some(known) = queue.db.known_job(new).await? {
+        return Ok(known);
+    }
     let mut tx = queue.db.begin().await?;
     let now_us = queue.clock.unix_us();
     let upload = match wish.upload() {

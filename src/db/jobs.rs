@@ -74,7 +74,6 @@ pub struct Filter {
 /// When the database refuses.
 pub async fn enqueue(tx: &mut Tx, new: &NewJob, now_us: i64) -> Result<Enqueued> {
     let id = JobId::new(now_us);
-    let fingerprint = hex::encode(&Sha256::digest(format!("{}\n{}", new.kind, new.input).as_bytes()));
     let inserted = tx
         .execute(
             "insert into job (id, kind, priority, state, input, client, idempotency_key, fingerprint, cpu_milli,
@@ -88,7 +87,7 @@ pub async fn enqueue(tx: &mut Tx, new: &NewJob, now_us: i64) -> Result<Enqueued>
                 &new.input,
                 &new.client,
                 new.idempotency_key.as_deref(),
-                &fingerprint,
+                &fingerprint(new),
                 i64::from(new.cost.cpu_milli),
                 new.cost.memory_bytes as i64,
                 i64::from(new.failures_max),
@@ -100,15 +99,21 @@ pub async fn enqueue(tx: &mut Tx, new: &NewJob, now_us: i64) -> Result<Enqueued>
         record(tx, &id, now_us, "queued", &json!({ "priority": new.priority })).await?;
         return Ok(Enqueued::New(id));
     }
-    let known = tx
-        .first(
-            "select id, fingerprint from job where client = $1 and idempotency_key = $2",
-            args![&new.client, new.idempotency_key.as_deref()],
-        )
-        .await?;
-    let known = known.ok_or_else(|| Error::internal("a job with this idempotency key vanished meanwhile"))?;
-    let id = job_id(&known, "id")?;
-    Ok(if known.text("fingerprint")? == fingerprint { Enqueued::Known(id) } else { Enqueued::Conflict(id) })
+    let known = known(tx, new).await?;
+    known.ok_or_else(|| Error::internal("a job with this idempotency key vanished meanwhile"))
+}
+
+/// What became of a request of this client that had this key.
+async fn known(tx: &mut Tx, new: &NewJob) -> Result<Option<Enqueued>> {
+    let sql = "select id, fingerprint from job where client = $1 and idempotency_key = $2";
+    let Some(row) = tx.first(sql, args![&new.client, new.idempotency_key.as_deref()]).await? else { return Ok(None) };
+    let id = job_id(&row, "id")?;
+    Ok(Some(if row.text("fingerprint")? == fingerprint(new) { Enqueued::Known(id) } else { Enqueued::Conflict(id) }))
+}
+
+/// Tells requests of one key apart.
+fn fingerprint(new: &NewJob) -> String {
+    hex::encode(&Sha256::digest(format!("{}\n{}", new.kind, new.input).as_bytes()))
 }
 
 impl Db {
@@ -121,6 +126,15 @@ impl Db {
         let enqueued = enqueue(&mut tx, new, now_us).await?;
         tx.commit().await?;
         Ok(enqueued)
+    }
+
+    /// What became of the same request, or of another one with its key, if there was one. Whoever is about to lock rows
+    /// that a job's worker locks after the job asks this first: an insert waits for who is changing the job of its key.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn known_job(&self, new: &NewJob) -> Result<Option<Enqueued>> {
+        known(&mut self.begin_read().await?, new).await
     }
 
     /// Takes the job whose turn it is, if it fits into `room`, until `until_us`.
