@@ -274,19 +274,23 @@ impl Lab<'_> {
     }
 
     /// Q6: all at once for one object that is in the bucket and not here.
-    pub(crate) fn storm(&self, far: Far, listeners: usize) -> Outcome<[Line; 4]> {
+    pub(crate) fn storm(&self, far: Far, listeners: usize) -> Outcome<[Line; 6]> {
         /// 60 segments of it and a page are 2 MiB.
         const KIB: u64 = 34;
-        let what = format!("{listeners} for a cold 2 MiB");
+        let what = format!("{listeners} for a cold 2 MiB, {} MiB/s", far.mib_per_s);
         let mut last = Line::new(&what, "last byte, × one alone", vec![Bar::AtMost(1.5)]);
-        let mut beyond = Line::new(&what, "last byte, × one alone and all warm", vec![]);
+        let mut alone_ms = Line::new(&what, "ms, one alone", vec![]);
+        let mut warm_ms = Line::new(&what, "ms, all of them, warm", vec![]);
+        let mut hot_us = Line::new(&what, "hot p99 µs beside them", vec![]);
         let mut reads = Line::new(&what, "reads of one range", vec![Bar::AtMost(1.0)]);
         let mut harm = Line::new(&what, "hot p99, × without them", vec![Bar::AtMost(2.0)]);
         // Two that nobody has for each round, and one that is hot.
         let count = 2 * self.rounds + 1;
-        let (data, hot, version) = tree::many(self.dir, count, KIB)?;
+        let dir = self.dir.join(format!("storm-{}", far.mib_per_s));
+        std::fs::create_dir(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+        let (data, hot, version) = tree::many(&dir, count, KIB)?;
         let bucket = Bucket::serve(&data.join("store"), far)?;
-        let nothing = self.dir.join("storm");
+        let nothing = dir.join("nothing");
         let settings = bucket::settings(bucket.port, &nothing.join("cache"));
         let store = Store { data: &nothing, track: hot, version, tokens: false, bucket: Some(settings) };
         let (peer, _) = peers::segue_over(self.dir, self.program, self.cores.server, &store)?;
@@ -309,17 +313,19 @@ impl Lab<'_> {
             }
             let warm = ask(whole(2 * round + 1), listeners, 0.0)?;
             last.add(Who::Segue, storm.seconds / alone.seconds);
-            beyond.add(Who::Segue, storm.seconds / (alone.seconds + warm.seconds));
+            alone_ms.add(Who::Segue, alone.seconds * 1e3);
+            warm_ms.add(Who::Segue, warm.seconds * 1e3);
+            hot_us.add(Who::Segue, storm.hot_p99_us);
             reads.add(Who::Segue, most as f64);
             harm.add(Who::Segue, storm.hot_p99_us / calm.hot_p99_us);
         }
-        Ok([last, beyond, reads, harm])
+        Ok([last, alone_ms, warm_ms, reads, harm, hot_us])
     }
 
     /// Q7: what an answer costs when its file is in the disk cache of a bucket, and when it is in the store.
     pub(crate) fn warm_cache(&self) -> Outcome<Vec<Line>> {
         let tree = self.tree;
-        let near = Far { delay: Duration::ZERO, bytes_per_s: 1 << 40 };
+        let near = Far { delay: Duration::ZERO, mib_per_s: 1 << 20 };
         let bucket = Bucket::serve(&tree.data.join("store"), near)?;
         let nothing = self.dir.join("warm");
         let settings = bucket::settings(bucket.port, &nothing.join("cache"));

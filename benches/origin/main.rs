@@ -89,9 +89,9 @@ struct Options {
     /// Until the bucket's first byte, in milliseconds.
     #[arg(long, default_value_t = 100)]
     bucket_ms: u64,
-    /// Rate of one answer of the bucket, in MiB a second.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    bucket_mib_s: u64,
+    /// Rates of one answer of the bucket, in MiB a second; a storm for each.
+    #[arg(long, default_values_t = [2, 10], num_args = 1.., value_parser = clap::value_parser!(u64).range(1..))]
+    bucket_mib_s: Vec<u64>,
     /// Listeners of the cold storm.
     #[arg(long, default_value_t = 500)]
     storm_listeners: usize,
@@ -168,17 +168,13 @@ fn run(options: &Options) -> Outcome<ExitCode> {
         measure_cold(&lab, options, &mut report)?;
     }
     if options.wants("bucket") && options.asks_for(Who::Segue) {
-        let far = bucket::Far {
-            delay: std::time::Duration::from_millis(if options.smoke { 5 } else { options.bucket_ms }),
-            bytes_per_s: options.bucket_mib_s << 20,
-        };
         let listeners = if options.smoke { 20 } else { options.storm_listeners.max(1) };
-        report.note(format!(
-            "bucket: a stub that answers after {} ms with {} MiB a second (--bucket-ms, --bucket-mib-s)",
-            far.delay.as_millis(),
-            options.bucket_mib_s
-        ));
-        report.add(lab.storm(far, listeners)?);
+        let delay_ms = if options.smoke { 5 } else { options.bucket_ms };
+        report.note(format!("bucket: a stub that answers after {delay_ms} ms; --bucket-ms, --bucket-mib-s"));
+        for mib_per_s in &options.bucket_mib_s {
+            let far = bucket::Far { delay: std::time::Duration::from_millis(delay_ms), mib_per_s: *mib_per_s };
+            report.add(lab.storm(far, listeners)?);
+        }
         report.add(lab.warm_cache()?);
     }
     if options.wants("idle") {

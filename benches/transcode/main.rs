@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench transcode -- [--rounds N] [--input FILE] [--smoke] [--markdown FILE] [--json FILE]
 //! cargo bench --bench transcode -- --memory 60,3600,36000
+//! cargo bench --bench transcode -- --hdr 10
 //! ```
 //!
 //! The two take turns on the same input; figures are medians, bars are ratios within the run (Q10). ffmpeg
@@ -12,9 +13,10 @@
 //!
 //! The first rung is measured by itself: from the start of `segue publish` until a new track can be played, as a share
 //! of the whole (Q11). Quality is measured on what the last round left (`quality.rs`). `--memory` measures nothing but
-//! the memory of the child on sources of so many seconds (Q12).
+//! the memory of the child on sources of so many seconds (Q12), `--hdr` nothing but tone mapping (`hdr.rs`).
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
+mod hdr;
 #[path = "../origin/machine.rs"]
 #[allow(dead_code, reason = "shared with the origin bench, which uses all of it")]
 mod machine;
@@ -24,7 +26,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -61,6 +63,9 @@ struct Options {
     /// 44,100 Hz up to two hours.
     #[arg(long, value_name = "SECONDS", value_delimiter = ',')]
     memory: Vec<u32>,
+    /// Only measure what it costs to make SDR of HDR, on made-up films of so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    hdr: Option<u32>,
     /// Only show that everything works: five seconds of input, one round, no verdict.
     #[arg(long)]
     smoke: bool,
@@ -105,6 +110,10 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let scratch = scratch.map_err(|e| format!("no scratch directory: {e}"))?;
     if !options.memory.is_empty() {
         return memory(options, &machine);
+    }
+    if let Some(seconds) = options.hdr {
+        println!("{machine}; medians of {rounds}\n\n{}", hdr::measured(scratch.path(), seconds.max(1), rounds)?);
+        return Ok(ExitCode::SUCCESS);
     }
     let input = match &options.input {
         Some(file) => file.clone(),
@@ -479,32 +488,41 @@ struct Resident {
     sum_kib: u64,
 }
 
-/// Waits for the end, looking at the memory every few milliseconds.
+/// How often the memory is looked at: each look is a file for each thread, on cores that what is measured wants for itself.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Waits for the end, and looks at the memory meanwhile.
 fn watch(child: &mut Child) -> Outcome<(std::process::ExitStatus, Resident)> {
-    let mut peak = Resident::default();
-    let mut turn = 0u32;
-    loop {
-        if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
-            return Ok((status, peak));
-        }
-        // Seldom enough that looking costs nothing that counts on two busy cores.
-        if turn.is_multiple_of(8) {
-            let mut now = Resident::default();
-            add_resident(child.id(), &mut now);
-            peak.largest_kib = peak.largest_kib.max(now.largest_kib);
-            peak.sum_kib = peak.sum_kib.max(now.sum_kib);
-        }
-        turn += 1;
-        sleep(Duration::from_millis(4));
-    }
+    let (ended, pid) = (AtomicBool::new(false), child.id());
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut peak = Resident::default();
+            while !ended.load(Ordering::Relaxed) {
+                let mut now = Resident::default();
+                add_resident(pid, &mut now);
+                peak.largest_kib = peak.largest_kib.max(now.largest_kib);
+                peak.sum_kib = peak.sum_kib.max(now.sum_kib);
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            peak
+        });
+        let status = child.wait();
+        ended.store(true, Ordering::Relaxed);
+        looking.thread().unpark();
+        let peak = looking.join().map_err(|_| "nobody looked at the memory".to_owned())?;
+        Ok((status.map_err(|e| e.to_string())?, peak))
+    })
 }
 
+/// Adds a process and its descendants: of the largest its peak so far, which the kernel keeps, of all what they have now.
 fn add_resident(pid: u32, to: &mut Resident) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let own = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim_end_matches("kB").trim().parse().ok());
-    let own: u64 = own.unwrap_or(0);
-    to.largest_kib = to.largest_kib.max(own);
-    to.sum_kib += own;
+    let field = |name: &str| -> u64 {
+        let text = status.lines().find_map(|line| line.strip_prefix(name)?.trim_end_matches("kB").trim().parse().ok());
+        text.unwrap_or(0)
+    };
+    to.largest_kib = to.largest_kib.max(field("VmHWM:"));
+    to.sum_kib += field("VmRSS:");
     for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
