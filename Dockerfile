@@ -6,22 +6,26 @@
 # Both run as user 10001 with a read-only root: only /var/lib/segue is written. `.ci/image` proves each stage in a Debian 12
 # that is made from packages, where no engine and no image registry can be reached. docs/OPERATIONS.md, "Containers".
 
-FROM debian:bookworm-slim AS toolchain
+FROM debian:bookworm-slim AS toolchain-origin
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PATH=/usr/local/cargo/bin:$PATH
 WORKDIR /src
 # The same set-up as on a developer's machine, before the sources: a layer that stays while only they change.
 COPY Cargo.toml ./
 COPY .ci/setup .ci/setup
-RUN .ci/setup build && rm -rf /var/lib/apt/lists/*
-COPY . .
+RUN .ci/setup origin && rm -rf /var/lib/apt/lists/*
 
-FROM toolchain AS build-origin
+FROM toolchain-origin AS toolchain-full
+RUN .ci/setup build && rm -rf /var/lib/apt/lists/*
+
+FROM toolchain-origin AS build-origin
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=segue-target \
     cargo build --release --locked --bin segue --no-default-features --features s3,otel \
     && install -D target/release/segue /out/segue
 
-FROM toolchain AS build-full
+FROM toolchain-full AS build-full
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=segue-target \
     cargo build --release --locked --bin segue && install -D target/release/segue /out/segue
 

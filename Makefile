@@ -44,10 +44,12 @@ bench-origin bench-transcode bench-ledger bench-control: bench-%:
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
 
 INPUTS ?= 5000
+FILMS ?= 500
 SEED ?= 1
 .PHONY: hostile
-hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 SEED=1)
-	HOSTILE_INPUTS=$(INPUTS) HOSTILE_SEED=$(SEED) cargo test --locked --test it transcode::hostile::damaged -- --nocapture
+hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=5000 FILMS=500 SEED=1)
+	HOSTILE_INPUTS=$(INPUTS) HOSTILE_FILMS=$(FILMS) HOSTILE_SEED=$(SEED) cargo test --locked --test it -- --nocapture --test-threads 1 \
+	  transcode::hostile::damaged transcode::film::damaged
 
 FUZZ_S ?= 60
 .PHONY: fuzz
