@@ -25,6 +25,7 @@ use super::tracks::described::WorkerList;
 use super::transcodes::{no_store, wrong_query};
 use crate::base::clock::rfc3339;
 use crate::db::jobs::{Asked, Filter, PAGE_MAX};
+use crate::db::workers::Reported;
 use crate::jobs::{self, JobId, view};
 use crate::web;
 
@@ -116,27 +117,51 @@ async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pa
     }
 }
 
-/// `GET /api/v1/admin/workers`: who has which lease, and until when without another word.
+/// After so long without a word a process has died, or does not reach the database: it says something every ten seconds.
+const SILENT_US: i64 = 60_000_000;
+
+/// `GET /api/v1/admin/workers`: who works, how that goes, and who has which lease.
 #[utoipa::path(
     get,
     path = "/api/v1/admin/workers",
     tag = "admin",
-    summary = "Who works on what",
+    summary = "Who works, how often, and how that went",
     security(("bearer" = [])),
-    responses((status = 200, description = "Leases, and until when without another word", body = WorkerList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument))
+    responses((status = 200, description = "Every worker of every process, and leases, until when without another word", body = WorkerList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins with a second factor may do this", body = ProblemDocument))
 )]
 async fn workers(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer {
     admin(&caller)?;
+    let now_us = app.clock.unix_us();
+    let items: Vec<Value> = app.db.workers().await?.iter().map(|worker| said(worker, now_us)).collect();
     let line =
         |name: &str, does: String, until_us: i64| json!({ "name": name, "does": does, "until": rfc3339(until_us) });
-    let mut items = Vec::new();
+    let mut leases = Vec::new();
     for (does, name, until_us) in app.db.holders().await? {
-        items.push(line(&name, does, until_us));
+        leases.push(line(&name, does, until_us));
     }
     let leased = Filter { state: Some(jobs::State::Leased), limit: PAGE_MAX, ..Filter::default() };
     for job in app.db.jobs(&leased).await? {
         let name = job.worker.as_deref().unwrap_or_default();
-        items.push(line(name, format!("job {}", job.id), job.lease_until_us.unwrap_or(0)));
+        leases.push(line(name, format!("job {}", job.id), job.lease_until_us.unwrap_or(0)));
     }
-    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+    Ok(no_store(axum::Json(json!({ "items": items, "leases": leases })).into_response()))
+}
+
+/// What a worker said of itself.
+fn said(worker: &Reported, now_us: i64) -> Value {
+    let Reported { node, begun_us, seen_us, holds_until_us, report } = worker;
+    let (failed_us, error) = report.failed.as_ref().map(|(at_us, why)| (*at_us, why)).unzip();
+    json!({
+        "worker": report.name,
+        "node": node,
+        "every_s": report.every_us as f64 / 1e6,
+        "since": rfc3339(*begun_us),
+        "seen_at": rfc3339(*seen_us),
+        "silent": now_us - seen_us > SILENT_US,
+        "holds_until": holds_until_us.map(rfc3339),
+        "last_run_at": report.ran_us.map(rfc3339),
+        "failures": report.failures,
+        "last_error": error,
+        "last_error_at": failed_us.map(rfc3339),
+    })
 }

@@ -91,8 +91,10 @@ pub struct App {
     pub shutdown: Shutdown,
     /// What names of listeners are made with today.
     pub salt: Salt,
-    /// Expiry of what we sign.
+    /// The time of everything that is written down, or compared with what another node wrote.
     pub clock: Clock,
+    /// Expiry of media URLs: origins and a CDN's edges go by their machines' clocks.
+    pub media_clock: Clock,
     /// The demo track, while it is being made and after.
     pub demo: Option<Arc<Demo>>,
 }
@@ -234,7 +236,7 @@ async fn watch(
 
 /// The page of a track that may be heard, with URLs that are signed for whoever asked.
 fn player(app: &App, track: &Track, card: &web::Card<'_>) -> Response {
-    let now_s = app.clock.unix_s();
+    let now_s = app.media_clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
     // The alias knows what to do when nothing can be signed.
     let alias = || format!("/tracks/{}/master.m3u8", track.id);

@@ -19,6 +19,7 @@ use hyper::body::Body as _;
 use metrics::counter;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use utoipa::IntoResponses;
 
 use super::caller::Anyone;
 use super::gate::{self, Known, Refused, Shared};
@@ -57,6 +58,48 @@ pub(super) struct Asked {
     share: Option<String>,
 }
 
+/// What every way to a file may answer beside all of it.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, and is none")]
+enum OfFile {
+    /// The part of it that was asked for
+    #[response(status = 206, content_type = "audio/mp4")]
+    Part(Vec<u8>),
+    /// The client has it
+    #[response(status = 304)]
+    NotModified,
+    /// There is no such format
+    #[response(status = 400, content_type = "text/plain")]
+    Format(String),
+    /// It has no such part
+    #[response(status = 416, content_type = "text/plain")]
+    Unsatisfiable(String),
+}
+
+/// What a track that costs something answers to who has not bought it.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, and is none")]
+enum Offered {
+    /// It costs something, and somebody who has bought it may
+    #[response(status = 401, content_type = "application/problem+json")]
+    Login(ProblemDocument),
+    /// It costs something: the offer is in it
+    #[response(status = 402, content_type = "application/problem+json")]
+    Payment(ProblemDocument),
+}
+
+/// What every way to a track answers when there is none.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, and is none")]
+enum Closed {
+    /// There is none that they may know of
+    #[response(status = 404, content_type = "text/plain")]
+    NotFound(String),
+    /// A legal demand has closed it
+    #[response(status = 451, content_type = "text/plain")]
+    Blocked(String),
+}
+
 /// `GET /tracks/{id}/master.m3u8`: the stable name of whatever version the track shows now.
 #[utoipa::path(
     get, path = "/tracks/{id}/master.m3u8", tag = "media", summary = "Play a track: the stable name of its playlist",
@@ -65,10 +108,7 @@ pub(super) struct Asked {
     responses(
         (status = 200, description = "A playlist whose URLs the bucket signs, when nothing else can be signed", content_type = "application/vnd.apple.mpegurl", body = String),
         (status = 302, description = "To the signed playlist of the version that it shows now, on the CDN when there is one"),
-        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
-        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+        Offered, Closed
     )
 )]
 pub(super) async fn alias(
@@ -93,7 +133,7 @@ async fn try_alias(
     let ground = known.may(Want::Play)?;
     let track = known.shown(app).await?;
     let scope = if track.video { Scope::Video } else { Scope::Aac };
-    match app.links.master(track.id, track.version, scope, app.clock.unix_s()) {
+    match app.links.master(track.id, track.version, scope, app.media_clock.unix_s()) {
         Ok(url) => {
             let mut response = redirect(&url, gate::caching(ground, alias_caching(app.links.ttl_s())));
             response.headers_mut().insert("cdn-tag", tag(track.id)); // a takedown or a new owner's wish removes it too
@@ -149,15 +189,8 @@ const WEEK: Duration = Duration::from_secs(7 * 86_400);
     params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`"), ("format" = Option<String>, Query, description = "`aac` or `flac`; AAC when nobody says"), ("preview" = Option<String>, Query, description = "`30`: thirty seconds, an encode of its own")),
     responses(
         (status = 200, description = "The file", content_type = "audio/mp4", body = Vec<u8>),
-        (status = 206, description = "The part of it that was asked for", content_type = "audio/mp4", body = Vec<u8>),
         (status = 302, description = "It is in a bucket; this URL opens it for 15 minutes"),
-        (status = 304, description = "The client has it"),
-        (status = 400, description = "There is no such format", content_type = "text/plain", body = String),
-        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
-        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
-        (status = 416, description = "It has no such part", content_type = "text/plain", body = String),
+        OfFile, Offered, Closed
     )
 )]
 pub(super) async fn stream(
@@ -195,15 +228,8 @@ pub(super) async fn stream(
     params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`"), ("format" = Option<String>, Query, description = "`aac` or `flac`; AAC when nobody says")),
     responses(
         (status = 200, description = "The file, with its name and its digest", content_type = "audio/mp4", body = Vec<u8>),
-        (status = 206, description = "The part of it that was asked for", content_type = "audio/mp4", body = Vec<u8>),
         (status = 302, description = "It is in a bucket; this URL opens it for 30 minutes"),
-        (status = 304, description = "The client has it"),
-        (status = 400, description = "There is no such format", content_type = "text/plain", body = String),
-        (status = 401, description = "It costs something, and somebody who has bought it may", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 402, description = "It costs something: the offer is in it", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
-        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
-        (status = 416, description = "It has no such part", content_type = "text/plain", body = String),
+        OfFile, Offered, Closed
     )
 )]
 pub(super) async fn download(
@@ -248,8 +274,7 @@ async fn preview(app: &Arc<App>, known: &Known, request: (Method, HeaderMap)) ->
         (status = 200, description = "Peaks, as audiowaveform has them", content_type = "application/json", body = Object),
         (status = 206, description = "The part of it that was asked for", content_type = "application/json", body = String),
         (status = 304, description = "The client has it"),
-        (status = 404, description = "There is none that they may know of", content_type = "text/plain", body = String),
-        (status = 451, description = "A legal demand has closed it", content_type = "text/plain", body = String),
+        Closed
     )
 )]
 pub(super) async fn waveform(
@@ -373,7 +398,7 @@ fn ending(family: Family) -> &'static str {
     }
 }
 
-async fn index(app: &Arc<App>, track: &Track) -> Result<VersionIndex> {
+pub(super) async fn index(app: &Arc<App>, track: &Track) -> Result<VersionIndex> {
     let (store, id, version) = (app.store.clone(), track.id, track.version);
     blocking(move || VersionIndex::decode_as(version, &store.read_version(id, version)?)).await
 }

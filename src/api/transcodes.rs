@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::sent::{self, BodyType, Raw, body};
 use crate::auth::UserId;
 use crate::auth::principal::Principal;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, parse_rfc3339};
 use crate::base::id::TrackId;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Error, Result};
@@ -38,7 +38,7 @@ use crate::db::jobs::{Asked, Enqueued, Filter, PAGE_MAX};
 use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, Job, JobId, NewJob, view};
-use crate::store::Backend;
+use crate::store::{Backend, SOURCE_SCHEME, objects};
 use crate::uploads::{self, UploadId};
 use crate::workers::callbacks::check_addresses;
 use crate::{db, tracks};
@@ -50,6 +50,8 @@ pub struct Queue {
     pub db: Db,
     /// Directories whose files may be named.
     pub source_dirs: Vec<PathBuf>,
+    /// Beginnings of keys of the store's bucket that may be named.
+    pub source_keys: Vec<String>,
     /// Which URLs may be named.
     #[cfg(feature = "transcode")]
     pub transcode: crate::transcode::Options,
@@ -94,6 +96,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Queue>> {
         .routes(routes!(events))
         .routes(routes!(callbacks))
         .routes(routes!(redeliver))
+        .routes(routes!(redeliver_missed))
         .route("/api/{*rest}", any(no_such_route))
 }
 
@@ -121,7 +124,8 @@ pub(super) async fn wrong_method() -> Problem {
 #[schema(as = Source)]
 #[serde(untagged)]
 enum Sourced {
-    /// An http or https URL, or a file below one of `api.source_dirs`: absolute, or relative to the first.
+    /// An http or https URL; `s3:` and the key of an object in the store's bucket that begins like one of
+    /// `api.source_keys`; or a file below one of `api.source_dirs`: absolute, or relative to the first.
     Named(String),
     /// An upload of the caller that is ready.
     Uploaded(Uploaded),
@@ -357,6 +361,32 @@ async fn redeliver(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Pa
     Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
 }
 
+/// Sends again whatever was not delivered of the caller's jobs since a time: for a receiver that was away.
+#[utoipa::path(
+    post, path = "/api/v1/transcodes/callbacks/redeliver", tag = "transcodes", summary = "Send missed callbacks again",
+    security(("bearer" = []), ("api_key" = [])),
+    params(("since" = String, Query, description = "From when on, RFC 3339 in UTC: `2026-11-20T08:00:00Z`")),
+    responses((status = 202, description = "How many will be sent", body = Redelivered), Refused)
+)]
+async fn redeliver_missed(
+    State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
+    from: std::result::Result<Query<Missed>, QueryRejection>,
+) -> Answer {
+    let Query(Missed { since }) = from.map_err(|cause| wrong_query(&cause))?;
+    let since_us = parse_rfc3339(&since).ok_or_else(|| {
+        let detail = "since is a time in UTC, like 2026-11-20T08:00:00Z";
+        Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail)
+    })?;
+    let again = queue.db.redeliver_missed(Some(&caller.subject), since_us, queue.clock.unix_us()).await?;
+    Ok(no_store((StatusCode::ACCEPTED, axum::Json(json!({ "redelivered": again }))).into_response()))
+}
+
+#[derive(Debug, Deserialize)]
+struct Missed {
+    since: String,
+}
+
 /// Streams what happens to a job as server-sent events. Each has the number of the job's event as its
 /// id, so that a reader who lost the connection goes on behind it (`Last-Event-ID`). Progress has no id: it
 /// is only worth knowing while it is true.
@@ -553,9 +583,24 @@ async fn source(queue: &Queue, source: String) -> Result<Result<String>> {
     if source.contains("://") {
         return Ok(crate::transcode::check_input(FsPath::new(&source), &queue.transcode).map(|()| source));
     }
+    if let Some(key) = source.strip_prefix(SOURCE_SCHEME) {
+        return Ok(check_key(&queue.source_keys, key).map(|()| source));
+    }
     let dirs = queue.source_dirs.clone();
     let resolved = tokio::task::spawn_blocking(move || resolve(&dirs, &source)).await;
     resolved.map_err(|cause| Error::internal("a task panicked").because(cause))
+}
+
+/// Whether an object of the store's bucket may be named.
+fn check_key(open: &[String], key: &str) -> Result<()> {
+    if open.is_empty() {
+        return Err(Error::invalid("no key of the bucket is open for sources; the operator sets api.source_keys"));
+    }
+    // Keys that lead elsewhere, `incoming/../v/…`, are none.
+    let inside = open.iter().any(|beginning| key.starts_with(beginning)) && objects::check(key).is_ok();
+    inside.then_some(()).ok_or_else(|| {
+        Error::invalid(format!("{SOURCE_SCHEME}{key} does not begin like one of api.source_keys, or is no key"))
+    })
 }
 
 /// The file that a source names, links followed, if it lies below one of `dirs`. Blocks.
@@ -598,4 +643,25 @@ pub fn check_callback(url: &str, secrets: &[String], private_hosts: &[String]) -
 pub(super) fn no_store(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_that_are_open_are_sources() {
+        let open = ["incoming/".to_owned(), "old/masters-".to_owned()];
+        let check = |key: &str, fine: bool| assert_eq!(check_key(&open, key).is_ok(), fine, "{key}");
+        check("incoming/song.wav", true);
+        check("incoming/2026/song.wav", true);
+        check("old/masters-7.flac", true);
+        check("incomings/song.wav", false);
+        check("v/trk_1/x/flac.mp4", false);
+        check("incoming/../v/trk_1/x/flac.mp4", false);
+        check("incoming/", false);
+        check("incoming/.hidden", false);
+        let closed = check_key(&[], "incoming/song.wav").unwrap_err().chain();
+        assert!(closed.contains("the operator sets api.source_keys"), "{closed}");
+    }
 }

@@ -73,7 +73,7 @@ pub(super) fn open(
 /// What makes archives of accounts, and forgets them.
 pub(super) fn people(config: &Config, (db, store, intake): (&Db, &Store, &Arc<Intake>)) -> People {
     let parts = (db.clone(), store.clone(), Arc::clone(intake));
-    People::new(parts, config.cdn.provider.is_some(), Clock::System)
+    People::new(parts, config.cdn.provider.is_some(), Clock::Service)
 }
 
 /// Who sends mail, if there are accounts.

@@ -444,7 +444,7 @@ pub fn work(config: &Config) -> Result<()> {
 
 /// Waits until leases are handed back, for as long as answers may take, or until somebody wants it to stop at once.
 #[cfg(feature = "control")]
-async fn handed_back(working: Option<work::Working>, shutdown: &Shutdown, config: &Config) {
+async fn handed_back(working: Option<crate::workers::supervisor::Working>, shutdown: &Shutdown, config: &Config) {
     let Some(working) = working else { return };
     let mut now = shutdown.clone();
     tokio::select! {

@@ -105,7 +105,8 @@ pub(super) fn start(
                 streams: Arc::clone(&queue.streams),
                 shutdown: queue.shutdown.clone(),
                 salt: Salt::default(),
-                clock: Clock::System,
+                clock: Clock::Service,
+                media_clock: Clock::System,
                 demo: demo_page,
             };
             let app = Arc::new(app);
@@ -156,6 +157,7 @@ pub(super) fn queue(config: &Config, db: &Db, shutdown: &Shutdown) -> Arc<Queue>
     Arc::new(Queue {
         db: db.clone(),
         source_dirs: api.source_dirs.clone(),
+        source_keys: api.source_keys.clone(),
         #[cfg(feature = "transcode")]
         transcode: super::transcode_options(config),
         callback_secrets: config.callbacks.secrets.clone(),

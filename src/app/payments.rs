@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
-
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::shutdown::Shutdown;
@@ -17,6 +14,7 @@ use crate::payments::{BACKOFF, Options, Payments, worker};
 use crate::providers::hyperswitch::Hyperswitch;
 use crate::providers::stripe::Stripe;
 use crate::providers::wire::{Account, Network, Transport};
+use crate::workers::supervisor::Supervisor;
 
 /// The flows of these settings; without providers where payments are not enabled.
 pub fn payments(config: &Config, db: &Db) -> Payments {
@@ -64,29 +62,13 @@ fn plan(plan: &Plan, tax_bps: u64) -> Option<db::subscriptions::Plan> {
 }
 
 /// Starts everything that works on money.
-pub(super) fn start(
-    config: &Config,
-    db: &Db,
-    name: &str,
-    shutdown: &Shutdown,
-    runtime: &Handle,
-) -> Vec<(&'static str, JoinHandle<()>)> {
+pub(super) fn start(config: &Config, db: &Db, node: &str, shutdown: &Shutdown, all: &mut Supervisor) {
     let payments = payments(config, db);
     worker::show_all();
-    let name = || name.to_owned();
     let keep = Duration::from_secs(config.payments.webhook_days * 86_400);
-    let mut tasks = vec![
-        ("money-sampler", runtime.spawn(worker::sampler(payments.clone(), shutdown.clone()))),
-        ("auditor", runtime.spawn(worker::auditor(payments.clone(), name(), keep, shutdown.clone()))),
-    ];
-    if payments.hyperswitch.is_some() {
-        tasks.push(("webhooks", runtime.spawn(worker::webhooks(payments.clone(), shutdown.clone()))));
-        tasks.push(("reconciler", runtime.spawn(worker::reconciler(payments.clone(), name(), shutdown.clone()))));
-        tasks.push(("renewals", runtime.spawn(worker::renewals(payments.clone(), name(), shutdown.clone()))));
+    let at = worker::At { payments, who: node.to_owned(), keep, shutdown: shutdown.clone() };
+    for (name, every, work) in worker::all(&at.payments) {
+        let at = at.clone();
+        all.start(name, every, move |duty| work(at.clone(), duty));
     }
-    if payments.stripe.is_some() {
-        tasks.push(("transfers", runtime.spawn(worker::transfers(payments.clone(), name(), shutdown.clone()))));
-        tasks.push(("reversals", runtime.spawn(worker::reversals(payments, name(), shutdown.clone()))));
-    }
-    tasks
 }

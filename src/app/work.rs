@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use crate::base::Result;
 use crate::base::clock::Clock;
@@ -14,11 +13,10 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::intake::Intake;
 use crate::jobs::backoff::Backoff;
+use crate::providers::mail;
 use crate::store::Store;
-use crate::workers::{self, callbacks, janitor, purges};
-
-/// What runs beside requests.
-pub(super) struct Working(Vec<(&'static str, JoinHandle<()>)>);
+use crate::workers::supervisor::{Duty, Supervisor, Working};
+use crate::workers::{self, callbacks, janitor, metrics, purges};
 
 /// Starts everything that works on the queue, and says where it is seen whether the database answers.
 /// `alone`: no listeners share this machine's cores with it. `base_url`: what links in mails begin with.
@@ -32,92 +30,100 @@ pub(super) fn start(
     shutdown: &Shutdown,
     runtime: &Handle,
 ) -> Result<(Working, Arc<AtomicBool>)> {
-    let name = workers::name();
     let settings = &config.worker;
+    let (poll, term) = (Duration::from_millis(settings.poll_ms), Duration::from_secs(settings.lease_s));
     let backoff = Backoff { first: Duration::from_secs(settings.backoff_s), ..Backoff::default() };
-    let mut tasks = Vec::new();
+    let ground = Ground {
+        db: db.clone(),
+        store: store.clone(),
+        intake: Arc::clone(intake),
+        node: workers::name(),
+        shutdown: shutdown.clone(),
+    };
+    let (node, watched) = (ground.node.clone(), shutdown.clone());
+    let mut all = Supervisor::new(db.clone(), node.clone(), Clock::Service, watched, runtime.clone());
     #[cfg(feature = "transcode")]
     {
-        let pool = workers::transcode::Pool::new(
-            (db.clone(), store.clone(), Arc::clone(intake)),
-            pool_options(config, alone, backoff),
-            Clock::Service,
-            name.clone(),
-        );
-        tasks.push(("pool", runtime.spawn(pool.run(shutdown.clone()))));
+        let options = pool_options(config, alone, backoff);
+        ground.start(&mut all, "pool", poll, move |at, duty| {
+            let pool = workers::transcode::Pool::new(at.parts(), options.clone(), Clock::Service, (at.node, duty));
+            pool.run(at.shutdown)
+        });
     }
     #[cfg(not(feature = "transcode"))]
     let _ = alone;
-    let tidy = janitor::Options {
-        every: Duration::from_secs(settings.lease_s) / 3,
-        backoff,
-        keep: Duration::from_secs(settings.keep_days * 86_400),
-    };
-    let janitor = janitor::run(
-        (db.clone(), store.clone(), Arc::clone(intake)),
-        tidy,
-        Clock::Service,
-        name.clone(),
-        shutdown.clone(),
-    );
-    tasks.push(("janitor", runtime.spawn(janitor)));
-    let looking = workers::uploads::run(Arc::clone(intake), Duration::from_millis(settings.poll_ms), shutdown.clone());
-    tasks.push(("uploads", runtime.spawn(looking)));
+    let keep = Duration::from_secs(settings.keep_days * 86_400);
+    let tidy = janitor::Options { backoff, keep };
+    ground.start(&mut all, "janitor", term / 3, move |at, duty| {
+        janitor::run(at.parts(), tidy, Clock::Service, at.node, (duty, at.shutdown))
+    });
+    ground
+        .start(&mut all, "uploads", poll, move |at, duty| workers::uploads::run(at.intake, poll, (duty, at.shutdown)));
     if config.auth.accounts {
-        let options = workers::people::Options {
-            term: Duration::from_secs(settings.lease_s),
-            poll: Duration::from_millis(settings.poll_ms),
-            backoff,
-        };
-        let people = super::accounts::people(config, (db, store, intake));
-        let working = workers::people::run(people, options, Clock::System, name.clone(), shutdown.clone());
-        tasks.push(("accounts", runtime.spawn(working)));
+        let options = workers::people::Options { term, poll, backoff };
+        let config = config.clone();
+        ground.start(&mut all, "accounts", poll, move |at, duty| {
+            let people = super::accounts::people(&config, (&at.db, &at.store, &at.intake));
+            workers::people::run(people, options, Clock::Service, at.node, (duty, at.shutdown))
+        });
     }
     if !config.callbacks.secrets.is_empty() {
         let options = callbacks::Options {
             secrets: config.callbacks.secrets.iter().map(|text| callbacks::secret(text)).collect(),
             private_hosts: config.callbacks.private_hosts.clone(),
-            poll: Duration::from_millis(settings.poll_ms),
+            poll,
         };
-        let sender = callbacks::run(db.clone(), options, Clock::Service, shutdown.clone());
-        tasks.push(("callbacks", runtime.spawn(sender)));
+        ground.start(&mut all, "callbacks", poll, move |at, duty| {
+            callbacks::run(at.db, options.clone(), Clock::Service, (duty, at.shutdown))
+        });
     }
     if let Some(sender) = super::accounts::mail(config, base_url)? {
-        let sending = crate::providers::mail::run(sender, db.clone(), Clock::Service, shutdown.clone());
-        tasks.push(("mail", runtime.spawn(sending)));
+        let sender = Arc::new(sender);
+        ground.start(&mut all, "mail", Duration::from_millis(config.mail.poll_ms), move |at, duty| {
+            mail::run(Arc::clone(&sender), at.db, Clock::Service, (duty, at.shutdown))
+        });
     }
     if let Some((provider, url)) = super::purger(config) {
-        let options = purges::Options {
-            provider,
-            url,
-            poll: Duration::from_millis(settings.poll_ms),
-            backoff,
-            try_max: Duration::from_secs(10),
-        };
-        let asker = purges::run(db.clone(), options, Clock::Service, shutdown.clone());
-        tasks.push(("purges", runtime.spawn(asker)));
+        let options = purges::Options { provider, url, poll, backoff, try_max: Duration::from_secs(10) };
+        ground.start(&mut all, "purges", poll, move |at, duty| {
+            purges::run(at.db, options.clone(), Clock::Service, (duty, at.shutdown))
+        });
     }
-    tasks.extend(super::payments::start(config, db, &name, shutdown, runtime));
+    super::payments::start(config, db, &node, shutdown, &mut all);
     let reachable = Arc::new(AtomicBool::new(true)); // it was opened a moment ago
-    let sampler = workers::metrics::run(db.clone(), Clock::Service, Arc::clone(&reachable), shutdown.clone());
-    tasks.push(("sampler", runtime.spawn(sampler)));
-    tracing::info!(worker = name, "working on the queue");
-    Ok((Working(tasks), reachable))
+    let seen = Arc::clone(&reachable);
+    ground.start(&mut all, "sampler", metrics::SAMPLE_EVERY, move |at, duty| {
+        metrics::run(at.db, Clock::Service, Arc::clone(&seen), (duty, at.shutdown))
+    });
+    tracing::info!(worker = node, "working on the queue");
+    Ok((all.watched(), reachable))
 }
 
-impl Working {
-    /// Waits for the end of all of it; what hands back leases must have done so before the process ends.
-    pub(super) async fn ended(self, most: Duration) {
-        let all = async {
-            for (name, task) in self.0 {
-                if let Err(cause) = task.await {
-                    tracing::error!(%cause, name, "a task of the queue ended badly");
-                }
-            }
-        };
-        if tokio::time::timeout(most, all).await.is_err() {
-            tracing::warn!("attempts did not stop in time; their leases will expire");
-        }
+/// What workers stand on: each is made anew from it when it has died.
+#[derive(Clone)]
+struct Ground {
+    db: Db,
+    store: Store,
+    intake: Arc<Intake>,
+    /// What this process is called.
+    node: String,
+    shutdown: Shutdown,
+}
+
+impl Ground {
+    fn parts(&self) -> (Db, Store, Arc<Intake>) {
+        (self.db.clone(), self.store.clone(), Arc::clone(&self.intake))
+    }
+
+    fn start<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        all: &mut Supervisor,
+        name: &'static str,
+        every: Duration,
+        work: impl Fn(Ground, Duty) -> F + Send + 'static,
+    ) {
+        let ground = self.clone();
+        all.start(name, every, move |duty| work(ground.clone(), duty));
     }
 }
 

@@ -34,13 +34,14 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    tag: Option<&'static str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// A new error without a cause. `message` is lowercase, without a full stop, and names the input.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), source: None }
+        Error { kind, message: message.into(), tag: None, source: None }
     }
 
     /// The command line or configuration is wrong.
@@ -70,9 +71,22 @@ impl Error {
         self
     }
 
+    /// Says in one word of a fixed list what it was, for whoever counts errors.
+    #[must_use]
+    pub fn tagged(mut self, tag: &'static str) -> Self {
+        self.tag = Some(tag);
+        self
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The word of this error, or of the nearest below it that has one.
+    pub fn tag(&self) -> Option<&'static str> {
+        let below = || self.source.as_ref()?.downcast_ref::<Error>()?.tag();
+        self.tag.or_else(below)
     }
 
     /// The message and every cause below it on one line, for the boundary; without the secrets of URLs.
@@ -143,5 +157,14 @@ mod tests {
         let top = outer.context(|| "cannot publish song.wav").unwrap_err();
         assert_eq!(top.chain(), "cannot publish song.wav: cannot write segment 7: disk full [2J");
         assert_eq!(top.kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn a_tag_is_found_below_and_the_nearest_counts() {
+        let inner: Result<()> = Err(Error::invalid("it crashed").tagged("crashed"));
+        let outer = inner.context(|| "cannot decode song.wav").unwrap_err();
+        assert_eq!((outer.tag(), outer.chain()), (Some("crashed"), "cannot decode song.wav: it crashed".into()));
+        assert_eq!(Error::new(outer.kind(), "no").because(outer).tagged("memory").tag(), Some("memory"));
+        assert_eq!(Error::internal("disk full").because(std::io::Error::other("no room")).tag(), None);
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, hex};
+use super::{Error, Result, chance, hex};
 
 /// Crockford's base 32, lowercase: no letters that look like digits.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -114,10 +114,8 @@ const SORTABLE_CHARS: usize = 26;
 /// A new id with this prefix: 48 bits of time, 80 random ones, as a ULID has. Such ids sort by the time they were made,
 /// so that lists and queues need no other order.
 pub fn sortable(prefix: &str, now_us: i64) -> String {
-    let mut random = [0u8; 10];
-    getrandom::fill(&mut random).expect("the operating system gives random bytes");
     let mut bytes = [0; 16];
-    bytes[6..].copy_from_slice(&random);
+    bytes[6..].copy_from_slice(&chance::bytes::<10>());
     let bits = u128::from_be_bytes(bytes) | ((now_us / 1000) as u128 & 0xffff_ffff_ffff) << 80;
     let digits = (0..SORTABLE_CHARS).rev().map(|place| ALPHABET[(bits >> (place * 5)) as usize & 31] as char);
     prefix.chars().chain(digits).collect()

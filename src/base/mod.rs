@@ -1,5 +1,6 @@
 //! The ground everything stands on: ids, errors, time, secrets, shutdown, telemetry. No I/O policy.
 
+pub mod chance;
 pub mod clock;
 #[cfg(feature = "control")]
 pub mod crash;

@@ -280,7 +280,7 @@ fn show(config: &Config, store: &Store, track: &Track, index: &VersionIndex) -> 
     runtime.block_on(async {
         match app::database::open(config).await {
             Ok(db) => {
-                let shown = catalogue::show_now(&db, store, track, bytes, &Clock::System).await;
+                let shown = catalogue::show_now(&db, store, track, bytes, &Clock::Service).await;
                 db.close().await;
                 shown
             }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Settings, say};
 use crate::api::keys;
 use crate::app;
-use crate::base::clock::{Clock, rfc3339};
+use crate::base::clock::{Clock, parse_rfc3339, rfc3339};
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
 use crate::base::{Error, Result};
@@ -68,13 +68,17 @@ pub(super) enum JobsCommand {
     /// Put a file into the queue; a worker transcodes and publishes it.
     #[cfg(feature = "transcode")]
     Enqueue(EnqueueArgs),
-    /// Send the callbacks of a job again that were not delivered.
+    /// Send the callbacks again that were not delivered: of a job, or of all since a time.
     Redeliver {
         /// The job.
-        id: JobId,
+        #[arg(required_unless_present = "since")]
+        id: Option<JobId>,
         /// Those that were delivered, too.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "since")]
         all: bool,
+        /// Instead of a job: everything since then that was not delivered, like 2026-11-20T08:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "id")]
+        since: Option<i64>,
         #[command(flatten)]
         settings: Settings,
     },
@@ -129,6 +133,10 @@ pub(super) enum KeyCommand {
     },
 }
 
+fn time(text: &str) -> std::result::Result<i64, String> {
+    parse_rfc3339(text).ok_or_else(|| "give a time in UTC, like 2026-11-20T08:00:00Z".to_owned())
+}
+
 fn state(text: &str) -> std::result::Result<State, String> {
     State::decode(text).ok_or_else(|| "give queued, leased, succeeded, dead or cancelled".to_owned())
 }
@@ -144,10 +152,16 @@ pub(super) fn run(command: &JobsCommand) -> Result<ExitCode> {
         JobsCommand::Cancel { id, settings } => beside(settings, async |db| cancel(&db, id).await),
         #[cfg(feature = "transcode")]
         JobsCommand::Enqueue(args) => enqueue(args),
-        JobsCommand::Redeliver { id, all, settings } => beside(settings, async |db| {
-            known(&db, id).await?;
-            let again = db.redeliver(id, *all, now_us()).await?;
-            say(format!("{id}: {again} callbacks will be sent again"));
+        JobsCommand::Redeliver { id, all, since, settings } => beside(settings, async |db| {
+            if let Some(id) = id {
+                known(&db, id).await?;
+                let again = db.redeliver(id, *all, now_us()).await?;
+                say(format!("{id}: {again} callbacks will be sent again"));
+            }
+            if let Some(since_us) = since {
+                let again = db.redeliver_missed(None, *since_us, now_us()).await?;
+                say(format!("{again} callbacks will be sent again"));
+            }
             Ok(())
         }),
     }

@@ -99,11 +99,11 @@ pub(super) fn run(args: &MigrateStorageArgs) -> Result<ExitCode> {
     let report = runtime.block_on(async {
         let db = app::database::open(&config).await?;
         // Rows first: of what was published without the database.
-        let imported = catalogue::import(&db, &both, &Clock::System).await?;
+        let imported = catalogue::import(&db, &both, &Clock::Service).await?;
         if imported.unreadable > 0 {
             complain(format_args!("{} tracks have a record that cannot be read and are left out", imported.unreadable));
         }
-        let moving = Move::new(db.clone(), (local, remote), options, Clock::System, stop, watch(&bar));
+        let moving = Move::new(db.clone(), (local, remote), options, Clock::Service, stop, watch(&bar));
         let report = moving.run().await;
         db.close().await;
         report

@@ -39,12 +39,14 @@ pub(super) fn run(args: &ReconcileArgs) -> Result<ExitCode> {
                 ("refunds", swept.refunds),
                 ("orphan refunds", swept.orphans),
                 ("disputes", swept.disputes),
+                ("payments to give back", swept.given_back),
             ] {
                 say(format!("{what}: {} looked at, {} moved, {} not read", phase.looked, phase.moved, phase.unread));
             }
             say(format!("subscriptions: {} ended", swept.subscriptions));
         }
-        match swept.payments.unread + swept.refunds.unread + swept.orphans.unread + swept.disputes.unread {
+        let phases = [swept.payments, swept.refunds, swept.orphans, swept.disputes, swept.given_back];
+        match phases.iter().map(|phase| phase.unread).sum::<u64>() {
             0 => Ok(()),
             unread => Err(Error::internal(format!(
                 "{unread} rows could not be looked at: the provider did not answer; they wait for the next sweep"

@@ -48,6 +48,8 @@ pub struct Api {
     pub keys: Vec<ApiKey>,
     /// Directories whose files may be transcoded over the API. None: no file may.
     pub source_dirs: Vec<PathBuf>,
+    /// Beginnings of keys of the store's bucket, such as `incoming/`, whose objects may be. None: no object may.
+    pub source_keys: Vec<String>,
 }
 
 /// One key of the control API, made by `segue key create`.
@@ -166,6 +168,12 @@ impl Api {
                 dir.display()
             ));
         }
+        if self.source_keys.iter().any(String::is_empty) {
+            problems.push(
+                "api.source_keys has an empty one: every object of the bucket begins like that; name a directory, incoming/"
+                    .to_owned(),
+            );
+        }
         problems
     }
 }
@@ -213,6 +221,7 @@ mod tests {
         check(api(vec![key("", &"0".repeat(64))]).problems(), "the id");
         check(api(vec![key("a", &"0".repeat(64)), key("b", &"0".repeat(64))]).problems(), "twice");
         check(Api { source_dirs: vec!["in".into()], ..Api::default() }.problems(), "api.source_dirs");
+        check(Api { source_keys: vec![String::new()], ..Api::default() }.problems(), "api.source_keys");
         check(Callbacks { secrets: vec!["short".into()], ..Callbacks::default() }.problems(), "callbacks.secrets");
         for fine in [Database::default().problems(), Worker::default().problems(), Api::default().problems()] {
             assert!(fine.is_empty(), "{fine:?}");

@@ -174,6 +174,25 @@ impl Db {
         Ok(again)
     }
 
+    /// Sends again, at once, whatever was not delivered of what happened since a time: of one client's jobs, or of all. For a
+    /// receiver that was away and is back. Says how many deliveries that are.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn redeliver_missed(&self, client: Option<&str>, since_us: i64, now_us: i64) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        let again = tx
+            .execute(
+                "update delivery set state = 'pending', next_us = $1
+                 where state <> 'delivered' and created_us >= $2
+                   and ($3 = 1 or job_id in (select id from job where client = $4))",
+                args![now_us, since_us, i64::from(client.is_none()), client.unwrap_or_default()],
+            )
+            .await?;
+        tx.commit().await?;
+        Ok(again)
+    }
+
     /// The deliveries of a job with their tries, as JSON, oldest first.
     ///
     /// # Errors

@@ -4,11 +4,11 @@
 use super::conn::{Row, Tx, args};
 use super::money::{book, lock_ledger, lock_order, locked, move_dispute, move_subscription, owed, word};
 use super::orders::{self, Applied, Order};
-use super::{Db, Dialect, returns};
+use super::{Db, Dialect, invoices, returns};
 use crate::base::{Error, Result};
 use crate::ledger::dispute::{self, Borne, Status, Turn};
 use crate::ledger::order::{Status as OrderStatus, by_seller};
-use crate::ledger::{Amount, Currency, allocate, subscription};
+use crate::ledger::{Amount, Currency, subscription};
 
 /// Disputes in one page of a list.
 pub const PAGE_MAX: u32 = 200;
@@ -239,18 +239,10 @@ async fn of_subscription(
     let now_us = turn.now_us;
     let currency = word(Currency::decode, "currency", &seen.currency)?;
     if to == Status::Open {
-        // What other disputes of this payment have not taken.
-        let sql = "select cast(i.amount_minor - coalesce(sum(d.amount_minor - d.loss_minor), 0) as bigint) as whole,
-                     cast(i.tax_minor - coalesce(sum(d.tax_minor), 0) as bigint) as tax
-                   from invoice i left join dispute d on d.payment_id = i.payment_id and d.status <> 'won' and d.id <> $2
-                   where i.payment_id = $1 group by i.id, i.amount_minor, i.tax_minor";
-        let row = tx.first(sql, args![&seen.payment, &seen.id]).await?.ok_or_else(vanished)?;
-        let (whole, tax) = (row.int("whole")?, row.int("tax")?);
-        let minor = seen.amount_minor.min(whole);
-        let parts = allocate(minor as u64, &[(whole - tax) as u64, tax as u64]);
-        lose(tx, turn.id, seen.amount_minor - minor).await?;
+        let part = invoices::left(tx, &seen.payment, &seen.id).await?.of(seen.amount_minor);
+        lose(tx, turn.id, seen.amount_minor - part.minor).await?;
         let sql = "update dispute set tax_minor = $2 where id = $1";
-        tx.execute(sql, args![turn.id, parts[1] as i64]).await?;
+        tx.execute(sql, args![turn.id, part.tax_minor]).await?;
     }
     let sql = "select amount_minor, loss_minor, tax_minor from dispute where id = $1";
     let row = tx.first(sql, args![turn.id]).await?.ok_or_else(vanished)?;
@@ -259,7 +251,11 @@ async fn of_subscription(
     let borne = Borne { subscription_minor, tax_minor, loss_minor, ..Borne::default() };
     match to {
         Status::Open => book(tx, &dispute::opened(turn, &borne, &[], currency)?, now_us).await,
-        Status::Won => book(tx, &dispute::won(turn, from, &borne, |_| 0, currency)?, now_us).await,
+        Status::Won => {
+            book(tx, &dispute::won(turn, from, &borne, |_| 0, currency)?, now_us).await?;
+            lose(tx, turn.id, 0).await?;
+            invoices::absorb(tx, &seen.payment, &format!("{}:{}", turn.id, turn.number), now_us).await
+        }
         Status::Lost => {
             book(tx, &dispute::lost(turn, borne.total(), currency)?, now_us).await?;
             use subscription::Status::{Active, Expired};

@@ -18,12 +18,20 @@ pub struct Health {
     pub stuck_orders_pending: i64,
     /// Refunds that wait although a sweep has looked.
     pub stuck_refunds_pending: i64,
+    /// Invoices whose payment nobody knows the end of.
+    pub open_invoices: i64,
+    /// … and those that have been so for longer than a subscription waits for one.
+    pub stuck_invoices_open: i64,
     /// Transfers that were tried as often as they are, or that nobody tries any more.
     pub failed_transfers_at_max_retry: i64,
     /// Transfers that have to come back.
     pub reversal_pending_transfers: i64,
     /// Payments and refunds at the provider that are not what we asked for.
     pub alarms: i64,
+    /// Deliveries of providers that were taken and not processed yet.
+    pub webhooks_waiting: i64,
+    /// When the oldest of them came, in microseconds since 1970.
+    pub webhooks_since_us: Option<i64>,
     /// Journals that are in no chain.
     pub unsealed_journals: i64,
     /// Posted debits less credits of each currency: 0 in books that balance.
@@ -39,6 +47,8 @@ pub struct Since {
     pub refunds_us: i64,
     /// Refunds of which nobody knows.
     pub orphans_us: i64,
+    /// Invoices.
+    pub invoices_us: i64,
 }
 
 impl Db {
@@ -57,7 +67,7 @@ impl Db {
                      where a.code in ('psp:clearing:' || a.currency, 'platform:provider_fees:' || a.currency)
                    union all select currency, -total_minor from sale_order where paid_us is not null
                    union all select currency, -amount_minor from invoice where status = 'paid'
-                   union all select o.currency, r.amount_minor from refund r join sale_order o on o.id = r.order_id
+                   union all select p.currency, r.amount_minor from refund r join payment p on p.id = r.payment_id
                      where r.status = 'succeeded'
                    union all select currency, amount_minor - reversed_minor from transfer
                      where provider_transfer_id is not null
@@ -82,6 +92,8 @@ impl Db {
                    (select count(*) from refund where status = 'pending' and known_us is null and created_us < $3) as orphans,
                    (select count(*) from sale_order where status in ('created', 'pending_payment') and created_us < $1) as orders,
                    (select count(*) from refund where status = 'pending' and known_us is not null and created_us < $2) as refunds,
+                   (select count(*) from invoice where status = 'open') as invoices,
+                   (select count(*) from invoice where status = 'open' and created_us < $5) as old_invoices,
                    (select count(*) from transfer t where status = 'permanently_failed'
                       and due_back_minor < amount_minor and exists (
                       select 1 from sale_order o where o.id = t.order_id and o.status <> 'refunded')) as lost,
@@ -92,8 +104,10 @@ impl Db {
                       and due_back_minor > reversed_minor and next_attempt_at_us is not null)) as reversals,
                    (select count(*) from payment where alarm is not null)
                      + (select count(*) from dispute where alarm is not null) as payments,
+                   (select count(*) from webhook_delivery where next_us is not null) as deliveries,
+                   (select min(received_us) from webhook_delivery where next_us is not null) as delivered_us,
                    (select count(*) from refund where alarm is not null) as alarmed",
-                args![since.payments_us, since.refunds_us, since.orphans_us, TRIES_MAX],
+                args![since.payments_us, since.refunds_us, since.orphans_us, TRIES_MAX, since.invoices_us],
             )
             .await?;
         let mut health = Health::default();
@@ -101,8 +115,12 @@ impl Db {
             health.orphan_refund_rows = row.int("orphans")?;
             health.stuck_orders_pending = row.int("orders")?;
             health.stuck_refunds_pending = row.int("refunds")?;
+            health.open_invoices = row.int("invoices")?;
+            health.stuck_invoices_open = row.int("old_invoices")?;
             health.failed_transfers_at_max_retry = row.int("lost")? + row.int("tired")? + row.int("given_up")?;
             health.reversal_pending_transfers = row.int("reversals")?;
+            health.webhooks_waiting = row.int("deliveries")?;
+            health.webhooks_since_us = row.int_or_null("delivered_us")?;
             health.alarms = row.int("payments")? + row.int("alarmed")?;
         }
         // Only the newest can be without: whoever looks at all is `segue ledger verify`.

@@ -1,6 +1,6 @@
 //! Who wants an archive of what is here of them, and who wants to be forgotten: the rows that the jobs of both name.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::conn::{Row, Tx, args};
 use super::jobs::{self, Enqueued};
@@ -185,7 +185,7 @@ impl Db {
         if jobs::settle(&mut tx, lease, &outcome, Backoff::default(), now_us).await?.is_none() {
             return Ok(false);
         }
-        let place = place_text(archive.place);
+        let place = archive.place.as_str();
         let row = tx
             .first(
                 "update account_export set state = 'ready', place = $2, bytes = $3, sha256 = $4, expires_us = $5
@@ -257,11 +257,7 @@ impl Db {
         let sql = "update subscription set renews = 0, renew_next_us = null, updated_us = $2
                    where subject = $1 and renews = 1";
         tx.execute(sql, args![user.as_str(), now_us]).await?;
-        let email = tx.first("select email from users where id = $1", args![user.as_str()]).await?;
-        if let Some(email) = email.map(|row| row.text_or_null("email")).transpose()?.flatten() {
-            let about = json!({ "erasure": id, "due_us": erasure.due_us }).to_string();
-            outbox::put(&mut tx, "erasure-wanted", &email, &about, now_us).await?;
-        }
+        tell(&mut tx, user, "erasure-wanted", &json!({ "erasure": id, "due_us": erasure.due_us }), now_us).await?;
         tx.commit().await?;
         Ok(erasure)
     }
@@ -309,24 +305,19 @@ impl Db {
     /// When the database refuses.
     pub async fn take_erasure_back(&self, by: TakenBack<'_>, now_us: i64) -> Result<Option<UserId>> {
         let mut tx = self.begin().await?;
-        let row = match by {
-            TakenBack::Owner(user) => {
-                tx.first(
-                    "update account_erasure set taken_back_us = $2, hash = null where user_id = $1 and taken_back_us is null
-                     returning user_id, job",
-                    args![user.as_str(), now_us],
-                )
-                .await?
-            }
-            TakenBack::Token(hash) => {
-                tx.first(
-                    "update account_erasure set taken_back_us = $2, hash = null where hash = $1 and taken_back_us is null
-                     returning user_id, job",
-                    args![hash.as_str(), now_us],
-                )
-                .await?
-            }
+        let (sql, by) = match by {
+            TakenBack::Owner(user) => (
+                "update account_erasure set taken_back_us = $2, hash = null where user_id = $1 and taken_back_us is null
+                 returning user_id, job",
+                user.as_str(),
+            ),
+            TakenBack::Token(hash) => (
+                "update account_erasure set taken_back_us = $2, hash = null where hash = $1 and taken_back_us is null
+                 returning user_id, job",
+                hash.as_str(),
+            ),
         };
+        let row = tx.first(sql, args![by, now_us]).await?;
         let Some(row) = row else { return Ok(None) };
         let (user, job) = (user_id(&row.text("user_id")?)?, row.text("job")?);
         // Written in any case: whoever is at it and wants to sleep until the day waits for us, and sees this.
@@ -335,10 +326,7 @@ impl Db {
             args![&job, now_us],
         )
         .await?;
-        let email = tx.first("select email from users where id = $1", args![user.as_str()]).await?;
-        if let Some(email) = email.map(|row| row.text_or_null("email")).transpose()?.flatten() {
-            outbox::put(&mut tx, "erasure-taken-back", &email, "{}", now_us).await?;
-        }
+        tell(&mut tx, &user, "erasure-taken-back", &json!({}), now_us).await?;
         tx.commit().await?;
         Ok(Some(user))
     }
@@ -390,11 +378,12 @@ async fn enqueued(tx: &mut Tx, job: &NewJob, now_us: i64) -> Result<JobId> {
     Ok(id)
 }
 
-/// `local` or `s3`.
-pub(super) fn place_text(place: Place) -> &'static str {
-    match place {
-        Place::Local => "local",
-        Place::S3 => "s3",
+/// Puts a mail to somebody into the outbox, if they have an address.
+async fn tell(tx: &mut Tx, user: &UserId, kind: &str, about: &Value, now_us: i64) -> Result<()> {
+    let row = tx.first("select email from users where id = $1", args![user.as_str()]).await?;
+    match row.map(|row| row.text_or_null("email")).transpose()?.flatten() {
+        Some(email) => outbox::put(tx, kind, &email, &about.to_string(), now_us).await,
+        None => Ok(()),
     }
 }
 

@@ -21,6 +21,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0012_email_change", include_str!("schema/0012_email_change.sql")),
     ("0013_leaving", include_str!("schema/0013_leaving.sql")),
     ("0014_renewals", include_str!("schema/0014_renewals.sql")),
+    ("0015_invoice_refunds", include_str!("schema/0015_invoice_refunds.sql")),
+    ("0016_workers", include_str!("schema/0016_workers.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

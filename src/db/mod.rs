@@ -13,6 +13,7 @@ pub mod disputes;
 pub mod dmca;
 pub mod email_change;
 pub mod health;
+mod invoices;
 pub mod jobs;
 pub mod leaving;
 pub mod ledger;
@@ -35,6 +36,7 @@ pub mod transfers;
 pub mod uploads;
 pub mod users;
 pub mod webhooks;
+pub mod workers;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -96,8 +96,9 @@ pub const PARTS: &[Part] = &[
     part!("licences", "licence where holder = $1", "id", [
         "id", "order_id", "line", "product_id", "track", "kind", "granted_us", "revoked_us",
     ]),
-    part!("refunds", "refund where order_id in (select id from sale_order where buyer = $1)", "id", [
-        "id", "order_id", "amount_minor", "status", "reason", "created_us", "settled_us",
+    part!("refunds", "refund where order_id in (select id from sale_order where buyer = $1)
+           or subscription_id in (select id from subscription where subject = $1)", "id", [
+        "id", "order_id", "subscription_id", "amount_minor", "status", "reason", "created_us", "settled_us",
     ]),
     part!("subscriptions", "subscription where subject = $1", "id", [
         "id", "plan", "status", "price_minor", "currency", "period_days", "trial_until_us", "ends_us", "created_us",
@@ -174,7 +175,7 @@ pub const KEPT: &[(&str, &str)] = &[
 ];
 
 /// Tables in which nobody is.
-pub const NOBODYS: &[&str] = &["schema_script", "singleton", "purge", "provider_login", "play_salt"];
+pub const NOBODYS: &[&str] = &["schema_script", "singleton", "worker", "purge", "provider_login", "play_salt"];
 
 /// What is emptied of a person when their files are gone, in this order.
 const ERASE: &[(&str, &str)] = &[

@@ -1,14 +1,16 @@
 //! Refunds in three phases: requested here, asked for at the provider by whoever requested it or by the sweep, and ended
-//! by nothing but what the provider has under the refund's id.
+//! by nothing but what the provider has under the refund's id. Those of orders are asked for by people; those of what
+//! subscriptions were paid by are ours (invoices.rs).
 
 use super::Db;
 use super::conn::{Row, Tx, args};
-use super::money::{Claim, End, Request, book, claim, lock_order, move_order, move_refund, resolve, word};
+use super::money::{Claim, End, Request, book, claim, lock_order, locked, move_order, move_refund, resolve, word};
 use super::orders::{self, Applied, Order};
-use super::returns;
+use super::{Dialect, invoices, returns};
 use crate::base::{Error, Result};
 use crate::ledger::order::{OrderId, Status as OrderStatus, total};
 use crate::ledger::refund::{self, RefundId, Status};
+use crate::ledger::subscription::SubscriptionId;
 use crate::ledger::{Amount, Currency};
 
 /// A refund.
@@ -16,9 +18,9 @@ use crate::ledger::{Amount, Currency};
 pub struct Refund {
     /// Its id, ours and the provider's.
     pub id: RefundId,
-    /// Of which order.
-    pub order: OrderId,
-    /// … and payment.
+    /// Of what.
+    pub of: Of,
+    /// … and which payment.
     pub payment: String,
     /// How much.
     pub amount: Amount,
@@ -38,6 +40,15 @@ pub struct Refund {
     pub created_us: i64,
     /// When it ended.
     pub settled_us: Option<i64>,
+}
+
+/// What a refund gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// An order, or a part of it.
+    Order(OrderId),
+    /// What a subscription was paid by when it had ended.
+    Subscription(SubscriptionId),
 }
 
 /// Who asks for a refund.
@@ -221,7 +232,7 @@ impl Db {
     /// When the database refuses.
     pub async fn apply_refund(&self, id: &RefundId, seen: &Seen, now_us: i64) -> Result<Applied> {
         let mut tx = self.begin().await?;
-        let Some((order, refund)) = lock(&mut tx, id).await? else { return Ok(Applied::Unknown) };
+        let Some((what, refund)) = lock(&mut tx, id).await? else { return Ok(Applied::Unknown) };
         let same = seen.amount_minor == refund.amount.minor()
             && seen.currency == refund.amount.currency().code()
             && seen.payment == refund.payment;
@@ -239,12 +250,15 @@ impl Db {
         tx.execute(sql, args![id.as_str(), now_us]).await?;
         let applied = match (seen.standing, refund.status) {
             (Standing::Succeeded, Status::Pending | Status::Failed) => {
-                succeed(&mut tx, &order, &refund, now_us).await?;
+                match &what {
+                    Locked::Order(order) => succeed(&mut tx, order, &refund, now_us).await?,
+                    Locked::Subscription => invoices::succeed(&mut tx, &refund, now_us).await?,
+                }
                 Applied::Changed("refunded")
             }
             (Standing::Failed, Status::Pending) => {
                 let why = seen.error.as_deref().unwrap_or(&seen.state);
-                give_up(&mut tx, &order, &refund, why, now_us).await?;
+                what.give_up(&mut tx, &refund, why, now_us).await?;
                 Applied::Changed("refund_failed")
             }
             _ => Applied::Nothing,
@@ -260,11 +274,11 @@ impl Db {
     /// When the database refuses.
     pub async fn fail_refund(&self, id: &RefundId, why: &str, now_us: i64) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some((order, refund)) = lock(&mut tx, id).await? else { return Ok(false) };
+        let Some((what, refund)) = lock(&mut tx, id).await? else { return Ok(false) };
         if refund.status != Status::Pending {
             return Ok(false);
         }
-        give_up(&mut tx, &order, &refund, why, now_us).await?;
+        what.give_up(&mut tx, &refund, why, now_us).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -290,13 +304,33 @@ impl Db {
     }
 }
 
-/// The refund and its order, both locked: the order first, as everywhere.
-async fn lock(tx: &mut Tx, id: &RefundId) -> Result<Option<(Order, Refund)>> {
-    let sql = "select order_id from refund where id = $1";
+/// What a refund gives back, locked.
+enum Locked {
+    Order(Box<Order>),
+    Subscription,
+}
+
+impl Locked {
+    async fn give_up(&self, tx: &mut Tx, refund: &Refund, why: &str, now_us: i64) -> Result<()> {
+        match self {
+            Locked::Order(order) => give_up(tx, order, refund, why, now_us).await,
+            Locked::Subscription => invoices::give_up(tx, refund, why, now_us).await,
+        }
+    }
+}
+
+/// The refund, and what it is of, both locked: that first, as everywhere.
+async fn lock(tx: &mut Tx, id: &RefundId) -> Result<Option<(Locked, Refund)>> {
+    let sql = "select order_id, subscription_id from refund where id = $1";
     let Some(row) = tx.first(sql, args![id.as_str()]).await? else { return Ok(None) };
-    let order = row.text("order_id")?;
+    let Some(order) = row.text_or_null("order_id")? else {
+        let of = row.text("subscription_id")?;
+        tx.first(locked!(tx, "select id from subscription where id = $1"), args![&of]).await?;
+        return Ok(read(tx, id.as_str()).await?.map(|refund| (Locked::Subscription, refund)));
+    };
     lock_order(tx, &order).await?;
-    Ok(orders::read(tx, &order).await?.zip(read(tx, id.as_str()).await?))
+    let order = orders::read(tx, &order).await?.map(|order| Locked::Order(Box::new(order)));
+    Ok(order.zip(read(tx, id.as_str()).await?))
 }
 
 /// The buyer has the money: refund, order, licences, journal and transfers, at once.
@@ -343,14 +377,19 @@ async fn give_up(tx: &mut Tx, order: &Order, refund: &Refund, why: &str, now_us:
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Refund>> {
-    let sql = "select r.id, r.order_id, r.payment_id, r.amount_minor, r.status, r.requested_by, r.reason, r.known_us, r.error,
-                 r.alarm, r.created_us, r.settled_us, o.currency
-               from refund r join sale_order o on o.id = r.order_id where r.id = $1";
+    let sql =
+        "select r.id, r.order_id, r.subscription_id, r.payment_id, r.amount_minor, r.status, r.requested_by, r.reason,
+                 r.known_us, r.error, r.alarm, r.created_us, r.settled_us, p.currency
+               from refund r join payment p on p.id = r.payment_id where r.id = $1";
     let one = |row: Row| {
         let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+        let of = match row.text_or_null("order_id")? {
+            Some(order) => Of::Order(order.parse()?),
+            None => Of::Subscription(row.text("subscription_id")?.parse()?),
+        };
         Ok(Refund {
             id: row.text("id")?.parse()?,
-            order: row.text("order_id")?.parse()?,
+            of,
             payment: row.text("payment_id")?,
             amount: Amount::new(row.int("amount_minor")?, currency)?,
             status: word(Status::decode, "status of a refund", &row.text("status")?)?,

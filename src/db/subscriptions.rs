@@ -4,12 +4,10 @@
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::Db;
-use super::Dialect;
 use super::conn::{Row, Tx, args};
 use super::money::{Claim, Request, book, claim, locked, move_invoice, move_subscription, word};
 use super::orders::{Applied, Payment, Seen, Standing as PaymentStanding};
-use super::outbox;
+use super::{Db, Dialect, invoices, outbox};
 use crate::base::id::sortable;
 use crate::base::{Error, Result, hex};
 use crate::ledger::subscription::{self, Gate, InvoiceStatus, Standing, Status, SubscriptionId, renewal_at};
@@ -17,10 +15,12 @@ use crate::ledger::{Amount, Currency, allocate};
 
 /// Subscriptions in one page of a list.
 pub const PAGE_MAX: u32 = 200;
+/// What a payment did that comes when its subscription has ended: there is a refund of it, which nobody asked for yet.
+pub const PAID_TOO_LATE: &str = "paid_too_late";
 /// A day in microseconds.
 const DAY_US: i64 = 86_400_000_000;
 /// How long a period that is over waits for a payment of which nobody knows the end, as a bank's may take days.
-const OPEN_MAX_US: i64 = 7 * DAY_US;
+pub const OPEN_MAX_US: i64 = 7 * DAY_US;
 /// How long a renewal that cannot be asked for now waits, while a payment is open or disputed.
 const AGAIN_US: i64 = 3_600_000_000;
 
@@ -70,6 +70,8 @@ pub struct Invoice {
     pub from_us: Option<i64>,
     /// … and until when; `None` too where a period has no end.
     pub until_us: Option<i64>,
+    /// When the money went back, because the subscription had ended.
+    pub returned_us: Option<i64>,
 }
 
 /// What somebody subscribes to.
@@ -103,6 +105,29 @@ pub enum Renewal {
     Rest,
 }
 
+/// What came of taking an end back.
+#[allow(clippy::large_enum_variant)] // one a request
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resumed {
+    /// It goes on by itself, or did.
+    Renews(Subscription),
+    /// It cannot.
+    Not(Why),
+}
+
+/// Why a subscription cannot go on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has ended, or is not in force yet, or has no end.
+    Over,
+    /// Its plan is not renewed any more.
+    NotSold,
+    /// Nothing was saved to pay it by, or that failed as often as it is tried.
+    NothingToPayBy,
+    /// Its subscriber wants to be forgotten.
+    Leaves,
+}
+
 /// What came of subscribing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subscribed {
@@ -118,6 +143,19 @@ macro_rules! select {
         concat!(
             "select id, subject, plan, status, price_minor, currency, trial_until_us, ends_us, renews, renew_next_us, created_us
              from subscription ",
+            $rest
+        )
+    };
+}
+
+/// The columns of an invoice, and what follows.
+macro_rules! invoice {
+    ($rest:literal) => {
+        concat!(
+            "select id, payment_id, status, amount_minor, tax_minor, currency, created_us, paid_us, from_us, until_us,
+               (select max(r.settled_us) from refund r where r.payment_id = invoice.payment_id and r.status = 'succeeded')
+                 as returned_us
+             from invoice ",
             $rest
         )
     };
@@ -218,9 +256,7 @@ impl Db {
     /// When the database cannot be read.
     pub async fn invoices(&self, id: &SubscriptionId) -> Result<Vec<Invoice>> {
         let mut tx = self.begin_one().await?;
-        let sql =
-            "select id, payment_id, status, amount_minor, tax_minor, currency, created_us, paid_us, from_us, until_us
-                   from invoice where subscription_id = $1 order by id desc limit 100";
+        let sql = invoice!("where subscription_id = $1 order by id desc limit 100");
         tx.all(sql, args![id.as_str()]).await?.iter().map(decode_invoice).collect()
     }
 
@@ -257,6 +293,48 @@ impl Db {
         Ok(moved)
     }
 
+    /// Takes back that a subscription ends with what was paid for: the next payment is asked for when it would have been.
+    /// `sold`: whether a plan is renewed.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn resume_subscription(
+        &self,
+        id: &SubscriptionId,
+        sold: impl Fn(&str) -> bool,
+        now_us: i64,
+    ) -> Result<Resumed> {
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id.as_str()).await?;
+        let Some(subscription) = read(&mut tx, id.as_str()).await? else { return Ok(Resumed::Not(Why::Over)) };
+        if subscription.renews {
+            return Ok(Resumed::Renews(subscription));
+        }
+        let ends_us = subscription.ends_us.filter(|ends_us| *ends_us > now_us);
+        let (Status::Active, Some(ends_us)) = (subscription.status, ends_us) else {
+            return Ok(Resumed::Not(Why::Over));
+        };
+        if !sold(&subscription.plan) {
+            return Ok(Resumed::Not(Why::NotSold));
+        }
+        let sql = "select period_days, method, renewal_tries, (select count(*) from account_erasure e
+                     where e.user_id = subscription.subject and e.taken_back_us is null) as leaves
+                   from subscription where id = $1";
+        let row = tx.first(sql, args![id.as_str()]).await?.ok_or_else(vanished)?;
+        let next_us = renewal_at(ends_us, row.int("period_days")?, row.int("renewal_tries")?);
+        match (row.int("leaves")?, row.text_or_null("method")?, next_us) {
+            (1.., _, _) => Ok(Resumed::Not(Why::Leaves)),
+            (_, Some(_), Some(next_us)) => {
+                let sql = "update subscription set renews = 1, renew_next_us = $2, updated_us = $3 where id = $1";
+                tx.execute(sql, args![id.as_str(), next_us, now_us]).await?;
+                let subscription = read(&mut tx, id.as_str()).await?.ok_or_else(vanished)?;
+                tx.commit().await?;
+                Ok(Resumed::Renews(subscription))
+            }
+            _ => Ok(Resumed::Not(Why::NothingToPayBy)),
+        }
+    }
+
     /// Ends trials and periods that are over. One whose next payment is open waits for its end, for some days. Returns how
     /// many ended.
     ///
@@ -285,7 +363,7 @@ impl Db {
     }
 
     /// Subscriptions whose next payment is due, the most urgent first. Nobody is asked for money whose account was closed
-    /// or erased, or who is leaving.
+    /// or erased; the subscriptions of those who leave stopped when they said so (`want_erasure`).
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -295,7 +373,6 @@ impl Db {
             "select s.id from subscription s where s.status = 'active' and s.renew_next_us <= $1 and s.ends_us > $1
                      and not exists (select 1 from users u where u.id = s.subject
                        and (u.disabled_us is not null or u.email is null))
-                     and not exists (select 1 from account_erasure e where e.user_id = s.subject)
                    order by s.renew_next_us, s.id limit $2";
         tx.all(sql, args![now_us, limit]).await?.iter().map(|row| row.text("id")?.parse()).collect()
     }
@@ -426,8 +503,7 @@ async fn lock(tx: &mut Tx, id: &str) -> Result<()> {
 pub(super) async fn apply(tx: &mut Tx, id: &str, payment: &str, seen: &Seen, now_us: i64) -> Result<Applied> {
     lock(tx, id).await?;
     let subscription = read(tx, id).await?.ok_or_else(vanished)?;
-    let sql = "select id, payment_id, status, amount_minor, tax_minor, currency, created_us, paid_us, from_us, until_us
-               from invoice where payment_id = $1";
+    let sql = invoice!("where payment_id = $1");
     let row = tx.first(sql, args![payment]).await?;
     let invoice = row.as_ref().map(decode_invoice).transpose()?.ok_or_else(vanished)?;
     let (to, what) = match seen.standing {
@@ -442,7 +518,9 @@ pub(super) async fn apply(tx: &mut Tx, id: &str, payment: &str, seen: &Seen, now
         InvoiceStatus::Paid => {
             let booking = subscription::invoice_paid(payment, invoice.amount, invoice.tax_minor, now_us)?;
             book(tx, &booking, now_us).await?;
-            go_on(tx, &subscription, &invoice, seen.method.as_deref(), now_us).await?;
+            if !go_on(tx, &subscription, &invoice, seen.method.as_deref(), now_us).await? {
+                return Ok(Applied::Changed(PAID_TOO_LATE));
+            }
         }
         _ if subscription.status == Status::PendingPayment => {
             let move_to = (Status::PendingPayment, Status::Expired);
@@ -454,22 +532,28 @@ pub(super) async fn apply(tx: &mut Tx, id: &str, payment: &str, seen: &Seen, now
     Ok(Applied::Changed(what))
 }
 
-/// One period more, behind what was paid before; and the next payment, where there is something to pay it by.
+/// One period more, behind what was paid before; and the next payment, where there is something to pay it by. False: it has
+/// ended, and the payment goes back.
 async fn go_on(
     tx: &mut Tx,
     subscription: &Subscription,
     invoice: &Invoice,
     method: Option<&str>,
     now_us: i64,
-) -> Result<()> {
+) -> Result<bool> {
     let id = subscription.id.as_str();
     let from_us = match subscription.status {
         Status::PendingPayment => now_us,
         Status::Active => subscription.ends_us.unwrap_or(now_us).max(now_us),
         Status::Trialing | Status::Expired | Status::Cancelled => {
             let payment = &invoice.payment;
-            tracing::error!(subscription = id, payment, "an invoice was paid although its subscription had ended");
-            return Ok(());
+            tracing::warn!(
+                subscription = id,
+                payment,
+                "an invoice was paid although its subscription had ended; it goes back"
+            );
+            invoices::give_back(tx, id, payment, now_us).await?;
+            return Ok(false);
         }
     };
     let sql =
@@ -488,8 +572,8 @@ async fn go_on(
         "update subscription set ends_us = $2, renewal_tries = 0, renew_next_us = $3, updated_us = $4 where id = $1",
         args![id, until_us, next_us, now_us],
     )
-    .await
-    .map(drop)
+    .await?;
+    Ok(true)
 }
 
 /// Tells a person that their subscription was not renewed, with the failure itself.
@@ -538,6 +622,7 @@ fn decode_invoice(row: &Row) -> Result<Invoice> {
         paid_us: row.int_or_null("paid_us")?,
         from_us: row.int_or_null("from_us")?,
         until_us: row.int_or_null("until_us")?,
+        returned_us: row.int_or_null("returned_us")?,
     })
 }
 

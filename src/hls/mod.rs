@@ -2,6 +2,7 @@
 
 pub mod cmaf;
 pub mod ladder;
+pub mod loudness;
 pub mod package;
 pub mod playlist;
 pub mod version;

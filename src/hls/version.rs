@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::loudness::Gating;
 use crate::base::id::VersionId;
 use crate::base::{Error, Result, hex};
 
@@ -36,6 +37,9 @@ pub struct VersionIndex {
     /// EBU R128 numbers of the source, when measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loudness: Option<Loudness>,
+    /// What they were found from, for the loudness of several tracks together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gating: Option<Gating>,
     /// The ladder, AAC rungs by rising bit rate, then FLAC. Empty only of a silent film.
     pub rungs: Vec<Rung>,
     /// The picture, when there is one. The AAC rungs are its sound then.
@@ -561,6 +565,7 @@ pub(crate) mod tests {
             },
             encoders: vec!["test".into()],
             loudness: None,
+            gating: None,
             rungs: vec![
                 rung(Family::Aac, "64", "mp4a.40.2", 1),
                 rung(Family::Aac, "96", "mp4a.40.2", 2),

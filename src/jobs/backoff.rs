@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::chance;
+
 /// How delays grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -27,11 +29,9 @@ impl Backoff {
         whole / 2 + whole.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64 / 2.0)
     }
 
-    /// As `delay`, in microseconds, with a random number of the operating system.
+    /// As `delay`, in microseconds, by chance.
     pub fn delay_us(&self, failures: i64) -> i64 {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("the operating system gives random bytes");
-        self.delay(failures, u64::from_ne_bytes(random)).as_micros() as i64
+        self.delay(failures, u64::from_ne_bytes(chance::bytes())).as_micros() as i64
     }
 }
 

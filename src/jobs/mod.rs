@@ -233,6 +233,18 @@ pub enum Reason {
     Input,
     /// There is no such source.
     Missing,
+    /// The source, or something else that it needs, did not answer.
+    Unavailable,
+    /// The decoder crashed on it, in its child.
+    Crashed,
+    /// It needed more memory than it may have.
+    Memory,
+    /// It took longer, or more processor time, than it may.
+    Time,
+    /// It made the decoder do what its sandbox forbids.
+    Forbidden,
+    /// The child was ended from outside.
+    Killed,
     /// It did not move any more.
     Stalled,
     /// The worker died, or could not be heard.
@@ -243,17 +255,40 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 5] = [Reason::Input, Reason::Missing, Reason::Stalled, Reason::Lost, Reason::Internal];
+    pub const ALL: [Reason; 11] = [
+        Reason::Input,
+        Reason::Missing,
+        Reason::Unavailable,
+        Reason::Crashed,
+        Reason::Memory,
+        Reason::Time,
+        Reason::Forbidden,
+        Reason::Killed,
+        Reason::Stalled,
+        Reason::Lost,
+        Reason::Internal,
+    ];
 
     /// Its name in the database and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Input => "input",
             Reason::Missing => "missing",
+            Reason::Unavailable => "unavailable",
+            Reason::Crashed => "crashed",
+            Reason::Memory => "memory",
+            Reason::Time => "time",
+            Reason::Forbidden => "forbidden",
+            Reason::Killed => "killed",
             Reason::Stalled => "stalled",
             Reason::Lost => "lost",
             Reason::Internal => "internal",
         }
+    }
+
+    /// The reason of this name.
+    pub fn decode(text: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 

@@ -34,7 +34,7 @@ impl Currency {
     /// The currency of this code, in capitals.
     pub fn decode(code: &str) -> Option<Currency> {
         let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
-        let (exponent, _) = BY_EXPONENT.iter().find(|(_, codes)| codes.split(' ').any(|known| known == code))?;
+        let (exponent, _) = BY_EXPONENT.iter().find(|(_, codes)| lists(codes.as_bytes(), bytes))?;
         Some(Currency { code: bytes, exponent: *exponent })
     }
 
@@ -57,6 +57,21 @@ impl Currency {
             _ => format!("{sign}{}.{:0places$}", minor / unit, minor % unit),
         }
     }
+}
+
+/// Whether a list has a code: each is three letters and a space, and they are in order. Every row that holds an amount is
+/// read with this.
+fn lists(codes: &[u8], code: [u8; 3]) -> bool {
+    let (mut low, mut high) = (0, codes.len().div_ceil(4));
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match codes[4 * middle..4 * middle + 3].cmp(&code) {
+            std::cmp::Ordering::Equal => return true,
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    false
 }
 
 impl fmt::Display for Currency {

@@ -160,6 +160,24 @@ pub fn absorbed(
         .balance()
 }
 
+/// As `absorbed`, of what a subscription was paid by: our income and the tax bear it.
+///
+/// # Errors
+/// As `opened`.
+pub fn absorbed_invoice(
+    (cause, freed): (&str, &str),
+    (net_minor, tax_minor): (i64, i64),
+    currency: Currency,
+    now_us: i64,
+) -> Result<Booking> {
+    let name = format!("{cause}:{freed}");
+    Entry::new(&format!("absorbed:{name}"), "absorbed", &name, now_us, currency)?
+        .debit(chart::subscriptions(currency), net_minor)
+        .debit(chart::tax(currency), tax_minor)
+        .credit(chart::losses(currency), net_minor + tax_minor)
+        .balance()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::chart::tests::{usd, written};
@@ -195,6 +213,8 @@ mod tests {
         );
         let late = absorbed(("ref_1", "dp_1:2"), &borne.shares, &taken, usd(), 1).unwrap();
         assert!(written(&late).ends_with("| platform:losses 1190"));
+        let late = absorbed_invoice(("dp_1", "ref_1"), (300, 57), usd(), 1).unwrap();
+        assert_eq!(written(&late), "platform:subscriptions 300, platform:tax 57 | platform:losses 357");
     }
 
     #[test]

@@ -95,6 +95,43 @@ pub fn late(
         .balance()
 }
 
+/// The reservation of a refund of what a subscription was paid by: our income and the tax bear it.
+///
+/// # Errors
+/// As `reserve`.
+pub fn reserve_invoice(
+    id: &RefundId,
+    (net_minor, tax_minor): (i64, i64),
+    currency: Currency,
+    now_us: i64,
+) -> Result<Booking> {
+    Entry::new(&format!("refund:{id}"), "refund", &format!("{id}:requested"), now_us, currency)?
+        .pending()
+        .debit(chart::subscriptions(currency), net_minor)
+        .debit(chart::tax(currency), tax_minor)
+        .credit(chart::clearing(currency), net_minor + tax_minor)
+        .balance()
+}
+
+/// As `late`, of what a subscription was paid by.
+///
+/// # Errors
+/// As `reserve`.
+pub fn late_invoice(
+    id: &RefundId,
+    (net_minor, tax_minor): (i64, i64),
+    loss_minor: i64,
+    currency: Currency,
+    now_us: i64,
+) -> Result<Booking> {
+    Entry::new(&format!("refund:{id}:late"), "refund", &succeeded_source(id), now_us, currency)?
+        .debit(chart::subscriptions(currency), net_minor)
+        .debit(chart::tax(currency), tax_minor)
+        .debit(chart::losses(currency), loss_minor)
+        .credit(chart::clearing(currency), net_minor + tax_minor + loss_minor)
+        .balance()
+}
+
 /// The event of the provider: one journal for it, whichever way it came.
 pub fn succeeded_source(id: &RefundId) -> String {
     format!("hs:{id}:succeeded")
@@ -153,6 +190,20 @@ mod tests {
         let source = |journal: &Journal| (journal.header().kind.clone(), journal.header().source.clone());
         assert_eq!(source(&posted), source(&late), "the ledger takes one of them");
         assert_eq!(posted.postings(), late.postings());
+    }
+
+    #[test]
+    fn what_a_subscription_was_paid_by_goes_back_out_of_income_and_tax() {
+        let id = RefundId::new(1);
+        let reserved = reserve_invoice(&id, (1000, 190), usd(), 1).unwrap();
+        assert_eq!(written(&reserved), "platform:subscriptions 1000, platform:tax 190 | psp:clearing 1190");
+        assert_eq!(reserved.journal.header().phase, Phase::Pending);
+        let late = late_invoice(&id, (700, 133), 357, usd(), 2).unwrap();
+        assert_eq!(
+            written(&late),
+            "platform:subscriptions 700, platform:tax 133, platform:losses 357 | psp:clearing 1190"
+        );
+        assert_eq!(late.journal.header().source, succeeded_source(&id));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!
 //! A store of two halves has two documents. A track is served when neither closes it, and both are changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -218,17 +218,23 @@ pub struct StoreSource {
     store: Store,
     /// What the document of each half looked like when it was last read, and whether all were settled by then.
     read: Option<(Vec<Option<Stamp>>, bool)>,
+    /// Tracks that were deleted, until the disk cache has none of them: that is after requests have heard of it.
+    deleted: HashSet<TrackId>,
 }
 
 impl StoreSource {
     /// The document in `store`.
     pub fn new(store: Store) -> StoreSource {
-        StoreSource { store, read: None }
+        StoreSource { store, read: None, deleted: HashSet::new() }
     }
 }
 
 impl Source for StoreSource {
     fn poll(&mut self) -> Result<Option<Snapshot>> {
+        let deleted = std::mem::take(&mut self.deleted);
+        if !deleted.is_empty() {
+            self.store.evict_tracks(|track| deleted.contains(&track));
+        }
         let stamps: Vec<Option<Stamp>> = self.store.halves().iter().map(Store::stamp_blocks).collect::<Result<_>>()?;
         if self.read.as_ref().is_some_and(|(known, settled)| *settled && *known == stamps) {
             return Ok(None);
@@ -237,6 +243,8 @@ impl Source for StoreSource {
         let snapshot = read(&self.store)?;
         let settled = stamps.iter().all(|stamp| is_settled(*stamp));
         self.read = Some((stamps, settled));
+        let deleted = snapshot.tracks.iter().filter(|(_, entry)| entry.state == State::Deleted);
+        self.deleted = deleted.map(|(track, _)| *track).collect();
         Ok(Some(snapshot))
     }
 }

@@ -350,7 +350,11 @@ fn first_bytes(method: &Method, response: &Response<Body>) -> Option<Fetch> {
 /// The answer once it can be begun; 503 when its bytes cannot be had now: never a head whose body does not come.
 async fn when_begun(response: Response<Body>, fetch: Fetch) -> Response<Body> {
     match fetch.await {
-        Ok(()) => response,
+        Ok(()) => {
+            let turn = response.body().take_turn();
+            turn.await;
+            response
+        }
         Err(error) => {
             tracing::debug!(error = error.chain(), "an answer could not be begun");
             reply::busy("busy, try again\n")

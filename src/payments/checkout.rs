@@ -5,7 +5,7 @@ use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::money::{Claim, Request};
 use crate::db::orders::{Applied, Order, Payment, Refusal, Seen, Standing};
-use crate::db::subscriptions::{Plan, Subscribed, Subscription};
+use crate::db::subscriptions::{PAID_TOO_LATE, Plan, Subscribed, Subscription};
 use crate::ledger::order::{LicenceKind, ProductId, Status};
 use crate::ledger::subscription::{self, SubscriptionId};
 use crate::providers::hyperswitch::{NewPayment, Saved, is_untouched};
@@ -130,10 +130,7 @@ impl Payments {
             return Ok(Applied::Unknown);
         }
         match self.hyperswitch()?.payment(id).await {
-            Ok(seen) => {
-                let applied = self.db.apply_payment(id, &seen, self.delay_us(), self.now_us()).await?;
-                Ok(self.note(id, applied))
-            }
+            Ok(seen) => self.believe_payment(id, &seen).await,
             Err(fault) => {
                 Err(Error::new(Kind::Unavailable, format!("cannot read the payment {id}: {}", fault.words())))
             }
@@ -175,7 +172,18 @@ impl Payments {
             }
             Err(fault) => return Err(unreadable(id, &fault)),
         };
-        let applied = self.db.apply_payment(id, &seen, self.delay_us(), self.now_us()).await?;
+        self.believe_payment(id, &seen).await
+    }
+
+    /// Believes what the provider has, and asks for what has to go back because of it.
+    pub(super) async fn believe_payment(&self, id: &str, seen: &Seen) -> Result<Applied> {
+        let applied = self.db.apply_payment(id, seen, self.delay_us(), self.now_us()).await?;
+        if applied == Applied::Changed(PAID_TOO_LATE) {
+            // It is paid whether this works or not; a sweep asks again.
+            if let Err(error) = self.give_back(id).await {
+                tracing::warn!(payment = id, error = error.chain(), "a payment could not be given back yet");
+            }
+        }
         Ok(self.note(id, applied))
     }
 

@@ -25,7 +25,7 @@ use crate::base::secret::Secret;
 use crate::base::{Error, Kind, Result};
 use crate::db::Db;
 use crate::db::health::{Health, Since};
-use crate::db::subscriptions::Plan;
+use crate::db::subscriptions::{OPEN_MAX_US, Plan};
 use crate::jobs::backoff::Backoff;
 use crate::ledger::order::Terms;
 use crate::providers::hyperswitch::Hyperswitch;
@@ -96,6 +96,7 @@ impl Payments {
             payments_us: swept_us - checkout::OPEN_US,
             refunds_us: swept_us - refunding::OPEN_US,
             orphans_us: self.now_us() - refunding::ORPHAN_US,
+            invoices_us: swept_us - OPEN_MAX_US,
         };
         self.db.money_health(since).await
     }

@@ -8,7 +8,7 @@ use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::money::{Claim, Request};
 use crate::db::orders::Applied;
-use crate::db::refunds::{By, Refund, Requested, Seen, Standing, Wanted};
+use crate::db::refunds::{By, Of, Refund, Requested, Seen, Standing, Wanted};
 use crate::ledger::order::OrderId;
 use crate::ledger::refund::{RefundId, Status};
 use crate::providers::hyperswitch::NewRefund;
@@ -117,7 +117,7 @@ impl Payments {
     }
 
     /// As `look_at_refund`, for one that was stored and never confirmed: what the provider does not know has failed, and
-    /// its order is paid again.
+    /// its order is paid again. What a subscription was paid by is asked for once more: nobody else would.
     ///
     /// # Errors
     /// As `look_at_refund`.
@@ -129,6 +129,11 @@ impl Payments {
                 Ok(applied)
             }
             Err(Fault::Missing) => {
+                let Some(refund) = self.db.refund(id).await? else { return Ok(Applied::Unknown) };
+                if let (Of::Subscription(_), Status::Pending) = (&refund.of, refund.status) {
+                    self.submit_refund(&refund, false).await?;
+                    return Ok(Applied::Changed("refund_asked"));
+                }
                 let failed = self.db.fail_refund(id, "the provider never heard of it", self.now_us()).await?;
                 if failed {
                     tracing::error!(
@@ -140,6 +145,24 @@ impl Payments {
             }
             Err(fault) => Err(unreadable(id, &fault)),
         }
+    }
+
+    /// Asks for the refunds of a subscription's payment that are stored and that the provider may not know.
+    pub(super) async fn give_back(&self, payment: &str) -> Result<()> {
+        for id in self.db.unasked_refunds(payment).await? {
+            if let Some(refund) = self.db.refund(&id).await? {
+                self.submit_refund(&refund, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries once more to give back a payment whose last refund failed.
+    pub(super) async fn give_back_again(&self, payment: &str) -> Result<Applied> {
+        let Some(id) = self.db.give_back_again(payment, self.now_us()).await? else { return Ok(Applied::Nothing) };
+        tracing::info!(payment, refund = id.as_str(), "a payment is given back once more");
+        self.give_back(payment).await?;
+        Ok(Applied::Changed("refund_asked"))
     }
 
     fn note_refund(&self, refund: &str, applied: &Applied) {

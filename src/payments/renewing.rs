@@ -4,7 +4,7 @@
 use super::Payments;
 use super::checkout::refused;
 use crate::base::Result;
-use crate::db::subscriptions::Renewal;
+use crate::db::subscriptions::{Renewal, Resumed};
 use crate::ledger::subscription::SubscriptionId;
 use crate::providers::hyperswitch::{NewPayment, Saved};
 use crate::providers::wire::Fault;
@@ -31,6 +31,15 @@ impl Payments {
             }
         }
         Ok(due.len())
+    }
+
+    /// Takes back that a subscription ends with what was paid for.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn resume(&self, id: &SubscriptionId) -> Result<Resumed> {
+        let sold = |plan: &str| self.plan(plan).is_some_and(|plan| plan.renews);
+        self.db.resume_subscription(id, sold, self.now_us()).await
     }
 
     async fn renew(&self, id: &SubscriptionId) -> Result<()> {

@@ -27,6 +27,8 @@ pub struct Swept {
     pub orphans: Phase,
     /// Disputes that are open.
     pub disputes: Phase,
+    /// Payments of subscriptions that had ended, whose last refund failed.
+    pub given_back: Phase,
     /// Trials and subscriptions that were over.
     pub subscriptions: u64,
 }
@@ -109,7 +111,7 @@ impl Payments {
             let page = provider.payments(from_us, to_us, after.as_deref()).await.map_err(silent)?;
             after = page.last().map(|(id, _)| id.clone());
             for (id, seen) in page {
-                let applied = self.db.apply_payment(&id, &seen, self.delay_us(), self.now_us()).await?;
+                let applied = self.believe_payment(&id, &seen).await?;
                 compared.count("payment", &id, &applied);
                 listed.insert(id);
             }
@@ -186,6 +188,18 @@ impl Payments {
             }
             match ids.into_iter().next_back() {
                 Some(last) if swept.disputes.looked < PHASE_MAX as u64 => after = last,
+                _ => break,
+            }
+        }
+        let mut after = String::new();
+        loop {
+            let payments = self.db.payments_to_give_back(self.now_us(), &after, BATCH).await?;
+            for payment in &payments {
+                let looked = self.give_back_again(payment).await;
+                swept.given_back.count("payment", payment, looked);
+            }
+            match payments.into_iter().next_back() {
+                Some(last) if swept.given_back.looked < PHASE_MAX as u64 => after = last,
                 _ => break,
             }
         }

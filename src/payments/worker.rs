@@ -2,15 +2,17 @@
 //! and how it all stands is shown. Sweeps and payouts are done by one process at a time, which holds a lease in the
 //! database; when it dies another takes over.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
-use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Payments;
 use super::sweep::Swept;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::{Result, telemetry};
+use crate::db::health::Health;
+use crate::workers::supervisor::{Duty, Turns};
 
 /// How often deliveries are looked for.
 const WEBHOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -25,90 +27,104 @@ const DAY_US: i64 = 86_400_000_000;
 /// Deliveries forgotten at once, and the pause between two times.
 const FORGET: (i64, Duration) = (10_000, Duration::from_millis(200));
 
-/// Turns to do something, one after the other, until the process drains.
-struct Turns {
-    ticks: Interval,
-    /// The name of a lease without which there is no turn, and for how long it is kept, in microseconds.
-    alone: Option<(&'static str, i64)>,
-    who: String,
-    shutdown: Shutdown,
+/// What every worker here stands on.
+#[derive(Clone, Debug)]
+pub struct At {
+    /// The flows.
+    pub payments: Payments,
+    /// What this process is called.
+    pub who: String,
+    /// How long deliveries are kept.
+    pub keep: Duration,
+    /// When to stop.
+    pub shutdown: Shutdown,
 }
 
-impl Turns {
-    fn new(period: Duration, alone: Option<&'static str>, who: String, shutdown: Shutdown) -> Turns {
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Turns { ticks, alone: alone.map(|name| (name, 3 * period.as_micros() as i64)), who, shutdown }
+/// A worker that has not begun.
+pub type Work = fn(At, Duty) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Everything that there is to do with these flows: its name, how often, and what does it.
+pub fn all(payments: &Payments) -> Vec<(&'static str, Duration, Work)> {
+    let always: [(&'static str, Duration, Work); 2] = [
+        ("money-sampler", SAMPLE_EVERY, |at, duty| Box::pin(sampler(at, duty))),
+        ("auditor", AUDIT_EVERY, |at, duty| Box::pin(auditor(at, duty))),
+    ];
+    let mut all = Vec::from(always);
+    if payments.hyperswitch.is_some() {
+        all.push(("webhooks", WEBHOOKS_EVERY, |at, duty| Box::pin(webhooks(at, duty))));
+        all.push(("reconciler", payments.options.sweep_every, |at, duty| Box::pin(reconciler(at, duty))));
+        all.push(("renewals", PAYOUT_EVERY, |at, duty| Box::pin(renewals(at, duty))));
+    }
+    if payments.stripe.is_some() {
+        all.push(("transfers", PAYOUT_EVERY, |at, duty| Box::pin(transfers(at, duty))));
+        all.push(("reversals", PAYOUT_EVERY, |at, duty| Box::pin(reversals(at, duty))));
+    }
+    all
+}
+
+impl At {
+    /// Turns of each process.
+    fn turns(&self, duty: &Duty) -> Turns {
+        Turns::new(duty.clone(), self.shutdown.clone())
     }
 
-    /// Waits for the next turn of this process; false: there is none any more.
-    async fn next(&mut self, payments: &Payments) -> bool {
-        loop {
-            tokio::select! {
-                _ = self.ticks.tick() => {}
-                () = self.shutdown.reached(Phase::Draining) => return false,
-            }
-            let Some((name, keep_us)) = self.alone else { return true };
-            let now_us = payments.now_us();
-            match payments.db.hold(name, &self.who, now_us, now_us + keep_us).await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(error = error.chain(), name, "cannot take turns; trying again"),
-            }
-        }
+    /// Turns of one process at a time.
+    fn alone(&self, duty: &Duty) -> Turns {
+        Turns::alone(duty.clone(), self.shutdown.clone(), (self.payments.db.clone(), self.who.clone()))
     }
 }
 
 /// Says what did not work; the next turn tries again.
-fn tried(name: &'static str, done: Result<()>) {
+fn tried(duty: &Duty, name: &'static str, done: Result<()>) {
+    duty.ended(&done);
     if let Err(error) = done {
         tracing::warn!(error = error.chain(), name, "work on money failed; trying again");
     }
 }
 
 /// Processes deliveries.
-pub async fn webhooks(payments: Payments, shutdown: Shutdown) {
-    let mut turns = Turns::new(WEBHOOKS_EVERY, None, String::new(), shutdown.clone());
-    while turns.next(&payments).await {
+async fn webhooks(at: At, duty: Duty) {
+    let mut turns = at.turns(&duty);
+    while turns.next().await {
         loop {
-            match payments.process_webhooks().await {
-                Ok(taken) if taken > 0 && shutdown.phase() == Phase::Running => {}
-                done => break tried("webhooks", done.map(drop)),
+            match at.payments.process_webhooks().await {
+                Ok(taken) if taken > 0 && at.shutdown.phase() == Phase::Running => {}
+                done => break tried(&duty, "webhooks", done.map(drop)),
             }
         }
     }
 }
 
 /// Makes transfers.
-pub async fn transfers(payments: Payments, who: String, shutdown: Shutdown) {
-    let mut turns = Turns::new(PAYOUT_EVERY, Some("transfers"), who.clone(), shutdown);
-    while turns.next(&payments).await {
-        tried("transfers", payments.transfer_due().await.map(drop));
+async fn transfers(at: At, duty: Duty) {
+    let mut turns = at.alone(&duty);
+    while turns.next().await {
+        tried(&duty, "transfers", at.payments.transfer_due().await.map(drop));
     }
-    let _ = payments.db.release(&who).await; // or its term ends
 }
 
 /// Renews subscriptions.
-pub async fn renewals(payments: Payments, who: String, shutdown: Shutdown) {
-    let mut turns = Turns::new(PAYOUT_EVERY, Some("renewals"), who, shutdown);
-    while turns.next(&payments).await {
-        tried("renewals", payments.renew_due().await.map(drop));
+async fn renewals(at: At, duty: Duty) {
+    let mut turns = at.alone(&duty);
+    while turns.next().await {
+        tried(&duty, "renewals", at.payments.renew_due().await.map(drop));
     }
 }
 
 /// Has transfers come back.
-pub async fn reversals(payments: Payments, who: String, shutdown: Shutdown) {
-    let mut turns = Turns::new(PAYOUT_EVERY, Some("reversals"), who, shutdown);
-    while turns.next(&payments).await {
-        tried("reversals", payments.reverse_due().await.map(drop));
+async fn reversals(at: At, duty: Duty) {
+    let mut turns = at.alone(&duty);
+    while turns.next().await {
+        tried(&duty, "reversals", at.payments.reverse_due().await.map(drop));
     }
 }
 
 /// Sweeps.
-pub async fn reconciler(payments: Payments, who: String, shutdown: Shutdown) {
+async fn reconciler(at: At, duty: Duty) {
+    let payments = &at.payments;
     gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64); // it has begun
-    let mut turns = Turns::new(payments.options.sweep_every, Some("reconciler"), who, shutdown);
-    while turns.next(&payments).await {
+    let mut turns = at.alone(&duty);
+    while turns.next().await {
         let begun = Instant::now();
         let swept = payments.sweep().await;
         if let Ok(swept) = &swept {
@@ -116,8 +132,8 @@ pub async fn reconciler(payments: Payments, who: String, shutdown: Shutdown) {
             gauge!(telemetry::SWEEP_SECONDS).set(begun.elapsed().as_secs_f64());
             gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
         }
-        tried("reconciler", swept.map(drop));
-        tried("comparison", compare(&payments).await);
+        tried(&duty, "reconciler", swept.map(drop));
+        tried(&duty, "comparison", compare(payments).await);
     }
 }
 
@@ -135,6 +151,8 @@ async fn compare(payments: &Payments) -> Result<()> {
     }
     let compared = done?;
     counter!(telemetry::SWEEP_ACTIONS, "phase" => "comparison").increment(compared.moved);
+    gauge!(telemetry::DISCREPANCIES, "kind" => "strange").set(compared.strange as f64);
+    gauge!(telemetry::DISCREPANCIES, "kind" => "missing").set(compared.missing as f64);
     tracing::info!(
         looked = compared.looked,
         moved = compared.moved,
@@ -146,12 +164,13 @@ async fn compare(payments: &Payments) -> Result<()> {
 }
 
 fn show(swept: &Swept) {
-    let Swept { payments, refunds, orphans, disputes, subscriptions } = swept;
+    let Swept { payments, refunds, orphans, disputes, given_back, subscriptions } = swept;
     for (phase, moved) in [
         ("payments", payments.moved),
         ("refunds", refunds.moved),
         ("orphans", orphans.moved),
         ("disputes", disputes.moved),
+        ("given_back", given_back.moved),
         ("subscriptions", *subscriptions),
     ] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(moved);
@@ -162,36 +181,40 @@ fn show(swept: &Swept) {
         refunds = refunds.looked,
         orphans = orphans.looked,
         disputes = disputes.looked,
-        unread = payments.unread + refunds.unread + orphans.unread + disputes.unread,
+        unread = payments.unread + refunds.unread + orphans.unread + disputes.unread + given_back.unread,
         "swept what is open for too long"
     );
 }
 
 /// Computes the ledger again, and forgets old deliveries.
-pub async fn auditor(payments: Payments, who: String, keep: Duration, shutdown: Shutdown) {
-    let mut turns = Turns::new(AUDIT_EVERY, Some("auditor"), who, shutdown);
-    while turns.next(&payments).await {
-        tried("auditor", audit(&payments).await);
-        tried("auditor", forget(&payments, keep).await);
+async fn auditor(at: At, duty: Duty) {
+    let mut turns = at.alone(&duty);
+    while turns.next().await {
+        tried(&duty, "auditor", clear(&at.payments).await);
+        tried(&duty, "auditor", audit(&at.payments).await);
+        tried(&duty, "auditor", forget(&at.payments, at.keep).await);
     }
 }
 
-async fn audit(payments: &Payments) -> Result<()> {
+async fn clear(payments: &Payments) -> Result<()> {
     let off = payments.db.clearing_difference().await;
-    for (currency, minor) in off.as_ref().into_iter().flatten() {
-        gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => currency.clone()).set(*minor as f64);
-        if *minor != 0 {
+    // Of no currency: whether anybody could look.
+    gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => "XXX").set(if off.is_ok() { 0.0 } else { -1.0 });
+    for (currency, minor) in off? {
+        gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => currency.clone()).set(minor as f64);
+        if minor != 0 {
             tracing::error!(currency, minor, "the ledger and its payments, refunds and transfers differ");
         }
     }
-    if off.is_err() {
-        gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => "XXX").set(-1.0);
-    }
-    off?;
+    Ok(())
+}
+
+async fn audit(payments: &Payments) -> Result<()> {
     let report = payments.db.verify_ledger().await;
     let valid = report.as_ref().map_or(-1.0, |report| if report.wrong == 0 { 1.0 } else { 0.0 });
     gauge!(telemetry::CHAIN_VALID).set(valid);
     let report = report?;
+    gauge!(telemetry::VERIFIED_LAST).set(payments.clock.unix_s() as f64);
     match report.wrong {
         // Once an hour the end of the chain is in the log, where nobody who changes the database changes it.
         0 => tracing::info!(journals = report.journals, head = report.head, "the ledger is what its postings say"),
@@ -210,7 +233,7 @@ async fn forget(payments: &Payments, keep: Duration) -> Result<()> {
 
 /// Shows every metric before anybody has looked: a rate needs a zero to begin at.
 pub fn show_all() {
-    for phase in ["payments", "refunds", "orphans", "disputes", "subscriptions", "comparison"] {
+    for phase in ["payments", "refunds", "orphans", "disputes", "given_back", "subscriptions", "comparison"] {
         counter!(telemetry::SWEEP_ACTIONS, "phase" => phase).increment(0);
     }
     for result in ["accepted", "unsigned", "malformed"] {
@@ -222,6 +245,11 @@ pub fn show_all() {
         telemetry::ORPHAN_REFUNDS,
         telemetry::STUCK_ORDERS,
         telemetry::STUCK_REFUNDS,
+        telemetry::OPEN_INVOICES,
+        telemetry::STUCK_INVOICES,
+        telemetry::VERIFIED_LAST,
+        telemetry::WEBHOOKS_WAITING,
+        telemetry::WEBHOOKS_AGE,
         telemetry::FAILED_TRANSFERS,
         telemetry::PENDING_REVERSALS,
         telemetry::MONEY_ALARMS,
@@ -231,16 +259,20 @@ pub fn show_all() {
     ] {
         gauge!(name).set(0.0);
     }
+    for kind in ["strange", "missing"] {
+        gauge!(telemetry::DISCREPANCIES, "kind" => kind).set(0.0);
+    }
     gauge!(telemetry::TRIAL_BALANCE, "currency" => "XXX").set(0.0);
     gauge!(telemetry::CLEARING_DIFFERENCE, "currency" => "XXX").set(0.0);
     gauge!(telemetry::CHAIN_VALID).set(-1.0); // nobody has looked
 }
 
 /// Shows how the money stands. What cannot be read is -1, not its last value.
-pub async fn sampler(payments: Payments, shutdown: Shutdown) {
+async fn sampler(at: At, duty: Duty) {
+    let payments = &at.payments;
     let mut currencies: Vec<String> = vec!["XXX".into()];
-    let mut turns = Turns::new(SAMPLE_EVERY, None, String::new(), shutdown);
-    while turns.next(&payments).await {
+    let mut turns = at.turns(&duty);
+    while turns.next().await {
         if payments.hyperswitch.is_none() {
             // There is nothing to sweep: it is never too long ago.
             gauge!(telemetry::SWEEP_LAST).set(payments.clock.unix_s() as f64);
@@ -251,18 +283,24 @@ pub async fn sampler(payments: Payments, shutdown: Shutdown) {
             let new: Vec<String> = new.cloned().collect();
             currencies.extend(new);
         }
-        let of = |value: fn(&crate::db::health::Health) -> i64| health.as_ref().map_or(-1.0, |h| value(h) as f64);
+        let of = |value: fn(&Health) -> i64| health.as_ref().map_or(-1.0, |h| value(h) as f64);
         gauge!(telemetry::ORPHAN_REFUNDS).set(of(|h| h.orphan_refund_rows));
         gauge!(telemetry::STUCK_ORDERS).set(of(|h| h.stuck_orders_pending));
         gauge!(telemetry::STUCK_REFUNDS).set(of(|h| h.stuck_refunds_pending));
+        gauge!(telemetry::OPEN_INVOICES).set(of(|h| h.open_invoices));
+        gauge!(telemetry::STUCK_INVOICES).set(of(|h| h.stuck_invoices_open));
         gauge!(telemetry::FAILED_TRANSFERS).set(of(|h| h.failed_transfers_at_max_retry));
         gauge!(telemetry::PENDING_REVERSALS).set(of(|h| h.reversal_pending_transfers));
         gauge!(telemetry::MONEY_ALARMS).set(of(|h| h.alarms));
+        gauge!(telemetry::WEBHOOKS_WAITING).set(of(|h| h.webhooks_waiting));
+        let now_us = payments.now_us();
+        let age_s = |h: &Health| h.webhooks_since_us.map_or(0.0, |us| (now_us - us).max(0) as f64 / 1e6);
+        gauge!(telemetry::WEBHOOKS_AGE).set(health.as_ref().map_or(-1.0, age_s));
         gauge!(telemetry::UNSEALED).set(of(|h| h.unsealed_journals));
         for currency in &currencies {
             let off = health.as_ref().map_or(-1, |h| h.trial_balance_minor_units.get(currency).copied().unwrap_or(0));
             gauge!(telemetry::TRIAL_BALANCE, "currency" => currency.clone()).set(off as f64);
         }
-        tried("money-sampler", health.map(drop));
+        tried(&duty, "money-sampler", health.map(drop));
     }
 }

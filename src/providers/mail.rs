@@ -5,6 +5,7 @@
 //! the log says what a mail would.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lettre::message::Mailbox;
@@ -16,11 +17,12 @@ use crate::auth::email::Email;
 use crate::auth::opaque::OpaqueToken;
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::shutdown::{Phase, Shutdown};
-use crate::base::{Error, Result, telemetry};
+use crate::base::{Error, Kind, Result, telemetry};
 use crate::db::Db;
 use crate::db::outbox::{Mail, Posted};
 use crate::db::users::Purpose;
 use crate::jobs::backoff::Backoff;
+use crate::workers::supervisor::Duty;
 
 /// How mail is sent.
 pub struct Options {
@@ -139,7 +141,7 @@ impl fmt::Debug for Sender {
 }
 
 /// Sends until the process drains.
-pub async fn run(sender: Sender, db: Db, clock: Clock, mut shutdown: Shutdown) {
+pub async fn run(sender: Arc<Sender>, db: Db, clock: Clock, (duty, mut shutdown): (Duty, Shutdown)) {
     while shutdown.phase() == Phase::Running {
         let now_us = clock.unix_us();
         // Twice the time of a try for each: whoever dies in the middle leaves them to another.
@@ -147,6 +149,7 @@ pub async fn run(sender: Sender, db: Db, clock: Clock, mut shutdown: Shutdown) {
         let due = match db.take_mails(AT_ONCE, now_us, until_us).await {
             Ok(due) => due,
             Err(error) => {
+                duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot look for mail to send");
                 Vec::new()
             }
@@ -154,13 +157,17 @@ pub async fn run(sender: Sender, db: Db, clock: Clock, mut shutdown: Shutdown) {
         let idle = due.is_empty();
         for mail in due {
             let posted = sender.post(&db, &mail, &clock).await;
+            duty.ran();
             if let Posted::Later(why) | Posted::Never(why) = &posted {
+                // A server's words may name the receiver; what workers say of themselves names nobody.
+                duty.failed(&Error::new(Kind::Unavailable, format!("mail {} was not sent; the log says why", mail.id)));
                 tracing::warn!(mail = mail.id, kind = mail.kind, why, "a mail was not sent");
             }
             if let Err(error) = db.settle_mail(&mail, &posted, BACKOFF, clock.unix_us()).await {
                 tracing::warn!(error = error.chain(), "cannot write down that a mail was sent; it will be sent again");
             }
         }
+        duty.ran();
         if idle {
             tokio::select! {
                 () = tokio::time::sleep(sender.options.poll) => {}

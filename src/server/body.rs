@@ -20,6 +20,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::gate::Permit;
 use super::runtime::{self, Arrival, Warming};
+use super::turns::{self, Turn};
 use super::watch;
 use crate::store::mapped::{BLOCK_BYTES, Fetch, Mapped};
 
@@ -126,6 +127,10 @@ struct Cold {
     waits: bool,
     /// Bytes that are not in the file yet.
     fetch: Option<Fetch>,
+    /// Where it stands among those who waited: what arrives wakes all of them at once, and they leave one after another.
+    turn: Turn,
+    /// Whether it has waited since it last had a turn.
+    waited: bool,
 }
 
 impl Body {
@@ -168,6 +173,12 @@ impl Body {
             Kind::Mapped(range) => range.file.fetch(range.at, range.end),
             _ => None,
         }
+    }
+
+    /// Waits for its turn among all whose first bytes have come meanwhile.
+    pub fn take_turn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let bytes = hyper::body::Body::size_hint(self).lower().min(turns::LONG_BYTES as u64);
+        turns::take(bytes as usize)
     }
 
     /// A body from elsewhere, such as axum's.
@@ -256,9 +267,16 @@ impl FileRange {
             if let Err(cause) = ready!(self.poll_present(cx)) {
                 return Poll::Ready(Some(Err(cause)));
             }
-            let resident = self.resident_until(watch::now_tick());
+            let mut resident = self.resident_until(watch::now_tick());
             if resident > self.at {
-                if self.cold.is_some() {
+                if let Some(cold) = &mut self.cold {
+                    if cold.waited {
+                        ready!(cold.turn.poll(cx));
+                        cold.waited = false;
+                        // Or the socket would make it wait once more.
+                        resident = resident.min(self.at + turns::LONG_BYTES as u64);
+                        turns::spend((resident - self.at) as usize);
+                    }
                     self.ask_ahead();
                 }
                 return Poll::Ready(Some(Ok(self.take(resident))));
@@ -271,7 +289,13 @@ impl FileRange {
     fn poll_present(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             if let Some(fetch) = self.cold.as_mut().and_then(|cold| cold.fetch.as_mut()) {
-                let landed = ready!(fetch.as_mut().poll(cx));
+                let landed = match fetch.as_mut().poll(cx) {
+                    Poll::Ready(landed) => landed,
+                    Poll::Pending => {
+                        self.cold.get_or_insert_default().waited = true;
+                        return Poll::Pending;
+                    }
+                };
                 self.cold.get_or_insert_default().fetch = None;
                 if let Err(cause) = landed {
                     return Poll::Ready(Err(cause.into()));
@@ -350,9 +374,13 @@ impl From<&'static str> for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::Write as _;
+    use std::rc::Rc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
+    use crate::store::mapped::Source;
 
     async fn frames(mut body: Body) -> Vec<Bytes> {
         let mut frames = vec![];
@@ -504,6 +532,87 @@ mod tests {
         }
         trigger.advance(crate::base::shutdown::Phase::Now);
         server.join().unwrap();
+    }
+
+    /// Bytes that are on their way until they are let in.
+    #[derive(Debug, Default)]
+    struct Late {
+        here: AtomicBool,
+        asked: AtomicUsize,
+        news: tokio::sync::Notify,
+    }
+
+    impl Source for Late {
+        fn present_until(&self, at: u64) -> u64 {
+            if self.here.load(Ordering::Relaxed) { u64::MAX } else { at }
+        }
+
+        fn fetch(self: Arc<Self>, _: u64, _: u64) -> Fetch {
+            Box::pin(async move {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                self.news.notified().await;
+                Ok(())
+            })
+        }
+
+        fn touch(&self, _: u64) {}
+
+        fn is_evicted(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn those_whose_bytes_have_come_go_on_one_after_another() {
+        const LISTENERS: usize = 400;
+        const BYTES: usize = 64 << 10;
+        runtime::CoreRuntime::new(false).unwrap().run(async {
+            tokio::task::spawn_local(turns::give());
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[7; BYTES]).unwrap();
+            let late = Arc::new(Late::default());
+            let mapped = Mapped::open(file, BYTES as u64).unwrap().fed_by(late.clone());
+            let gone = Rc::new(Cell::new(0));
+            let listeners: Vec<_> = (0..LISTENERS)
+                .map(|_| {
+                    let (mut body, gone) = (Body::mapped(mapped.clone(), 0..BYTES as u64), gone.clone());
+                    tokio::task::spawn_local(async move {
+                        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), BYTES);
+                        gone.set(gone.get() + 1);
+                    })
+                })
+                .collect();
+            let (mine, its) = std::os::unix::net::UnixStream::pair().unwrap();
+            mine.set_nonblocking(true).unwrap();
+            let mut mine = tokio::net::UnixStream::from_std(mine).unwrap();
+            let (before, seen) = (gone.clone(), Rc::new(Cell::new(0)));
+            let at = seen.clone();
+            let short = tokio::task::spawn_local(async move {
+                for _ in 0..20 {
+                    tokio::io::AsyncReadExt::read_u8(&mut mine).await.unwrap();
+                }
+                at.set(before.get());
+            });
+            while late.asked.load(Ordering::Relaxed) < LISTENERS {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(gone.get(), 0, "all of them wait");
+            late.here.store(true, Ordering::Relaxed);
+            late.news.notify_waiters();
+            for _ in 0..20 {
+                std::io::Write::write_all(&mut &its, &[1]).unwrap();
+                tokio::task::yield_now().await;
+            }
+            short.await.unwrap();
+            assert!(
+                seen.get() < LISTENERS / 2,
+                "twenty short answers left when {} of {LISTENERS} had gone",
+                seen.get()
+            );
+            for listener in listeners {
+                listener.await.unwrap();
+            }
+        });
     }
 
     #[tokio::test]

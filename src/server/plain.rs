@@ -31,6 +31,7 @@ use tokio::io::ReadBuf;
 use super::core::Core;
 use super::gate::Permit;
 use super::socket::Socket;
+use super::turns;
 use super::watch::{Phase, Verdict, Watched};
 use super::wire::Wire as _;
 use super::{Limits, Service, reply};
@@ -74,6 +75,9 @@ pub(super) struct Scratch {
 
 /// More than any plain request needs.
 const INPUT_BYTES: usize = 8 << 10;
+/// What it takes to have hyper read and answer a request, in bytes of a long answer: hundreds who ask at once for what is not here
+/// go to it in turn, and those who ask for what is here do not wait behind them.
+const HANDED_BYTES: usize = 128 << 10;
 /// hyper takes a hundred; nobody who asks for a segment sends so many.
 const FIELDS_MAX: usize = 40;
 
@@ -164,7 +168,10 @@ pub(super) async fn serve<S: Service>(
                 Some(drain) => draining = drain,
                 None => return Next::Over,
             },
-            Step::Hyper => return Next::Hyper,
+            Step::Hyper => {
+                turns::take(HANDED_BYTES).await;
+                return Next::Hyper;
+            }
             Step::Idle => return Next::Idle,
             Step::Over => return Next::Over,
         }
@@ -245,7 +252,11 @@ async fn send(socket: &mut Socket, watched: &Watched, mut rest: Rest) -> Option<
 fn poll_send(cx: &mut Context<'_>, socket: &mut Socket, head: &mut impl Buf, body: &mut Bytes) -> Poll<bool> {
     loop {
         let slices = [IoSlice::new(head.chunk()), IoSlice::new(body)];
-        let slices = if slices[0].is_empty() { &slices[1..] } else { &slices };
+        let slices = match (slices[0].is_empty(), slices[1].is_empty()) {
+            (true, _) => &slices[1..],
+            (false, true) => &slices[..1],
+            (false, false) => &slices[..],
+        };
         let Ok(sent) = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, slices)) else {
             return Poll::Ready(false);
         };

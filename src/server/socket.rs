@@ -628,9 +628,12 @@ fn page_edge(offset: u64, length: usize) -> usize {
 
 fn send_plain(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
     // MSG_MORE: the head shares its packet with the first bytes of the body.
-    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    let flags = SendFlags::NOSIGNAL | if more { SendFlags::MORE } else { SendFlags::empty() };
+    if let [slice] = slices {
+        return Ok(rustix::net::send(socket, slice, flags)?);
+    }
     let mut nothing = SendAncillaryBuffer::default();
-    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, SendFlags::NOSIGNAL | more)?)
+    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
 }
 
 fn send_file(socket: BorrowedFd<'_>, place: Place, length: usize) -> io::Result<usize> {

@@ -3,7 +3,9 @@
 //! Sending 512 KiB costs a core about 0.05 ms; five hundred listeners who are all ready for as much would keep everybody
 //! else waiting for 25. So what is left of a long answer leaves only while the round has bytes left, and those who come
 //! later wait in line for the next. Between two rounds the core looks at its sockets: whoever came meanwhile with a
-//! short answer goes first. Nothing changes for a core with little to do: a round that nobody exhausts never ends.
+//! short answer goes first. The same for hundreds who wait for the same bytes of a bucket, and for their requests: what
+//! wakes all of them at once lets them go on one after another. Nothing changes for a core with little to do: a round
+//! that nobody exhausts never ends.
 //!
 //! ```text
 //! round: ready sockets, then long answers up to ROUND_BYTES ─ exhausted ▶ line ─ next round ▶ front of the line
@@ -11,6 +13,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 /// What is left of an answer is long when it is more than this: most segments are not.
@@ -33,11 +36,13 @@ struct Line {
     first: u64,
     /// Who begins the next round.
     giver: Option<Waker>,
+    /// Whether somebody does: elsewhere than on a core there is no line, and nobody waits.
+    is_given: bool,
 }
 
 impl Line {
     const fn new() -> Line {
-        Line { left: ROUND_BYTES, waiting: VecDeque::new(), first: 0, giver: None }
+        Line { left: ROUND_BYTES, waiting: VecDeque::new(), first: 0, giver: None, is_given: false }
     }
 
     fn place(&mut self, number: u64) -> Option<&mut Option<Waker>> {
@@ -67,7 +72,7 @@ impl Turn {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         LINE.with_borrow_mut(|line| {
             let Some(number) = self.0 else {
-                if line.left > 0 && line.waiting.is_empty() {
+                if !line.is_given || (line.left > 0 && line.waiting.is_empty()) {
                     return Poll::Ready(());
                 }
                 if let Some(giver) = line.giver.take() {
@@ -108,10 +113,18 @@ pub(super) fn spend(bytes: usize) {
     LINE.with_borrow_mut(|line| line.left = line.left.saturating_sub(bytes));
 }
 
+/// Waits until work that takes as long as sending so many bytes may begin.
+pub(super) async fn take(bytes: usize) {
+    let mut turn = Turn::default();
+    poll_fn(|cx| turn.poll(cx)).await;
+    spend(bytes);
+}
+
 /// Begins a round whenever somebody waits for one. One such task runs on each core.
 pub(super) async fn give() {
+    LINE.with_borrow_mut(|line| line.is_given = true);
     loop {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             LINE.with_borrow_mut(|line| {
                 if !line.waiting.is_empty() {
                     return Poll::Ready(());
@@ -138,7 +151,7 @@ mod tests {
         let mut turn = Turn::default();
         let mut left = bytes;
         while left > LONG_BYTES {
-            std::future::poll_fn(|cx| turn.poll(cx)).await;
+            poll_fn(|cx| turn.poll(cx)).await;
             spend(LONG_BYTES);
             left -= LONG_BYTES;
         }
@@ -148,6 +161,7 @@ mod tests {
     fn on_a_core(task: impl Future<Output = ()>) {
         super::super::runtime::CoreRuntime::new(false).unwrap().run(async {
             tokio::task::spawn_local(give());
+            tokio::task::yield_now().await;
             task.await;
         });
     }
@@ -199,10 +213,10 @@ mod tests {
     fn a_core_with_little_to_do_never_waits() {
         on_a_core(async {
             let mut turn = Turn::default();
-            let first = std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx).is_ready())).await;
+            let first = poll_fn(|cx| Poll::Ready(turn.poll(cx).is_ready())).await;
             assert!(first);
             spend(ROUND_BYTES);
-            std::future::poll_fn(|cx| turn.poll(cx)).await; // the next round is one look at the sockets away
+            poll_fn(|cx| turn.poll(cx)).await; // the next round is one look at the sockets away
         });
     }
 }

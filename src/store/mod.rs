@@ -505,6 +505,16 @@ impl Store {
         ask!(self, store => store.sweep())
     }
 
+    /// Removes from the disk what it keeps of such tracks beside the bucket.
+    pub fn evict_tracks(&self, deleted: impl Fn(TrackId) -> bool) {
+        #[cfg(feature = "s3")]
+        if let Some(cache) = self.remote().and_then(|remote| remote.cache()) {
+            cache.evict_tracks(deleted);
+        }
+        #[cfg(not(feature = "s3"))]
+        let _ = deleted;
+    }
+
     /// How many versions were evicted from the disk so far; 0 for ever where the disk is the store.
     pub fn evictions(&self) -> u64 {
         match self {

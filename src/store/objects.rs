@@ -243,7 +243,11 @@ impl Objects {
     }
 }
 
-pub(super) fn check(key: &str) -> Result<()> {
+/// Whether this is a key as the module has them.
+///
+/// # Errors
+/// `Usage`, naming it.
+pub fn check(key: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let sound = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain);
     match key.len() <= 512 && key.split('/').all(sound) {

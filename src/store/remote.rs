@@ -519,6 +519,11 @@ impl RemoteStore {
         self.remove(record_key(track))
     }
 
+    /// The disk cache, in a process that serves.
+    pub(super) fn cache(&self) -> Option<&DiskCache> {
+        self.cache.as_deref()
+    }
+
     pub(super) fn evictions(&self) -> u64 {
         self.cache.as_ref().map_or(0, |cache| cache.generation())
     }

@@ -6,13 +6,11 @@ use super::loudness::Meter;
 use super::plan::Format;
 use super::true_peak::TruePeak;
 use crate::base::{Error, Result, hex};
+use crate::hls::loudness::{Gating, REPLAY_GAIN_LUFS, rounded};
 use crate::hls::version::{Loudness, ReplayGain};
 
 /// Samples behind one point of the waveform: 5.8 ms at 44.1 kHz, audiowaveform's usual finest zoom.
 pub(super) const SAMPLES_PER_POINT: u32 = 256;
-
-/// What ReplayGain 2.0 brings tracks to.
-const REPLAY_GAIN_LUFS: f64 = -18.0;
 
 /// Measures a source block by block; its memory does not grow but for 8 bytes per 100 ms (loudness).
 pub(super) struct Analysis {
@@ -68,6 +66,11 @@ impl Analysis {
         Ok(points)
     }
 
+    /// The samples of the last block, as they were measured.
+    pub(super) fn samples(&self) -> &[f32] {
+        &self.samples
+    }
+
     /// Takes the bytes that FLAC's MD5 is of: without those that our layouts pad with (RFC 9639 §8.2).
     fn digest(&mut self, format: &str, bytes: &[u8]) {
         let Some((md5, bits)) = &mut self.md5 else { return };
@@ -87,21 +90,21 @@ impl Analysis {
         self.md5.as_ref().map(|(md5, _)| hex::encode(&md5.clone().finalize()))
     }
 
-    /// The numbers, and the last point of the waveform.
-    pub(super) fn finish(mut self) -> (Loudness, Vec<u8>) {
+    /// The numbers, what they were found from, and the last point of the waveform.
+    pub(super) fn finish(mut self) -> (Loudness, Gating, Vec<u8>) {
         let mut points = Vec::new();
         self.wave.flush(&mut points);
         let (peak, sample_peak) = (f64::from(self.peak.peak()), f64::from(self.peak.sample_peak()));
         let integrated = self.meter.integrated();
-        let replay_gain = finite(REPLAY_GAIN_LUFS - integrated)
+        let replay_gain = rounded(REPLAY_GAIN_LUFS - integrated)
             .map(|track_gain_db| ReplayGain { track_gain_db, track_peak: (sample_peak * 1e6).round() / 1e6 });
         let loudness = Loudness {
-            integrated_lufs: finite(integrated),
-            range_lu: finite(self.meter.range()).unwrap_or(0.0),
-            true_peak_dbtp: finite(20.0 * peak.log10()),
+            integrated_lufs: rounded(integrated),
+            range_lu: rounded(self.meter.range()).unwrap_or(0.0),
+            true_peak_dbtp: rounded(20.0 * peak.log10()),
             replay_gain,
         };
-        (loudness, points)
+        (loudness, self.meter.gating(), points)
     }
 }
 
@@ -145,9 +148,4 @@ impl Waveform {
 
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.as_chunks().0.iter().copied()
-}
-
-/// Two decimals; infinite and undefined values are absent.
-fn finite(value: f64) -> Option<f64> {
-    value.is_finite().then(|| (value * 100.0).round() / 100.0 + 0.0)
 }

@@ -6,8 +6,8 @@
 
 use std::array::from_fn;
 
-/// Blocks below this do not count: BS.1770's absolute gate, in LUFS.
-const SILENCE_LUFS: f64 = -70.0;
+use crate::hls::loudness::{Gating, SILENCE_LUFS, energy, loudness};
+
 /// Tenths of a second in a gating block, and in a block of short-term loudness.
 const GATED: usize = 4;
 const SHORT_TERM: usize = 30;
@@ -134,6 +134,11 @@ impl Meter {
         let percentile = |share: f64| loudness(loud[(last as f64 * share + 0.5) as usize]);
         percentile(0.95) - percentile(0.1)
     }
+
+    /// The blocks that both were found from.
+    pub(super) fn gating(&self) -> Gating {
+        Gating::of(&self.blocks, &self.short_term)
+    }
 }
 
 impl Filter {
@@ -208,15 +213,6 @@ fn mean(energies: impl Iterator<Item = f64>) -> f64 {
     if count == 0 { 0.0 } else { sum / count as f64 }
 }
 
-/// BS.1770-5 annex 1, equation 2.
-fn loudness(energy: f64) -> f64 {
-    10.0 * energy.log10() - 0.691
-}
-
-fn energy(lufs: f64) -> f64 {
-    energy_ratio(lufs + 0.691)
-}
-
 fn energy_ratio(db: f64) -> f64 {
     10f64.powf(db / 10.0)
 }
@@ -226,6 +222,8 @@ mod tests {
     use ebur128::{EbuR128, Mode};
 
     use super::*;
+    use crate::hls::loudness::{Together, together};
+    use crate::hls::version::Loudness;
 
     /// Noise over a hum whose level follows `level` (of the second).
     fn sound(rate: u32, channels: usize, seconds: f64, level: impl Fn(f64) -> f32) -> Vec<f32> {
@@ -249,6 +247,25 @@ mod tests {
         (meter.integrated(), meter.range())
     }
 
+    /// The same from tenths of a LU, in two halves that are measured apart.
+    fn as_one(rate: u32, channels: usize, samples: &[f32]) -> Together {
+        let half = samples.len() / channels / 2 * channels;
+        let gating = |samples: &[f32]| {
+            let mut meter = Meter::new(rate, weights_by_count(channels));
+            meter.add(samples);
+            meter.gating()
+        };
+        let unknown = Loudness::default();
+        let whole = gating(samples);
+        let (begin, end) = (gating(&samples[..half]), gating(&samples[half..]));
+        let apart = together([(&unknown, &begin), (&unknown, &end)]);
+        let together = together([(&unknown, &whole)]);
+        // Blocks over the seam are in neither.
+        let close = |a: Option<f64>, b: Option<f64>| a.zip(b).is_none_or(|(a, b)| (a - b).abs() < 0.5);
+        assert!(close(apart.integrated_lufs, together.integrated_lufs), "{apart:?}, {together:?}");
+        together
+    }
+
     #[test]
     fn it_measures_what_libebur128_measures() {
         let check = |rate: u32, channels: usize, seconds: f64, block: usize, level: &dyn Fn(f64) -> f32| {
@@ -260,6 +277,11 @@ mod tests {
             let same = |a: f64, b: f64| a == b || (a - b).abs() < 1e-6;
             let what = format!("{rate} Hz, {channels} channels, {seconds} s: {found:?}, not {wanted:?}");
             assert!(same(found.0, wanted.0) && same(found.1, wanted.1), "{what}");
+            let as_one = as_one(rate, channels, &samples);
+            // A range is between two middles of a tenth.
+            let near = |a: Option<f64>, b: f64, most: f64| a.map_or(b == f64::NEG_INFINITY, |a| (a - b).abs() < most);
+            assert!(near(as_one.integrated_lufs, wanted.0, 0.06), "{as_one:?}; {what}");
+            assert!(near(Some(as_one.range_lu), wanted.1, 0.12), "{as_one:?}; {what}");
         };
         let swells = |second: f64| (0.02 + 0.3 * (second / 3.0).sin().abs()) as f32;
         for block in [1, 777, 16_384, 1_000_000] {

@@ -27,6 +27,7 @@ mod waveform;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 pub use child::child_main;
 pub use fetch::{Fetching, Remote, Resign};
@@ -44,7 +45,7 @@ use crate::hls::version::{FORMAT, Family, Loudness, Preview, Rung, Skipped, Sour
 use assemble::{Peaks, RungFile, Workspace};
 use fetch::Download;
 use guard::Url;
-use plan::{Format, Pad, Plan};
+use plan::{Format, Pad, Plan, RungPlan};
 use protocol::{Event, Outcome};
 use sniff::Sniffed;
 use source::{Patient, ReadAt, Source as Bytes};
@@ -127,7 +128,7 @@ impl ProbeReport {
     /// The rungs `run` would make of it.
     pub fn outline(&self, ladder: &Ladder) -> Vec<Outline> {
         let rungs = self.format.outputs(ladder, self.lossy_bps).into_iter().filter(|plan| !plan.preview);
-        let outline = |plan: plan::RungPlan| Outline {
+        let outline = |plan: RungPlan| Outline {
             path: plan.rung.path(),
             rate: plan.rate,
             channels: plan.channels,
@@ -513,7 +514,7 @@ impl Job {
             }
             Ok(outcome)
         })?;
-        making.finish(outcome)
+        making.finish(outcome, on_progress)
     }
 
     /// Reads all of the source: its hash, and why it is not whole.
@@ -596,6 +597,8 @@ struct Making {
 enum Output {
     /// Being written.
     Open(RungFile),
+    /// Being read back by a thread of its own: what the child says meanwhile is not kept waiting.
+    Closing { read: JoinHandle<Result<Rung>>, plan: RungPlan, samples: u64 },
     /// Read back, checked and measured.
     Whole { rung: Box<Rung>, preview: bool },
 }
@@ -610,6 +613,7 @@ impl Making {
         workspace: &mut Workspace,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
+        self.settle(false, on_progress)?;
         match event {
             Event::Opened(format) => {
                 if self.format.replace(format).is_some() {
@@ -627,7 +631,7 @@ impl Making {
             }
             Event::Init { rung } => {
                 self.open(rung)?.init(workspace, payload)?;
-                self.close(rung, on_progress)
+                self.close(rung)
             }
             Event::Segment { rung } => {
                 self.open(rung)?.segment(workspace, payload)?;
@@ -651,29 +655,46 @@ impl Making {
     fn open(&mut self, rung: usize) -> Result<&mut RungFile> {
         match self.outputs.get_mut(rung) {
             Some(Output::Open(file)) => Ok(file),
-            Some(Output::Whole { .. }) => Err(Error::internal("the child goes on with a rung that it finished")),
+            Some(Output::Closing { .. } | Output::Whole { .. }) => {
+                Err(Error::internal("the child goes on with a rung that it finished"))
+            }
             None => Err(Error::internal("the child speaks of a rung it was not asked for")),
         }
     }
 
-    /// Reads a rung back as soon as it is whole.
-    fn close(&mut self, at: usize, on_progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    /// Has a rung read back as soon as it is whole.
+    fn close(&mut self, at: usize) -> Result<()> {
         let Output::Open(file) = &self.outputs[at] else { return Ok(()) };
         if !file.is_final() {
             return Ok(());
         }
+        let (plan, samples) = (file.plan().clone(), file.samples());
         let Output::Open(file) = self.outputs.remove(at) else { return Ok(()) };
-        let preview = file.plan().preview;
-        let rung = Box::new(file.finish()?);
-        let path = if preview { "preview".to_owned() } else { rung.path() };
-        on_progress(Progress::Rung {
-            path,
-            codecs: rung.codecs.clone(),
-            segments: rung.segments.len(),
-            peak_bps: rung.peak_bps,
-            average_bps: rung.average_bps,
-        });
-        self.outputs.insert(at, Output::Whole { rung, preview });
+        let read = std::thread::Builder::new().name("read-back".into()).spawn(move || file.finish());
+        let read = read.context(|| "cannot start a thread that reads a rung back")?;
+        self.outputs.insert(at, Output::Closing { read, plan, samples });
+        Ok(())
+    }
+
+    /// Takes what was read back, and tells of it; with `wait` all that is being read.
+    fn settle(&mut self, wait: bool, on_progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        for at in 0..self.outputs.len() {
+            if !matches!(&self.outputs[at], Output::Closing { read, .. } if wait || read.is_finished()) {
+                continue;
+            }
+            let Output::Closing { read, plan, .. } = self.outputs.remove(at) else { continue };
+            let rung = read.join().map_err(|_| Error::internal("the thread that read a rung back panicked"))?;
+            let (rung, preview) = (Box::new(rung?), plan.preview);
+            let path = if preview { "preview".to_owned() } else { rung.path() };
+            on_progress(Progress::Rung {
+                path,
+                codecs: rung.codecs.clone(),
+                segments: rung.segments.len(),
+                peak_bps: rung.peak_bps,
+                average_bps: rung.average_bps,
+            });
+            self.outputs.insert(at, Output::Whole { rung, preview });
+        }
         Ok(())
     }
 
@@ -686,6 +707,7 @@ impl Making {
         workspace: &mut Workspace,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
+        self.settle(true, on_progress)?;
         let Some(format) = self.format else { return Err(Error::internal("the child did not say what it decoded")) };
         let outcome = self.decoded.take().ok_or_else(|| Error::internal("nothing was decoded to its end"))?;
         let source = job.source(&format, &outcome, sha256)?;
@@ -697,6 +719,7 @@ impl Making {
             source,
             encoders: outcome.encoders,
             loudness: Some(outcome.loudness),
+            gating: Some(outcome.gating),
             rungs: vec![],
             video: None,
             skipped,
@@ -726,16 +749,18 @@ impl Making {
                     }
                     index.rungs.push(Rung::clone(rung));
                 }
-                Output::Open(_) => {}
+                Output::Open(_) | Output::Closing { .. } => {}
             }
         }
         Ok(())
     }
 
     /// Everything is whole.
-    fn finish(mut self, outcome: Outcome) -> Result<VersionIndex> {
+    fn finish(mut self, outcome: Outcome, on_progress: &mut dyn FnMut(Progress)) -> Result<VersionIndex> {
+        self.settle(true, on_progress)?;
         let open = |output: &Output| match output {
             Output::Open(file) => Some(file.plan().file_name()),
+            Output::Closing { plan, .. } => Some(plan.file_name()),
             Output::Whole { .. } => None,
         };
         if let Some(name) = self.outputs.iter().find_map(open) {
@@ -757,6 +782,9 @@ impl Making {
             }
             Output::Whole { rung, preview: false } => {
                 Some((rung.family, rescale(rung.samples, rung.rate, format.rate)))
+            }
+            Output::Closing { plan, samples, .. } if !plan.preview => {
+                Some((plan.rung.family, rescale(*samples, plan.rate, format.rate)))
             }
             _ => None,
         };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Format;
 use super::sandbox::Report;
 use super::video::plan::Survey;
+use crate::hls::loudness::Gating;
 use crate::hls::version::Loudness;
 
 /// An event is a few hundred bytes; the longest carries an error text.
@@ -79,6 +80,8 @@ pub(super) struct Outcome {
     pub(super) codec: Option<String>,
     /// Loudness of the source.
     pub(super) loudness: Loudness,
+    /// What it was found from.
+    pub(super) gating: Gating,
     /// Where the preview begins, in samples at the source's rate.
     pub(super) preview_start: u64,
     /// Name and version of each encoder.

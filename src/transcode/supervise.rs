@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::child::is_most;
 use super::plan::Plan;
 use super::protocol::{Event, Fault, Outcome, read_event};
@@ -19,6 +21,13 @@ use super::source::Source;
 use super::{Limits, Options};
 use crate::base::error::Context as _;
 use crate::base::{Error, Kind, Result};
+
+/// How a child may die that nobody asked to: `jobs::Reason` counts them by these names.
+const CRASHED: &str = "crashed";
+const MEMORY: &str = "memory";
+const TIME: &str = "time";
+const FORBIDDEN: &str = "forbidden";
+const KILLED: &str = "killed";
 
 /// What the reading thread hands over: an event, or how the pipe ended.
 type Heard = std::io::Result<Option<(Event, Vec<u8>)>>;
@@ -120,7 +129,7 @@ fn check_time(
     last_event: Option<Instant>,
     arriving: Option<Instant>,
 ) -> Result<()> {
-    let late = |what: String| Err(Error::invalid(format!("{what}; {}", plan.advice())));
+    let late = |what: String| Err(Error::invalid(format!("{what}; {}", plan.advice())).tagged(TIME));
     if started.elapsed() > wall {
         let most = wall.as_secs();
         return match arriving {
@@ -160,6 +169,7 @@ struct Running {
 
 impl Running {
     fn start(plan: &Plan, source: &File, options: &Options) -> Result<Running> {
+        enough_address_space(plan)?;
         let plan = serde_json::to_string(plan).expect("plain data always serialises");
         let source = source.try_clone().context(|| "cannot share the source with the child")?;
         let mut child = Command::new(&options.exe)
@@ -181,7 +191,15 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context(|| format!("cannot start the transcoder {}", options.exe.display()))?;
+            .map_err(|cause| {
+                let advice = match cause.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE) => "; raise the limit on open files (ulimit -n, LimitNOFILE=)",
+                    Some(libc::EAGAIN) => "; raise the limit on processes (ulimit -u, TasksMax=)",
+                    Some(libc::ENOMEM) => "; the machine is out of memory",
+                    _ => "",
+                };
+                Error::internal(format!("cannot start the transcoder {}: {cause}{advice}", options.exe.display()))
+            })?;
         let mut out = child.stdout.take().expect("stdout is piped");
         let mut err = child.stderr.take().expect("stderr is piped");
         // 2: one event being written, one waiting; then the pipe fills and the encoders wait.
@@ -262,24 +280,30 @@ impl Running {
             Error::internal(format!(
                 "the decoder crashed on it, ended by {signal} ({last}); nothing else was harmed; {advice}"
             ))
+            .tagged(CRASHED)
         };
         match signal_of(status) {
             Some("SIGXCPU") => Error::invalid(format!(
                 "decoding it takes more processor time than an input of its size may use; {advice}"
-            )),
+            ))
+            .tagged(TIME),
             Some("SIGXFSZ") => Error::internal(
                 "the transcoder may not write its working files; raise the limit on the size of files (ulimit -f)",
             ),
             Some("SIGSYS") => Error::invalid(format!(
                 "decoding it made the decoder do what its sandbox forbids, so it was ended (SIGSYS); {advice}; if every \
                  file ends like this, the kernel's log names the system call"
-            )),
+            ))
+            .tagged(FORBIDDEN),
             Some("SIGKILL") => Error::internal(format!(
                 "the transcoder was ended by SIGKILL from outside ({last}): by hand, or because the machine ran out of \
                  memory; try again"
-            )),
+            ))
+            .tagged(KILLED),
             Some(signal @ ("SIGSEGV" | "SIGBUS" | "SIGILL" | "SIGFPE" | "SIGABRT" | "SIGTRAP")) => crashed(signal),
-            Some(signal) => Error::internal(format!("the transcoder was ended by {signal} ({last}); try again")),
+            Some(signal) => {
+                Error::internal(format!("the transcoder was ended by {signal} ({last}); try again")).tagged(KILLED)
+            }
             None => Error::internal(format!("the transcoder ended without a result, {status:?} ({last})")),
         }
     }
@@ -309,6 +333,22 @@ impl Drop for Running {
     }
 }
 
+/// Refuses to start a child whose libraries would not load: what fails then says nothing of why.
+fn enough_address_space(plan: &Plan) -> Result<()> {
+    // Below it libav does not load.
+    const LEAST: u64 = 1 << 30;
+    match getrlimit(Resource::As).maximum {
+        Some(given) if given < LEAST && given < plan.memory_bytes_max => Err(Error::internal(format!(
+            "the transcoder needs {} MiB of address space to start, and this process may have {} MiB; raise its limit \
+             (ulimit -v, LimitAS=)",
+            LEAST >> 20,
+            given >> 20
+        ))
+        .tagged(MEMORY)),
+        _ => Ok(()),
+    }
+}
+
 /// The last 8 KiB of what is said: enough for GLib's final words.
 fn tail(from: &mut impl Read) -> Vec<u8> {
     const KEEP: usize = 8 << 10;
@@ -324,7 +364,7 @@ fn tail(from: &mut impl Read) -> Vec<u8> {
 
 fn out_of_memory(plan: &Plan, most: u64) -> Error {
     let (mib, advice) = (most >> 20, plan.advice());
-    Error::invalid(format!("decoding it needs more memory than the {mib} MiB it may use; {advice}"))
+    Error::invalid(format!("decoding it needs more memory than the {mib} MiB it may use; {advice}")).tagged(MEMORY)
 }
 
 fn signal_of(status: Option<ExitStatus>) -> Option<&'static str> {

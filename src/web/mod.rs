@@ -130,12 +130,20 @@ pub fn not_found_page() -> String {
 
 /// The page where owners upload and change their tracks. It holds nothing: its script asks the API.
 pub fn studio_page() -> String {
-    format!(include_str!("studio.html"), css = FILES[STUDIO_CSS].path, js = FILES[STUDIO_JS].path)
+    let more = " · <a href=\"/account/register\">Create an account</a>";
+    let login = login("Studio", "API key", more);
+    format!(include_str!("studio.html"), css = FILES[STUDIO_CSS].path, js = FILES[STUDIO_JS].path, login = login)
 }
 
 /// The page of admins: notices, jobs, workers.
 pub fn admin_page() -> String {
-    format!(include_str!("admin.html"), css = FILES[STUDIO_CSS].path, js = FILES[ADMIN_JS].path)
+    let login = login("Admin", "API key of an admin", "");
+    format!(include_str!("admin.html"), css = FILES[STUDIO_CSS].path, js = FILES[ADMIN_JS].path, login = login)
+}
+
+/// The form before a page that only some may see: by address and password, then a code, or by a key.
+fn login(heading: &str, key: &str, more: &str) -> String {
+    format!(include_str!("login.html"), heading = heading, key = key, more = more)
 }
 
 /// The page of a track that a legal demand has closed, and who demands it (RFC 7725 §3).

@@ -21,6 +21,7 @@ use sha2::Sha256;
 use tokio::task::JoinSet;
 
 use super::http::{Client, Peer};
+use super::supervisor::Duty;
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::shutdown::{Phase, Shutdown};
@@ -55,7 +56,7 @@ pub fn secret(text: &str) -> Secret {
 }
 
 /// Sends until the process drains.
-pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown) {
+pub async fn run(db: Db, options: Options, clock: Clock, (duty, mut shutdown): (Duty, Shutdown)) {
     let sender = Arc::new(Sender::new(options));
     while shutdown.phase() == Phase::Running {
         let now_us = clock.unix_us();
@@ -64,6 +65,7 @@ pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown)
         let due = match db.take_deliveries(AT_ONCE, now_us, until_us).await {
             Ok(due) => due,
             Err(error) => {
+                duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot look for callbacks");
                 Vec::new()
             }
@@ -80,6 +82,7 @@ pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown)
             });
         }
         while tries.join_next().await.is_some() {}
+        duty.ran();
         if idle {
             tokio::select! {
                 () = tokio::time::sleep(sender.options.poll) => {}

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
-use tokio::time::MissedTickBehavior;
 
 use crate::base::clock::Clock;
-use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::shutdown::Shutdown;
 use crate::base::telemetry;
 use crate::base::{Error, Result};
 use crate::catalogue;
@@ -19,9 +18,8 @@ use crate::jobs::backoff::Backoff;
 use crate::jobs::{JobId, Reason, State};
 use crate::publish;
 use crate::store::Store;
+use crate::workers::supervisor::{Duty, Turns};
 
-/// The singleton's name.
-const NAME: &str = "janitor";
 /// How often old jobs and old attempts are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// How long the bytes of a deleted track stay: whoever listens goes on to the end.
@@ -31,11 +29,12 @@ const INTERIM_EVERY: Duration = Duration::from_secs(300);
 /// How often what accounts leave behind is looked for.
 const ACCOUNTS_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a process is shown that was not heard of any more, in microseconds: a day.
+const DAY_US: i64 = 86_400_000_000;
+
 /// How to tidy.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How often. The singleton is kept for three times as long.
-    pub every: Duration,
     /// When a job that lost its worker is tried again.
     pub backoff: Backoff,
     /// How long a job that ended is remembered.
@@ -47,23 +46,18 @@ pub async fn run(
     (db, store, intake): (Db, Store, Arc<Intake>),
     options: Options,
     clock: Clock,
-    name: String,
-    mut shutdown: Shutdown,
+    node: String,
+    (duty, shutdown): (Duty, Shutdown),
 ) {
-    let mut ticks = tokio::time::interval(options.every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = Turns::alone(duty.clone(), shutdown, (db.clone(), node));
     let mut swept = Swept::default();
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.reached(Phase::Draining) => break,
-        }
-        match tidy((&db, &store, &intake), options, &clock, &name, &mut swept).await {
-            Ok(()) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "cannot tidy the queue; trying again"),
+    while turns.next().await {
+        let done = tidy((&db, &store, &intake), options, &clock, &duty, &mut swept).await;
+        duty.ended(&done);
+        if let Err(error) = done {
+            tracing::warn!(error = error.chain(), "cannot tidy the queue; trying again");
         }
     }
-    let _ = db.release(&name).await; // or its term ends
 }
 
 /// When what was last looked for.
@@ -116,13 +110,15 @@ async fn tidy(
     (db, store, intake): (&Db, &Store, &Intake),
     options: Options,
     clock: &Clock,
-    name: &str,
+    duty: &Duty,
     swept: &mut Swept,
 ) -> Result<()> {
     let now_us = clock.unix_us();
-    if !db.hold(NAME, name, now_us, now_us + 3 * options.every.as_micros() as i64).await? {
-        return Ok(());
-    }
+    // What one part cannot do is said, and the other parts are done all the same.
+    let cannot = |error: &Error, what: &'static str| {
+        duty.failed(error);
+        tracing::warn!(error = error.chain(), "{what}");
+    };
     for (job, state) in db.expire(options.backoff, now_us).await? {
         counter!(telemetry::JOB_ATTEMPTS, "outcome" => "lost").increment(1);
         counter!(telemetry::JOB_FAILURES, "reason" => Reason::Lost.as_str()).increment(1);
@@ -134,7 +130,7 @@ async fn tidy(
     match catalogue::restore_due((db, store), now_us).await {
         Ok(0) => {}
         Ok(tracks) => tracing::info!(tracks, "put back tracks whose notices were disputed, and no court was asked"),
-        Err(error) => tracing::warn!(error = error.chain(), "cannot look for notices whose clock has run"),
+        Err(error) => cannot(&error, "cannot look for notices whose clock has run"),
     }
     let expired = intake.tidy().await?;
     if expired > 0 {
@@ -143,7 +139,7 @@ async fn tidy(
     if due(&mut swept.interims, INTERIM_EVERY)
         && let Err(error) = interims(db, store).await
     {
-        tracing::warn!(error = error.chain(), "cannot look for first rungs that are not wanted any more");
+        cannot(&error, "cannot look for first rungs that are not wanted any more");
     }
     if due(&mut swept.accounts, ACCOUNTS_EVERY) {
         let ended_before_us = now_us - options.keep.as_micros() as i64;
@@ -158,19 +154,19 @@ async fn tidy(
         match catalogue::remove_deleted(db, store, now_us - DELETED_KEPT.as_micros() as i64).await {
             Ok(0) => {}
             Ok(tracks) => tracing::info!(tracks, "removed the bytes of deleted tracks"),
-            Err(error) => tracing::warn!(error = error.chain(), "cannot remove the bytes of deleted tracks"),
+            Err(error) => cannot(&error, "cannot remove the bytes of deleted tracks"),
         }
         let (store, store_of_import) = (store.clone(), store.clone());
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(0)) => {}
             Ok(Ok(attempts)) => tracing::info!(attempts, "removed what interrupted attempts left in staging"),
-            Ok(Err(error)) => tracing::warn!(error = error.chain(), "cannot sweep the store"),
+            Ok(Err(error)) => cannot(&error, "cannot sweep the store"),
             Err(cause) => tracing::error!(%cause, "sweeping the store panicked"),
         }
         match intake.sweep_orphans().await {
             Ok(0) => {}
             Ok(parts) => tracing::info!(parts, "took back uploads in parts that nothing knows"),
-            Err(error) => tracing::warn!(error = error.chain(), "cannot look for uploads in parts"),
+            Err(error) => cannot(&error, "cannot look for uploads in parts"),
         }
         // Beside, because a large store takes minutes; it is not joined: it can be broken off anywhere, and says itself
         // how it went.
@@ -185,8 +181,9 @@ async fn tidy(
             tokio::time::sleep(Duration::from_millis(100)).await; // others write too
         }
         gone += db.forget_purges(before_us).await? + db.forget_listeners(now_us).await?;
+        gone += db.sweep_workers(now_us - DAY_US).await?;
         if gone > 0 {
-            tracing::info!(rows = gone, "forgot jobs, uploads, purges and listeners of long ago");
+            tracing::info!(rows = gone, "forgot jobs, uploads, purges, listeners and workers of long ago");
         }
     }
     Ok(())

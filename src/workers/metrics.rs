@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::time::MissedTickBehavior;
 
 use crate::base::clock::Clock;
-use crate::base::shutdown::{Phase, Shutdown};
+use crate::base::shutdown::Shutdown;
 use crate::base::telemetry::{self, Histogram, histogram};
 use crate::db::Db;
 use crate::jobs::{Outcome, PRIORITY_MAX, Reason};
+use crate::workers::supervisor::{Duty, Turns};
 
 /// How often the queue is sampled.
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// Counters of attempts. All are shown from the start: a rate needs a zero to begin at.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Default for Attempts {
 
 /// Samples the queue until the process drains, and says whether the database answers. A queue that cannot
 /// be read shows -1, not its last value.
-pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown: Shutdown) {
+pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, (duty, shutdown): (Duty, Shutdown)) {
     let by = |name: &'static str| -> Vec<Gauge> {
         (0..=PRIORITY_MAX).map(|priority| gauge!(name, "priority" => priority.to_string())).collect()
     };
@@ -123,16 +123,12 @@ pub async fn run(db: Db, clock: Clock, reachable: Arc<AtomicBool>, mut shutdown:
     for outcome in ["delivered", "failed"] {
         counter!(telemetry::CALLBACKS, "outcome" => outcome).increment(0); // shown although nobody wants callbacks
     }
-    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.reached(Phase::Draining) => return,
-        }
+    let mut turns = Turns::new(duty.clone(), shutdown);
+    while turns.next().await {
         let now_us = clock.unix_us();
         let standing = db.standing(now_us).await;
         reachable.store(standing.is_ok(), Ordering::Relaxed);
+        duty.ended(&standing);
         mails.set(db.mails_waiting().await.map_or(-1.0, |waiting| waiting as f64));
         purges.set(db.purges_waiting().await.map_or(-1.0, |waiting| waiting as f64));
         let known = if standing.is_ok() { 0.0 } else { -1.0 };

@@ -1,4 +1,5 @@
-//! What runs beside requests: the transcoding pool, who looks at uploads, the janitor, the sampler of the queue.
+//! What runs beside requests: the transcoding pool, who looks at uploads, the janitor, the sampler of the queue; and who
+//! looks after them all.
 
 pub mod callbacks;
 pub(crate) mod http;
@@ -6,6 +7,7 @@ pub mod janitor;
 pub mod metrics;
 pub mod people;
 pub mod purges;
+pub mod supervisor;
 #[cfg(feature = "transcode")]
 pub mod transcode;
 pub mod uploads;

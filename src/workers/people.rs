@@ -11,6 +11,7 @@ use crate::jobs::backoff::Backoff;
 use crate::jobs::person::{self, ERASE, EXPORT};
 use crate::jobs::{Cost, Held, Job, Lease, Outcome, Reason};
 use crate::people::{Next, People};
+use crate::workers::supervisor::Duty;
 
 /// How it works.
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +38,14 @@ enum Done {
 }
 
 /// Works until the process drains; what is under way then is handed back.
-pub async fn run(people: People, options: Options, clock: Clock, name: String, mut shutdown: Shutdown) {
-    let worker = Worker { people, options, clock, name };
+pub async fn run(people: People, options: Options, clock: Clock, name: String, (duty, mut shutdown): (Duty, Shutdown)) {
+    let worker = Worker { people, options, clock, name, duty };
     let mut tidied = None::<Instant>;
     while shutdown.phase() == Phase::Running {
         if tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
             tidied = Some(Instant::now());
             if let Err(error) = worker.people.tidy_exports().await {
+                worker.duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot remove archives whose time is over; trying again");
             }
         }
@@ -51,10 +53,12 @@ pub async fn run(people: People, options: Options, clock: Clock, name: String, m
             Ok(Some((lease, job))) => worker.attempt(&lease, &job, &mut shutdown).await,
             Ok(None) => rest(options.poll, &mut shutdown).await,
             Err(error) => {
+                worker.duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot look for accounts to work on");
                 rest(options.poll, &mut shutdown).await;
             }
         }
+        worker.duty.ran();
     }
 }
 
@@ -70,6 +74,7 @@ struct Worker {
     options: Options,
     clock: Clock,
     name: String,
+    duty: Duty,
 }
 
 impl Worker {
@@ -101,6 +106,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
+                    self.duty.failed(&error);
                     tracing::warn!(job = job.id.as_str(), error = error.chain(), "an account's job failed");
                     Some(failure(&error))
                 }
@@ -145,7 +151,10 @@ impl Worker {
             tokio::time::sleep(self.options.term / 3).await;
             let now_us = self.clock.unix_us();
             match self.db().heartbeat(lease, (0, None), now_us, now_us + self.term_us()).await {
-                Ok(Held::Yes) => renewed = Instant::now(),
+                Ok(Held::Yes) => {
+                    renewed = Instant::now();
+                    self.duty.ran(); // an archive takes as long as it takes
+                }
                 Ok(held) => return held,
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "cannot renew the lease of an account's job");

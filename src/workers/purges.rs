@@ -11,6 +11,7 @@ use metrics::{Counter, counter};
 use tokio::task::JoinSet;
 
 use super::http::{Client, Peer};
+use super::supervisor::Duty;
 use crate::base::clock::Clock;
 use crate::base::shutdown::{Phase, Shutdown};
 use crate::base::telemetry;
@@ -39,7 +40,7 @@ pub struct Options {
 const AT_ONCE: u32 = 4;
 
 /// Asks until the process drains.
-pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown) {
+pub async fn run(db: Db, options: Options, clock: Clock, (duty, mut shutdown): (Duty, Shutdown)) {
     let asker = Arc::new(Asker::new(options));
     while shutdown.phase() == Phase::Running {
         let now_us = clock.unix_us();
@@ -48,6 +49,7 @@ pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown)
         let due = match db.take_purges(AT_ONCE, now_us, until_us).await {
             Ok(due) => due,
             Err(error) => {
+                duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot look for purges");
                 Vec::new()
             }
@@ -55,15 +57,19 @@ pub async fn run(db: Db, options: Options, clock: Clock, mut shutdown: Shutdown)
         let idle = due.is_empty();
         let mut tries = JoinSet::new();
         for purge in due {
-            let (asker, db, clock) = (Arc::clone(&asker), db.clone(), clock.clone());
+            let (asker, db, clock, duty) = (Arc::clone(&asker), db.clone(), clock.clone(), duty.clone());
             tries.spawn(async move {
                 let tried = asker.ask(&purge, &clock).await;
+                if let Tried::Failed(why, _) = &tried {
+                    duty.failed(&Error::new(Kind::Unavailable, why.clone()));
+                }
                 if let Err(error) = db.settle_purge(&purge, &tried, asker.options.backoff, clock.unix_us()).await {
                     tracing::warn!(error = error.chain(), "cannot note a purge; it will be asked for again");
                 }
             });
         }
         while tries.join_next().await.is_some() {}
+        duty.ran();
         if idle {
             tokio::select! {
                 () = tokio::time::sleep(asker.options.poll) => {}

@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::ToSocketAddrs as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use super::metrics::Attempts;
+use super::supervisor::Duty;
 use crate::base::clock::Clock;
 use crate::base::error::Context as _;
 use crate::base::id::TrackId;
@@ -45,7 +46,7 @@ use crate::jobs::{Budget, Cost, Held, Job, Lease, Outcome, Reason, State};
 use crate::publish;
 use crate::store::{SOURCE_SCHEME, Staging, Store};
 use crate::tracks::{self, Track};
-use crate::transcode::{self, Allowed, Input, Progress, Remote};
+use crate::transcode::{self, Allowed, Input, Progress, Remote, Resign};
 use crate::uploads::UploadId;
 
 /// How the pool works.
@@ -76,6 +77,7 @@ pub struct Pool {
     options: Options,
     clock: Clock,
     name: String,
+    duty: Duty,
     attempts: Attempts,
 }
 
@@ -148,8 +150,13 @@ struct Made {
 
 impl Pool {
     /// A pool that is not running yet.
-    pub fn new((db, store, intake): (Db, Store, Arc<Intake>), options: Options, clock: Clock, name: String) -> Pool {
-        Pool { db, store, intake, options, clock, name, attempts: Attempts::new() }
+    pub fn new(
+        (db, store, intake): (Db, Store, Arc<Intake>),
+        options: Options,
+        clock: Clock,
+        (name, duty): (String, Duty),
+    ) -> Pool {
+        Pool { db, store, intake, options, clock, name, duty, attempts: Attempts::new() }
     }
 
     /// Works until the process drains, then hands back what it has.
@@ -171,6 +178,7 @@ impl Pool {
                 let attempt = Arc::clone(&pool).attempt(lease, job, shutdown.clone()).instrument(span);
                 costs.insert(running.spawn(attempt).id(), cost);
             }
+            pool.duty.ran();
             tokio::select! {
                 Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
                     let id = match ended {
@@ -194,6 +202,7 @@ impl Pool {
         match self.db.lease(KIND, &self.name, room, now_us, now_us + self.term_us()).await {
             Ok(leased) => leased,
             Err(error) => {
+                self.duty.failed(&error);
                 tracing::warn!(error = error.chain(), "cannot look for work; trying again");
                 None
             }
@@ -251,8 +260,8 @@ impl Pool {
         let wish = Wish::decode(&job.input)?;
         let Some(id) = wish.upload() else {
             let (store, source, options) = (self.store.clone(), wish.source.clone(), self.options.clone());
-            let (source, options) = blocking(move || opened(&store, &source, &options)).await?;
-            return Ok(Work { wish, input: source.as_path().into(), options });
+            let (input, options) = blocking(move || opened(&store, &source, &options)).await?;
+            return Ok(Work { wish, input, options });
         };
         let mut options = self.options.transcode.clone();
         let gone = || Error::not_found(format!("there is no upload {id} any more; upload the file again"));
@@ -468,7 +477,8 @@ impl Pool {
             record(&mut tx, &lease.job, now_us, "rung", &event).await?;
         }
         let output = json!({
-            "track": track.id, "version": track.version, "duration_s": track.duration_s(), "lossless": track.lossless,
+            "track": track.id, "version": track.version, "duration_s": track.duration_s(), "samples": track.samples,
+            "rate": track.rate, "lossless": track.lossless, "loudness": index.loudness, "skipped": index.skipped,
         });
         record(&mut tx, &lease.job, now_us, "published", &output).await?;
         let outcome = Outcome::Succeeded(output.to_string());
@@ -575,11 +585,14 @@ fn make(store: &Store, work: Work, rungs: Option<&[String]>, live: &Live, news: 
 }
 
 /// Where a source is read, and what that may reach: of an object of our own bucket a URL that it signs now, not when the
-/// job was enqueued, and its host, which the operator chose.
-fn opened(store: &Store, source: &str, options: &Options) -> Result<(PathBuf, transcode::Options)> {
+/// job was enqueued, and again when that one expires; and its host, which the operator chose.
+fn opened(store: &Store, source: &str, options: &Options) -> Result<(Input, transcode::Options)> {
     let mut transcode = options.transcode.clone();
-    let Some(key) = source.strip_prefix(SOURCE_SCHEME) else { return Ok((source.into(), transcode)) };
-    let url = store.source_url(key, options.source_valid)?;
+    let Some(key) = source.strip_prefix(SOURCE_SCHEME) else {
+        return Ok((Path::new(source).into(), transcode));
+    };
+    let valid = options.source_valid;
+    let url = store.source_url(key, valid)?;
     let unusable = || Error::internal("the bucket's endpoint cannot be read");
     let uri: hyper::Uri = url.parse().map_err(|_| unusable())?;
     let host = uri.host().ok_or_else(unusable)?;
@@ -592,7 +605,9 @@ fn opened(store: &Store, source: &str, options: &Options) -> Result<(PathBuf, tr
     for address in addresses {
         allowed.private.push(address.ip().to_string().parse()?);
     }
-    Ok((url.into(), transcode))
+    let (store, key) = (store.clone(), key.to_owned());
+    let resign: Resign = Arc::new(move || store.source_url(&key, valid));
+    Ok((Input::Url(Remote { url, sha256: None, resign: Some(resign) }), transcode))
 }
 
 /// What is told of a rung that is whole.
@@ -650,13 +665,15 @@ fn completed(store: &Store, wish: &Wish, staging: &Staging, made: VersionIndex) 
     Ok(whole)
 }
 
-/// What an error of an attempt means for its job.
+/// What an error of an attempt means for its job. Whether another attempt may help is said by its kind, why by its tag.
 fn failure(error: Error) -> Outcome {
     let why = error.chain();
+    let or = |reason| error.tag().and_then(Reason::decode).unwrap_or(reason);
     match error.kind() {
-        Kind::Invalid | Kind::Usage => Outcome::Refused(Reason::Input, why),
-        Kind::NotFound => Outcome::Refused(Reason::Missing, why),
-        Kind::Busy | Kind::Unavailable | Kind::Cancelled | Kind::Internal => Outcome::Failed(Reason::Internal, why),
+        Kind::Invalid | Kind::Usage => Outcome::Refused(or(Reason::Input), why),
+        Kind::NotFound => Outcome::Refused(or(Reason::Missing), why),
+        Kind::Busy | Kind::Unavailable => Outcome::Failed(or(Reason::Unavailable), why),
+        Kind::Cancelled | Kind::Internal => Outcome::Failed(or(Reason::Internal), why),
     }
 }
 
@@ -667,4 +684,32 @@ fn is_transient(error: &Error) -> bool {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|cause| Error::internal("a task panicked").because(cause))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_fail_has_a_reason_and_only_what_may_pass_is_tried_again() {
+        let check = |error: Error, again: bool, reason: Reason| {
+            let outcome = failure(Error::new(error.kind(), "cannot transcode song.wav").because(error));
+            let found = match &outcome {
+                Outcome::Failed(reason, _) => (true, *reason),
+                Outcome::Refused(reason, _) => (false, *reason),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, (again, reason), "{outcome:?}");
+        };
+        check(Error::invalid("it is a text"), false, Reason::Input);
+        check(Error::not_found("there is no such file"), false, Reason::Missing);
+        check(Error::new(Kind::Unavailable, "nothing came for 30 s"), true, Reason::Unavailable);
+        check(Error::internal("the disk is full"), true, Reason::Internal);
+        check(Error::invalid("it needs more memory").tagged("memory"), false, Reason::Memory);
+        check(Error::internal("the decoder crashed on it").tagged("crashed"), true, Reason::Crashed);
+        check(Error::internal("it was killed").tagged("killed"), true, Reason::Killed);
+        for reason in Reason::ALL {
+            assert_eq!(Reason::decode(reason.as_str()), Some(reason));
+        }
+    }
 }

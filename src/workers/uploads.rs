@@ -13,6 +13,7 @@ use crate::db::uploads::Verdict;
 use crate::intake::Intake;
 use crate::jobs::backoff::Backoff;
 use crate::uploads::Upload;
+use crate::workers::supervisor::Duty;
 
 /// Uploads that are looked at at once: each is read from its first byte to its last.
 const AT_ONCE: usize = 2;
@@ -20,7 +21,7 @@ const AT_ONCE: usize = 2;
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(2), most: Duration::from_secs(60) };
 
 /// Looks until the process drains. A look that is cut off is another's after `options.lock`.
-pub async fn run(intake: Arc<Intake>, poll: Duration, mut shutdown: Shutdown) {
+pub async fn run(intake: Arc<Intake>, poll: Duration, (duty, mut shutdown): (Duty, Shutdown)) {
     let put_off = counter!(telemetry::UPLOADS_PUT_OFF);
     put_off.increment(0);
     let mut looking = JoinSet::new();
@@ -33,11 +34,13 @@ pub async fn run(intake: Arc<Intake>, poll: Duration, mut shutdown: Shutdown) {
                 }
                 Ok(None) => break,
                 Err(error) => {
+                    duty.failed(&error);
                     tracing::warn!(error = error.chain(), "cannot look for uploads");
                     break;
                 }
             }
         }
+        duty.ran();
         tokio::select! {
             Some(ended) = looking.join_next(), if !looking.is_empty() => {
                 if let Err(cause) = ended {

@@ -2,7 +2,7 @@
 //
 //   node screenshot.mjs --url PAGE --out FILE.png [--width 1200] [--height 750] [--dark] [--at SECONDS] [--tour] [--still]
 //
-// --key enters the studio with an API key, and waits for its tracks.
+// --key enters the studio with an API key, and waits for its tracks; --email, --password and --secret enter the admin's desk.
 // --tour changes the rung three times on the way, which takes 20 s and shows as steps.
 
 import { parseArgs } from "node:util";
@@ -19,6 +19,9 @@ const { values } = parseArgs({
     dark: { type: "boolean", default: false },
     tour: { type: "boolean", default: false },
     key: { type: "string" },
+    email: { type: "string" },
+    password: { type: "string" },
+    secret: { type: "string" },
     still: { type: "boolean", default: false }, // as it is before anybody presses play, or while it prepares
   },
 });
@@ -34,6 +37,9 @@ try {
     await enter(page, values);
     await page.waitForFunction(() => [...document.querySelectorAll('[data-part="tracks"] > li svg path')].every((path) => path.getAttribute("d")?.length > 100)
       && document.querySelector('[data-part="tracks"] > li'));
+  } else if (values.email) {
+    await enter(page, values);
+    await page.locator('[data-part="workers"] tr').nth(3).waitFor({ state: "visible" });
   } else if (!values.still) {
     await page.locator('[data-part="play"]').click();
     await page.waitForFunction(() => segue.rung && segue.audio.currentTime > 1);

@@ -30,6 +30,7 @@ const SEEDS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/api/v1/transcodes/JOB/retry", "", r#"{"rungs":["aac/96","flac"]}"#),
     ("GET", "/api/v1/transcodes/JOB/callbacks", "", ""),
     ("POST", "/api/v1/transcodes/JOB/callbacks/redeliver", "", "{}"),
+    ("POST", "/api/v1/transcodes/callbacks/redeliver?since=2026-11-20T08:00:00Z", "", ""),
     (
         "POST",
         "/api/v1/uploads",
@@ -65,6 +66,8 @@ const SEEDS: &[(&str, &str, &str, &str)] = &[
     ("GET", "/tracks/trk_x/master.m3u8?scope=all", "", ""),
     ("GET", "/tracks/trk_x/stream?preview=30", "Range: bytes=0-1\r\n", ""),
     ("GET", "/watch/trk_x", "", ""),
+    ("GET", "/api/v1/tracks/trk_x/media?share=sgs_x", "", ""),
+    ("GET", "/api/v1/loudness?tracks=trk_x,trk_y", "", ""),
     ("GET", "/api/v1/nothing", "", ""),
 ];
 

@@ -12,6 +12,7 @@ mod mail;
 mod notices;
 mod provider;
 mod rows;
+mod safe;
 mod scopes;
 mod traces;
 

@@ -178,6 +178,27 @@ fn a_disk_that_takes_no_more_is_named_and_left_as_it_was() {
     }
 }
 
+/// What the transcoder's libraries say when they do not load helps nobody.
+#[test]
+fn a_limit_on_memory_that_nothing_could_start_in_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wav, out) = (dir.path().join("a.wav"), dir.path().join("out"));
+    segue::demo::write_wav(&wav).unwrap();
+    let script = "ulimit -v 900000; exec \"$@\""; // KiB
+    let done = std::process::Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_segue"), "transcode"])
+        .arg(&wav)
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert_eq!((done.status.code(), said(&done).lines().count()), (Some(1), 1), "{}", said(&done));
+    for word in ["a.wav", "needs 1024 MiB of address space", "may have 878 MiB", "ulimit -v"] {
+        assert!(said(&done).contains(word), "{}", said(&done));
+    }
+    assert_eq!(files_below(dir.path()), ["a.wav"]);
+}
+
 /// Ctrl-C in a terminal reaches the command and everything it started at once.
 #[test]
 fn an_interrupted_transcode_says_so_and_leaves_nothing() {

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::jobs::Site;
+use crate::tracks::site::{self, Who};
 
 /// What makes a process live so much earlier or later.
 fn living(at: &str) -> [(&'static str, String); 3] {
@@ -39,4 +40,25 @@ fn a_node_whose_clock_is_wrong_neither_takes_others_work_nor_keeps_its_own() {
     let _heir = worker("-1h");
     let job = site.until(&id, |job| job["state"] == "succeeded");
     assert_eq!((&job["attempt"], &job["failures"]), (&json!(2), &json!(1)), "{job:#}");
+}
+
+/// What it writes, others compare: a job that may begin in an hour, a share that ends an hour later than its owner said.
+#[test]
+fn what_is_asked_of_a_node_whose_clock_is_wrong_goes_by_the_databases_clock() {
+    let mut site = site::Site::on_postgresql();
+    for (name, value) in living("+1h") {
+        site = site.with(name, &value);
+    }
+    let api = site.serve();
+    // The runner's limit ends a wait for a job whose time has not come.
+    let track = api.track(&json!({ "visibility": "private" }), "published");
+    let shown = api.shown(Who::One, &format!("/api/v1/tracks/{track}"));
+    let now_us = segue::base::clock::Clock::System.unix_us();
+    let created_us = segue::base::clock::parse_rfc3339(shown["created_at"].as_str().unwrap()).unwrap();
+    assert!((now_us - created_us).abs() < 1_800_000_000, "{shown:#}");
+    // What it signs, its own origin lets in: both go by the machine's clock.
+    let alias = api.get(Who::One, &format!("/tracks/{track}/master.m3u8"));
+    let signed = alias.header("location").expect("a signed playlist");
+    let path = signed.split_once("://").map_or(signed, |(_, rest)| &rest[rest.find('/').unwrap()..]);
+    assert_eq!(api.get(Who::Nobody, path).status, 200, "{path}");
 }

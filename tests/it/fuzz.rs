@@ -30,7 +30,11 @@ fn every_target_survives_its_corpus_and_mutations_of_it() {
         if let Ok(files) = fs::read_dir(corpora.join(name)) {
             let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
             paths.sort();
-            inputs.extend(paths.iter().map(|path| fs::read(path).unwrap()));
+            for input in paths.iter().map(|path| fs::read(path).unwrap()) {
+                if !inputs.contains(&input) {
+                    inputs.push(input);
+                }
+            }
         }
         assert!(inputs.len() > 1, "{name} has something to begin with");
         inputs.iter().for_each(|input| run_or_tell(name, run, input));
@@ -73,6 +77,24 @@ fn every_type_of_body_has_an_input_that_is_read_and_every_body_of_the_descriptio
     let undescribed: Vec<_> = types.difference(&described).collect();
     let untried: Vec<_> = described.difference(&types).collect();
     assert!(undescribed.is_empty() && untried.is_empty(), "{undescribed:?} {untried:?}: see `api::bodies`");
+}
+
+/// `cargo fuzz` knows the corpus alone, so what our own writers make stands there too. `FUZZ_SEEDS=write` writes it again.
+#[test]
+fn every_target_has_a_committed_corpus_with_what_our_own_writers_make() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, _) in targets::ALL {
+        let dir = corpora.join(name);
+        let made = seeds(name);
+        if std::env::var("FUZZ_SEEDS").is_ok_and(|what| what == "write") {
+            fs::create_dir_all(&dir).unwrap();
+            for (number, seed) in made.iter().enumerate() {
+                fs::write(dir.join(format!("made_{number:02}")), seed).unwrap();
+            }
+        }
+        let files = fs::read_dir(&dir).unwrap_or_else(|cause| panic!("{name} has no corpus: {cause}")).count();
+        assert!(files > 1 && files >= made.len(), "{name} has {files} files: FUZZ_SEEDS=write writes {}", made.len());
+    }
 }
 
 #[test]

@@ -489,7 +489,8 @@ fn a_database_that_is_away_for_a_moment_costs_no_attempt() {
 /// A child that is stopped moves no more: the pool notices, kills it and tries again.
 #[test]
 fn an_attempt_that_stands_still_is_stopped_and_repeated() {
-    let site = Site::embedded().with("SEGUE_WORKER__STALL_S", "2");
+    // Longer than a child that goes second to everything else stands still on a busy machine.
+    let site = Site::embedded().with("SEGUE_WORKER__STALL_S", "10");
     let wav = site.wav("long.wav", 60);
     let id = site.enqueue(&wav, &[])["id"].as_str().unwrap().to_owned();
     let worker = site.worker();
@@ -739,6 +740,8 @@ fn the_api_takes_a_job_and_tells_how_it_goes() {
     assert_eq!(get(&format!("{path}/events"), ("Last-Event-ID", "9")).status, 204, "do not come back");
     let done = json_of(&get(&path, none));
     assert_eq!((&done["state"], &done["output"]["track"]), (&json!("succeeded"), &job["track"]));
+    let (loudness, samples) = (&done["output"]["loudness"], &done["output"]["samples"]);
+    assert!(loudness["integrated_lufs"].is_f64() && *samples == json!(6 * 44_100), "{done:#}");
     assert_eq!(json_of(&get("/api/v1/transcodes?limit=5", none))["items"].as_array().unwrap().len(), 1);
 
     let stranger = format!("Bearer {}", other.lines().next().unwrap());

@@ -833,23 +833,49 @@ fn a_role_that_can_only_insert_is_enough_to_post() {
     });
 }
 
-/// What an owner of the database can always do is found by `segue ledger verify`, which then fails.
+/// What an owner of the database can always do, and what is said of it.
+const TAMPERED: [(&str, &str); 8] = [
+    ("update ledger_posting set debit = debit + 1 where journal_id = 'in' and debit > 0", "journal 1"),
+    (
+        "update ledger_posting set debit = debit + 1 where debit > 0;
+         update ledger_posting set credit = credit + 1 where credit > 0",
+        "sealed",
+    ),
+    ("update ledger_journal set effective_us = effective_us + 1 where id = 'in'", "journal 1"),
+    ("update ledger_seal set hash = substr(hash, 2) || substr(hash, 1, 1) where seq = 2", "journal 2"),
+    ("delete from ledger_seal where seq = 2", "without"),
+    ("update ledger_balance set debits = debits + 1 where account_id = 1", "balance of psp"),
+    ("update ledger_hour set debits = debits + 1 where account_id = 1", "hours"),
+    ("update ledger_head set seq = 1", "head"),
+];
+
+/// A superuser of PostgreSQL switches every trigger and foreign key off for a session, and leaves no trace but this.
+#[test]
+fn what_a_superuser_changes_past_the_triggers_of_postgresql_is_found() {
+    let server = Postgres::start();
+    for (number, (statement, expected)) in TAMPERED.iter().enumerate() {
+        let url = server.database(&format!("tampered{number}"));
+        on_runtime(async {
+            let db = ready(Place::Postgres(url.clone())).await;
+            prepare(&db).await;
+            db.close().await;
+        });
+        let script = format!("set session_replication_role = replica; {statement}");
+        let done =
+            std::process::Command::new("psql").args(["-Xq", "-v", "ON_ERROR_STOP=1", "-c", &script, &url]).status();
+        assert!(done.unwrap().success(), "{statement}");
+        let found =
+            crate::support::segue().args(["ledger", "verify", "--json"]).env("DATABASE_URL", &url).output().unwrap();
+        assert_eq!(found.status.code(), Some(1), "{statement}: {}", crate::support::said(&found));
+        let report: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+        assert!(report["wrong"].as_u64() > Some(0), "{statement}: {report}");
+        assert!(report["differences"].to_string().contains(expected), "{statement}: {report}");
+    }
+}
+
+/// It is found by `segue ledger verify`, which then fails.
 #[test]
 fn what_an_owner_changes_is_found() {
-    const TAMPERED: [(&str, &str); 8] = [
-        ("update ledger_posting set debit = debit + 1 where journal_id = 'in' and debit > 0", "journal 1"),
-        (
-            "update ledger_posting set debit = debit + 1 where debit > 0;
-          update ledger_posting set credit = credit + 1 where credit > 0",
-            "sealed",
-        ),
-        ("update ledger_journal set effective_us = effective_us + 1 where id = 'in'", "journal 1"),
-        ("update ledger_seal set hash = substr(hash, 2) || substr(hash, 1, 1) where seq = 2", "journal 2"),
-        ("delete from ledger_seal where seq = 2", "without"),
-        ("update ledger_balance set debits = debits + 1 where account_id = 1", "balance of psp"),
-        ("update ledger_hour set debits = debits + 1 where account_id = 1", "hours"),
-        ("update ledger_head set seq = 1", "head"),
-    ];
     let directory = tempfile::tempdir().unwrap();
     for (number, (statement, expected)) in TAMPERED.iter().enumerate() {
         let data = directory.path().join(number.to_string());

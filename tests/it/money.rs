@@ -4,6 +4,7 @@ mod api;
 mod fakes;
 mod flows;
 mod simulation;
+mod slate;
 mod traces;
 
 use std::fs;
@@ -15,6 +16,8 @@ const TABLES: [&str; 6] = ["sale_order", "refund", "dispute", "transfer", "subsc
 /// The tables whose status a source writes in an `update`, once for each statement.
 fn written(source: &str) -> Vec<&'static str> {
     let source = source.split("#[cfg(test)]\nmod tests").next().unwrap().to_lowercase();
+    let source = source.split_whitespace().collect::<Vec<_>>().join(" "); // however it is broken into lines
+    let source = source.replace("update only ", "update ");
     let mut found = Vec::new();
     for table in TABLES {
         for (at, _) in source.match_indices(&format!("update {table} ")) {
@@ -25,10 +28,16 @@ fn written(source: &str) -> Vec<&'static str> {
             }
         }
     }
-    // An upsert is an update in disguise.
+    // An upsert is an update in disguise, and so is what removes a row and puts another in its place.
     for (at, _) in source.match_indices("do update set") {
         if source[at..].split('"').next().unwrap().contains("status") {
             found.push("an upsert");
+        }
+    }
+    for table in TABLES {
+        let replaced = ["or replace into", "replace into", "merge into"].map(|verb| format!("{verb} {table} "));
+        if replaced.iter().any(|statement| source.contains(statement)) {
+            found.push("a replacement");
         }
     }
     found
@@ -55,5 +64,7 @@ fn a_status_is_written_in_one_place() {
     assert!(seen > 100, "{seen} sources");
     assert_eq!(written("\"update refund set\n  error = $1, STATUS = 'failed' where id = $2\""), ["refund"]);
     assert_eq!(written("\"update refund set error = $1 where status = 'failed'\""), [""; 0]);
+    assert_eq!(written("\"update\n  only transfer\n  set\n status = $1\""), ["transfer"]);
+    assert_eq!(written("\"insert or replace into invoice (id, status) values ($1, 'paid')\""), ["a replacement"]);
     assert_eq!(written("\"insert into x on conflict (id) do update set status = 'paid'\""), ["an upsert"]);
 }

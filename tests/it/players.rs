@@ -142,7 +142,8 @@ fn the_studio_is_entered_by_password_and_keeps_the_session_from_scripts() {
     std::fs::write(&file, wav(12, 440.0)).unwrap();
     let (email, password) = crate::auth::creator(&site.data());
     let url = format!("http://{}/studio", api.addr);
-    let who = ["--email", email.as_str(), "--password", &password, "--file", file.to_str().unwrap()];
+    let password = format!("--password={password}"); // it may begin with a dash
+    let who = ["--email", email.as_str(), &password, "--file", file.to_str().unwrap()];
     play_url("studio", &url, (1, 1), &who);
 }
 
@@ -188,7 +189,8 @@ fn the_desk_of_an_admin_rules_on_notices_and_tries_jobs_again() {
     assert_eq!(api.json(Who::Nobody, "POST", "/api/v1/dmca/notice", &notice).0, 201);
     let (_, password, authenticator) = crate::auth::admin(api.addr, &site.data());
     let url = format!("http://{}/admin", api.addr);
-    let who = ["--email", "admin@example.org", "--password", &password, "--secret", authenticator.secret()];
+    let password = format!("--password={password}"); // it may begin with a dash
+    let who = ["--email", "admin@example.org", &password, "--secret", authenticator.secret()];
     play_url("admin", &url, (1, 1), &[&who[..], &["--track", &track, "--job", job]].concat());
 }
 

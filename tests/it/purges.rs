@@ -17,6 +17,7 @@ use segue::db::purges::Tried;
 use segue::db::{Db, Place};
 use segue::jobs::backoff::Backoff;
 use segue::workers::purges::{self, Options};
+use segue::workers::supervisor::Duty;
 use sha2::{Digest as _, Sha256};
 
 use crate::postgres::{Postgres, ready};
@@ -144,7 +145,8 @@ fn purge(provider: Provider, wishes: &[What], script: Vec<Does>, done: Does) -> 
             try_max: Duration::from_secs(3),
         };
         let (trigger, shutdown) = shutdown::channel();
-        let worker = tokio::spawn(purges::run(db.clone(), options, Clock::System, shutdown));
+        let duty = Duty::new("purges", options.poll, Clock::System);
+        let worker = tokio::spawn(purges::run(db.clone(), options, Clock::System, (duty, shutdown)));
         while db.purges_waiting().await.unwrap() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

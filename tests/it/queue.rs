@@ -8,6 +8,7 @@ use segue::base::id::VersionId;
 use segue::db::deliveries::{TRIES_MAX, Try};
 use segue::db::jobs::{Asked, Enqueued, Filter, enqueue, guard, record, settle};
 use segue::db::tracks::moves;
+use segue::db::workers::Report;
 use segue::db::{Db, Place};
 use segue::jobs::backoff::Backoff;
 use segue::jobs::{Cost, Held, Job, JobId, Lease, NewJob, Outcome, Reason, State};
@@ -35,6 +36,7 @@ const CASES: &[Case] = cases![
     a_settlement_that_is_rolled_back_leaves_the_lease,
     events_are_numbered_without_gaps,
     a_singleton_has_one_holder_at_a_time,
+    what_workers_say_is_kept_until_they_leave_or_are_forgotten,
     callbacks_are_written_with_their_event_and_tried_until_dead,
     old_jobs_are_forgotten_and_others_kept,
     the_queue_says_how_it_stands,
@@ -379,6 +381,35 @@ async fn a_singleton_has_one_holder_at_a_time(db: Db) {
     assert!(db.hold("janitor", "w0", NOW + TERM + 1, NOW + 3 * TERM).await.unwrap());
 }
 
+async fn what_workers_say_is_kept_until_they_leave_or_are_forgotten(db: Db) {
+    let says = |name: &str, ran_us, failed: Option<(i64, &str)>| Report {
+        name: name.into(),
+        every_us: 10 * SECOND,
+        ran_us,
+        failures: i64::from(failed.is_some()),
+        failed: failed.map(|(at_us, why)| (at_us, why.to_owned())),
+    };
+    let first = [says("mail", None, None), says("janitor", Some(NOW), Some((NOW, "the disk is full")))];
+    db.report_workers("a", NOW - SECOND, &first, NOW).await.unwrap();
+    db.report_workers("b", NOW, &[says("janitor", None, None)], NOW).await.unwrap();
+    assert!(db.hold("janitor", "a", NOW, NOW + TERM).await.unwrap());
+    let told = db.workers().await.unwrap();
+    let shown: Vec<_> = told.iter().map(|w| (w.report.name.as_str(), w.node.as_str(), w.holds_until_us)).collect();
+    assert_eq!(shown, [("janitor", "a", Some(NOW + TERM)), ("janitor", "b", None), ("mail", "a", None)]);
+    assert_eq!((&told[0].report, told[0].begun_us, told[0].seen_us), (&first[1], NOW - SECOND, NOW));
+
+    // The same again is the same row.
+    db.report_workers("a", NOW - SECOND, &[says("mail", Some(NOW + 5), None)], NOW + SECOND).await.unwrap();
+    let told = db.workers().await.unwrap();
+    assert_eq!((told.len(), told[2].report.ran_us, told[2].seen_us), (3, Some(NOW + 5), NOW + SECOND));
+
+    // Who was not heard of since is forgotten; who leaves takes its rows along, and what it held.
+    assert_eq!(db.sweep_workers(NOW + 1).await.unwrap(), 2);
+    assert_eq!(db.workers().await.unwrap().len(), 1);
+    db.retire("a").await.unwrap();
+    assert_eq!((db.workers().await.unwrap(), db.holders().await.unwrap()), (vec![], vec![]));
+}
+
 async fn callbacks_are_written_with_their_event_and_tried_until_dead(db: Db) {
     let new = NewJob { input: r#"{"callback":"http://127.0.0.1:1/hook","track":"trk_1"}"#.into(), ..wish("c") };
     let id = put(&db, &new, NOW).await;
@@ -427,6 +458,13 @@ async fn callbacks_are_written_with_their_event_and_tried_until_dead(db: Db) {
     assert_eq!((&of(&first.id)["state"], of(&first.id)["tries"].as_array().unwrap().len()), (&"delivered".into(), 1));
     assert_eq!(of(&second.id)["state"], "dead");
     assert_eq!(of(&second.id)["tries"].as_array().unwrap().len(), TRIES_MAX as usize);
+
+    // For a receiver that was away: of one client or of all, and nothing that is older.
+    let (client, stranger) = (db.job(&id).await.unwrap().unwrap().client, Some("another"));
+    assert_eq!(db.redeliver_missed(stranger, 0, now).await.unwrap(), 0);
+    assert_eq!(db.redeliver_missed(Some(&client), NOW + 3600 * SECOND, now).await.unwrap(), 0);
+    assert_eq!(db.redeliver_missed(Some(&client), 0, now).await.unwrap(), 1);
+    assert_eq!(db.redeliver_missed(None, 0, now).await.unwrap(), 1);
 
     assert_eq!(db.redeliver(&id, false, now).await.unwrap(), 1);
     let again = db.take_deliveries(10, now, now + SECOND).await.unwrap();

@@ -3,6 +3,6 @@
 mod access;
 mod dmca;
 mod embed;
-mod making;
+pub(crate) mod making;
 mod rows;
 pub(crate) mod site;

@@ -26,11 +26,11 @@ function all() { notices(); jobs(); workers(); }
 async function notices() {
   const standing = at("standing").value;
   await fill("notices", `/api/v1/admin/dmca/notices?limit=50${standing ? `&standing=${standing}` : ""}`, (filed) => {
-    const verbs = document.createElement("td");
+    const verbs = cell("", "verbs");
     for (const verb of VERBS[filed.standing] ?? []) verbs.append(button(WORDS[verb], () => rule(filed, verb)));
     return [
-      cell(filed.id), cell(filed.standing.replace("_", " ")), cell(filed.track ?? "?"), cell(`${filed.notice.work} — ${filed.notice.on_behalf_of || filed.notice.name}`),
-      cell(when(filed.received_at)), cell(filed.restore_from ? `${when(filed.restore_from)} to ${when(filed.restore_by)}` : "–"), verbs,
+      cell(filed.id, "id"), cell(filed.standing.replace("_", " ")), cell(filed.track ?? "?", "id"), cell(`${filed.notice.work} — ${filed.notice.on_behalf_of || filed.notice.name}`, "words"),
+      cell(when(filed.received_at), "time"), cell(filed.restore_from ? `${when(filed.restore_from)} to ${when(filed.restore_by)}` : "–", "time"), verbs,
     ];
   });
 }
@@ -67,28 +67,50 @@ async function rule(filed, verb) {
 async function jobs() {
   const state = at("job-state").value;
   await fill("jobs", `/api/v1/admin/jobs?limit=50${state ? `&state=${state}` : ""}`, (job) => {
-    const verbs = document.createElement("td");
+    const verbs = cell("", "verbs");
     if (["dead", "cancelled", "succeeded"].includes(job.state)) verbs.append(button("Requeue", () => told(() => json(`/api/v1/admin/jobs/${job.id}/retry`, "POST", {})).then(jobs)));
-    return [cell(job.id), cell(job.state), cell(job.track ?? ""), cell(job.progress === null ? "–" : `${Math.round(job.progress * 100)} %`), cell(job.error ?? "–"), cell(when(job.created_at)), verbs];
+    return [cell(job.id, "id"), cell(job.state), cell(job.track ?? "", "id"), cell(job.progress === null ? "–" : `${Math.round(job.progress * 100)}\u00a0%`), cell(job.error ?? "–", "words"), cell(when(job.created_at), "time"), verbs];
   });
 }
 
 async function workers() {
-  await fill("workers", "/api/v1/admin/workers", (worker) => [cell(worker.name), cell(worker.does), cell(when(worker.until))]);
+  await told(async () => {
+    const { items, leases } = await json("/api/v1/admin/workers");
+    lines("workers", items, (worker) => {
+      const process = worker.silent ? cell(`${worker.node}, silent since ${when(worker.seen_at)}`, "late") : cell(worker.node);
+      const alone = items.some((other) => other.worker === worker.worker && other.holds_until);
+      const last = worker.last_run_at ? when(worker.last_run_at) : alone ? "another process does it" : "–";
+      const error = worker.last_error ? `${when(worker.last_error_at)}: ${worker.last_error}` : "–";
+      return [cell(worker.worker), process, cell(every(worker.every_s)), cell(last, "time"), cell(error, worker.last_error ? "words" : ""), cell(String(worker.failures))];
+    });
+    lines("leases", leases, (lease) => [cell(lease.name), cell(lease.does, "words"), cell(when(lease.until), "time")]);
+  });
 }
 
-async function fill(part, path, row) {
-  const body = at(part);
-  await told(async () => {
-    const page = await json(path);
-    body.replaceChildren(...page.items.map((item) => { const line = document.createElement("tr"); line.append(...row(item)); return line; }));
-    if (!page.items.length) { const line = document.createElement("tr"); line.append(Object.assign(cell("Nothing."), { colSpan: 7 })); body.append(line); }
-  });
+/** 0.5 → "500 ms", 10 → "10 s", 3600 → "1 h" */
+function every(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)}\u00a0ms`;
+  const [size, unit] = seconds >= 3600 ? [3600, "h"] : seconds >= 60 ? [60, "min"] : [1, "s"];
+  return `${Math.round((seconds / size) * 10) / 10}\u00a0${unit}`;
+}
+
+const asked = {}; // part → how often it was asked for: an answer to a question before the last one is nobody's any more
+
+const fill = (part, path, row) => told(async () => {
+  const turn = (asked[part] = (asked[part] ?? 0) + 1);
+  const { items } = await json(path);
+  if (turn === asked[part]) lines(part, items, row);
+});
+
+function lines(part, items, row) {
+  const made = items.map((item) => { const line = document.createElement("tr"); line.append(...row(item)); return line; });
+  if (!made.length) { const line = document.createElement("tr"); line.append(Object.assign(cell("Nothing."), { colSpan: 7 })); made.push(line); }
+  at(part).replaceChildren(...made);
 }
 
 async function told(does) {
   try { at("error").textContent = ""; return await does(); } catch (error) { at("error").textContent = error.message; }
 }
 
-const cell = (text) => Object.assign(document.createElement("td"), { textContent: text });
+const cell = (text, className = "") => Object.assign(document.createElement("td"), { textContent: text, className });
 const button = (text, act) => { const made = Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: text }); made.addEventListener("click", act); return made; };

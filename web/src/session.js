@@ -2,6 +2,8 @@
 // token that other sites cannot know beside them; or by an API key, for as long as the tab lives.
 
 const KEY = "segue.key", RENEWED = "segue.renewed";
+/** Where unfinished uploads are, for as long as somebody is logged in. */
+export const UPLOADS = "segue.uploads";
 
 const key = () => sessionStorage.getItem(KEY);
 const csrf = () => document.cookie.split("; ").find((pair) => pair.startsWith("__Host-segue_csrf="))?.split("=")[1];
@@ -108,6 +110,7 @@ export function enter(form, path, entered) {
 
 /** Ends the session, or forgets the key, and begins anew. */
 export async function leave() {
+  localStorage.removeItem(UPLOADS);
   if (key()) sessionStorage.removeItem(KEY);
   else await json("/api/v1/auth/logout", "POST").catch(() => null);
   location.reload();

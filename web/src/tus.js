@@ -1,10 +1,11 @@
 // Sends a file by tus 1.0 in pieces, goes on after an interruption, and says how far it is.
 // In: a file, and how to ask the server. Out: the id of the upload.
 
+import { UPLOADS } from "./session.js";
+
 const PIECE_BYTES = 4 << 20;
 // Waits between tries that fail, in milliseconds; then it is up to the person.
 const WAITS_MS = [500, 1000, 2000, 4000, 8000, 15000];
-const MEMORY = "segue.uploads";
 
 /** Uploads `file`. `ask(path, init)` is fetch with the caller's credentials; `told({sent, total, eta_s})` is called as it goes. */
 export async function upload(file, kind, ask, told, signal) {
@@ -77,8 +78,8 @@ class Pace {
   }
 }
 
-// Where uploads of this tab are, so that a page that was reloaded goes on: no credentials, only places.
-function memory() { try { return JSON.parse(sessionStorage.getItem(MEMORY)) ?? {}; } catch { return {}; } }
+// Where unfinished uploads are, so that a browser that was closed goes on: no credentials, only places. Whoever logs out leaves none.
+function memory() { try { return JSON.parse(localStorage.getItem(UPLOADS)) ?? {}; } catch { return {}; } }
 const remembered = (mark) => memory()[mark];
-function remember(mark, place) { sessionStorage.setItem(MEMORY, JSON.stringify({ ...memory(), [mark]: place })); }
-function forget(mark) { const all = memory(); delete all[mark]; sessionStorage.setItem(MEMORY, JSON.stringify(all)); }
+function remember(mark, place) { localStorage.setItem(UPLOADS, JSON.stringify({ ...memory(), [mark]: place })); }
+function forget(mark) { const all = memory(); delete all[mark]; localStorage.setItem(UPLOADS, JSON.stringify(all)); }

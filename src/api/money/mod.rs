@@ -67,6 +67,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(subscriptions::access))
         .routes(routes!(subscriptions::show, subscriptions::cancel))
         .routes(routes!(subscriptions::complete))
+        .routes(routes!(subscriptions::resume))
         .routes(routes!(sellers::set_account, sellers::account))
         .routes(routes!(sellers::balance))
         .routes(routes!(sellers::transfers))

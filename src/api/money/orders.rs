@@ -214,7 +214,7 @@ pub(super) async fn refund(
             return Err(conflict("order-disputed", "A dispute about this order is open", detail));
         }
     };
-    Ok(placed(status, format!("/api/v1/orders/{id}"), refund_view(&refund)))
+    Ok(placed(status, format!("/api/v1/orders/{id}"), refund_view(&id, &refund)))
 }
 
 /// `PATCH /api/v1/admin/orders/{id}` with `{"refund_until":"2026-12-31T00:00:00Z"}`.
@@ -296,15 +296,15 @@ fn view(payments: &Payments, order: &Order, viewer: &Principal, refunds: &[Refun
             "id": order.payment.id,
             "client_secret": (buys && open).then_some(order.payment.client_secret.as_ref()).flatten(),
         },
-        "refunds": refunds.iter().map(refund_view).collect::<Vec<_>>(),
+        "refunds": refunds.iter().map(|refund| refund_view(&order.id, refund)).collect::<Vec<_>>(),
         "created": rfc3339(order.created_us), "paid": time(order.paid_us), "refunded": time(order.refunded_us),
         "refund_until": time(until_us),
     })
 }
 
-fn refund_view(refund: &Refund) -> Value {
+fn refund_view(order: &OrderId, refund: &Refund) -> Value {
     json!({
-        "id": refund.id.as_str(), "order": refund.order.as_str(), "status": refund.status.as_str(),
+        "id": refund.id.as_str(), "order": order.as_str(), "status": refund.status.as_str(),
         "amount": money(refund.amount), "created": rfc3339(refund.created_us), "settled": time(refund.settled_us),
     })
 }

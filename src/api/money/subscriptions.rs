@@ -21,7 +21,7 @@ use crate::api::transcodes::{self, no_store};
 use crate::auth::principal::Principal;
 use crate::base::clock::rfc3339;
 use crate::db::orders::Payment;
-use crate::db::subscriptions::{Invoice, Plan, Subscription};
+use crate::db::subscriptions::{Invoice, Plan, Resumed, Subscription, Why};
 use crate::ledger::subscription::{Gate, SubscriptionId};
 use crate::payments::Payments;
 use crate::payments::checkout::{Completed, Joined};
@@ -192,6 +192,35 @@ pub(super) async fn cancel(
     Ok(shown(StatusCode::OK, view(&subscription, None, &[])))
 }
 
+/// `POST /api/v1/subscriptions/{id}/resume`: one that was ended, and is paid for still, goes on by itself again.
+#[utoipa::path(
+    post,
+    path = "/api/v1/subscriptions/{id}/resume",
+    tag = "money",
+    summary = "Take back that a subscription ends: as long as it is paid for, it can go on by itself",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The subscription, which renews"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It has ended, or cannot renew", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+)]
+pub(super) async fn resume(
+    State(payments): State<Arc<Payments>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Answer {
+    let caller = writer(caller)?;
+    let subscription = own(&payments, &caller, &id).await?;
+    let why = match payments.resume(&subscription.id).await? {
+        Resumed::Renews(subscription) => return Ok(shown(StatusCode::OK, view(&subscription, None, &[]))),
+        Resumed::Not(why) => why,
+    };
+    let detail = match why {
+        Why::Over => format!("it is {} and not paid for any longer; subscribe again", subscription.status.as_str()),
+        Why::NotSold => format!("the plan {} is not renewed any more; subscribe to another one", subscription.plan),
+        Why::NothingToPayBy => "there is nothing to pay it by; subscribe again when it has ended".into(),
+        Why::Leaves => "your account is to be erased; take that back first".into(),
+    };
+    Err(Problem::new(StatusCode::CONFLICT, "subscription-not-resumable", "It cannot go on by itself", detail))
+}
+
 /// `GET /api/v1/subscriptions/access`: 204 where a subscription lets the caller in, else 403 with what to do about it.
 #[utoipa::path(
     get,
@@ -218,7 +247,7 @@ fn view(subscription: &Subscription, payment: Option<&Payment>, invoices: &[Invo
         json!({
             "id": invoice.id, "status": invoice.status.as_str(), "amount": money(invoice.amount),
             "tax_minor": invoice.tax_minor, "created": rfc3339(invoice.created_us), "paid": time(invoice.paid_us),
-            "from": time(invoice.from_us), "until": time(invoice.until_us),
+            "from": time(invoice.from_us), "until": time(invoice.until_us), "returned": time(invoice.returned_us),
         })
     };
     json!({

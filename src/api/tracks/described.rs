@@ -208,6 +208,100 @@ pub(in crate::api) struct VersionList {
     items: Vec<VersionView>,
 }
 
+/// What was measured of the sound that a track shows.
+#[derive(ToSchema)]
+#[schema(as = Media)]
+pub(in crate::api) struct MediaView {
+    id: String,
+    version: String,
+    duration_s: f64,
+    source: SourceView,
+    /// Null of a silent film.
+    loudness: Option<LoudnessView>,
+    /// The rungs, each as long as the source.
+    rungs: Vec<RungView>,
+    /// The picture of a film.
+    #[schema(value_type = Option<Object>)]
+    video: Option<String>,
+    preview_start_s: Option<f64>,
+    /// Rungs that were not made because they could add nothing, and why.
+    #[schema(value_type = Vec<Object>)]
+    skipped: Vec<String>,
+}
+
+/// What went in, decoded.
+#[derive(ToSchema)]
+#[schema(as = MediaSource)]
+pub(in crate::api) struct SourceView {
+    codec: String,
+    rate: u32,
+    channels: u32,
+    /// Where the channels are, when FLAC has no layout of just these.
+    layout: Option<String>,
+    /// 32 of floating point.
+    bits: u32,
+    /// Length in samples per channel.
+    samples: u64,
+}
+
+/// EBU R128; two decimals.
+#[derive(ToSchema)]
+#[schema(as = Loudness)]
+pub(in crate::api) struct LoudnessView {
+    /// In LUFS; absent of silence.
+    integrated_lufs: Option<f64>,
+    /// In LU.
+    range_lu: f64,
+    /// In dBTP; absent of silence.
+    true_peak_dbtp: Option<f64>,
+    /// `track_gain_db` and `track_peak`; absent of silence.
+    #[schema(value_type = Option<Object>)]
+    replay_gain: Option<String>,
+}
+
+/// A rung of the ladder, and what is not to be heard of it.
+#[derive(ToSchema)]
+#[schema(as = MediaRung)]
+pub(in crate::api) struct RungView {
+    path: String,
+    codecs: String,
+    rate: u32,
+    channels: u32,
+    bits: u32,
+    /// The highest of any segment or short run of segments, in bit/s.
+    bandwidth: u64,
+    average_bandwidth: u64,
+    segments: u64,
+    /// Samples that decoders give before the first and behind the last that are meant.
+    priming: u32,
+    padding: u32,
+    samples: u64,
+    lossless: bool,
+    /// What was lost on the way from the source, in words.
+    loss: Option<String>,
+}
+
+/// Several tracks, each alone and all as one.
+#[derive(ToSchema)]
+#[schema(as = LoudnessTogether)]
+pub(in crate::api) struct TogetherView {
+    #[schema(value_type = Vec<Object>)]
+    tracks: Vec<String>,
+    together: AlbumView,
+}
+
+/// EBU R128 of several tracks as one, to 0.05 LU; null of silence.
+#[derive(ToSchema)]
+#[schema(as = AlbumLoudness)]
+pub(in crate::api) struct AlbumView {
+    integrated_lufs: Option<f64>,
+    range_lu: f64,
+    true_peak_dbtp: Option<f64>,
+    /// ReplayGain 2.0.
+    album_gain_db: Option<f64>,
+    album_peak: f64,
+}
+
 /// A share in force.
 #[derive(ToSchema)]
 #[schema(as = Share)]
@@ -395,10 +489,37 @@ pub(in crate::api) struct FiledList {
     next: Option<String>,
 }
 
-/// Who has a lease.
+/// A worker of a process, as it said itself.
 #[derive(ToSchema)]
 #[schema(as = Worker)]
 pub(in crate::api) struct WorkerView {
+    /// What it is called; each process has it once.
+    worker: String,
+    /// The process: host, number, four random digits.
+    node: String,
+    /// How often it has a turn.
+    every_s: f64,
+    /// When its process began.
+    since: String,
+    /// When its process last said something.
+    seen_at: String,
+    /// Whether that is so long ago that the process has died, or does not reach the database.
+    silent: bool,
+    /// Until when it does for all processes what it is named for, without another word; null: another does, or each does.
+    holds_until: Option<String>,
+    /// When its last turn ended; null: it has had none.
+    last_run_at: Option<String>,
+    /// Turns of this process that failed.
+    failures: i64,
+    /// Why the last of them did.
+    last_error: Option<String>,
+    last_error_at: Option<String>,
+}
+
+/// Who has a lease.
+#[derive(ToSchema)]
+#[schema(as = LeaseOfWork)]
+pub(in crate::api) struct LeaseView {
     name: String,
     /// What it does.
     does: String,
@@ -409,5 +530,7 @@ pub(in crate::api) struct WorkerView {
 #[derive(ToSchema)]
 #[schema(as = Workers)]
 pub(in crate::api) struct WorkerList {
+    /// By worker, then by process.
     items: Vec<WorkerView>,
+    leases: Vec<LeaseView>,
 }

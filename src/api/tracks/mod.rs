@@ -6,6 +6,7 @@
 mod artwork;
 pub(super) mod described;
 mod events;
+mod media;
 mod shares;
 mod view;
 mod words;
@@ -74,6 +75,8 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::status))
         .routes(routes!(events::events))
         .routes(routes!(versions))
+        .routes(routes!(media::media))
+        .routes(routes!(media::loudness))
         .routes(routes!(restore))
         .routes(routes!(shares::create, shares::list))
         .routes(routes!(shares::revoke))

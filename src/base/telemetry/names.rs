@@ -151,6 +151,10 @@ pub const ORPHAN_REFUNDS: &str = "segue_ledger_orphan_refund_rows";
 pub const STUCK_ORDERS: &str = "segue_ledger_stuck_orders_pending";
 /// Refunds that wait although a sweep has looked.
 pub const STUCK_REFUNDS: &str = "segue_ledger_stuck_refunds_pending";
+/// Invoices whose payment nobody knows the end of yet: banks may take days.
+pub const OPEN_INVOICES: &str = "segue_ledger_open_invoices";
+/// … and those that have been so for more than a week.
+pub const STUCK_INVOICES: &str = "segue_ledger_stuck_invoices_open";
 /// Transfers that were tried five times or given up.
 pub const FAILED_TRANSFERS: &str = "segue_ledger_failed_transfers_at_max_retry";
 /// Transfers that have to come back.
@@ -163,9 +167,12 @@ pub const TRIAL_BALANCE: &str = "segue_ledger_trial_balance_minor_units";
 pub const UNSEALED: &str = "segue_ledger_unsealed_journals";
 /// 1 when every seal and balance was what the postings say, 0 when not; looked at once an hour.
 pub const CHAIN_VALID: &str = "segue_ledger_hash_chain_valid";
+/// When that was last looked at, in seconds since 1970; 0: not by this process.
+pub const VERIFIED_LAST: &str = "segue_ledger_last_verification_timestamp";
 /// What the ledger says that the provider holds, less what every payment, refund, transfer and dispute says.
 pub const CLEARING_DIFFERENCE: &str = "segue_ledger_clearing_difference_minor_units";
-/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `disputes`, `subscriptions`, `comparison`.
+/// What sweeps moved on, by `phase`: `payments`, `refunds`, `orphans`, `disputes`, `given_back`, `subscriptions`,
+/// `comparison`.
 pub const SWEEP_ACTIONS: &str = "segue_reconciler_actions_total";
 /// Refunds that no provider knew of.
 pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
@@ -173,10 +180,24 @@ pub const SWEEP_ORPHANS: &str = "segue_reconciler_orphan_refunds_total";
 pub const SWEEP_SECONDS: &str = "segue_reconciler_sweep_duration_seconds";
 /// When the last sweep of this process ended, in seconds since 1970; without payments now.
 pub const SWEEP_LAST: &str = "segue_reconciler_last_run_timestamp";
+/// What the last comparison with the provider found on one side only, by `kind`: `strange`, that nobody here knows, `missing`,
+/// that the provider does not list.
+pub const DISCREPANCIES: &str = "segue_reconciler_discrepancies";
 /// Deliveries of providers that were taken, by `result`: `accepted`, `unsigned`, `malformed`.
 pub const WEBHOOKS: &str = "segue_payment_webhooks_total";
+/// Deliveries that were taken and not processed yet.
+pub const WEBHOOKS_WAITING: &str = "segue_payment_webhooks_waiting";
+/// Seconds since the oldest of them came.
+pub const WEBHOOKS_AGE: &str = "segue_payment_webhooks_oldest_age_seconds";
 /// Disputes that a provider told of.
 pub const DISPUTES: &str = "segue_payment_disputes_total";
+
+/// How often a worker has a turn, by `worker`.
+pub const WORKER_EVERY: &str = "segue_worker_interval_seconds";
+/// When the last turn of a worker in this process ended, in seconds since 1970; before its first, when it began. By `worker`.
+pub const WORKER_LAST: &str = "segue_worker_last_run_timestamp_seconds";
+/// Turns of a worker that failed, by `worker`.
+pub const WORKER_FAILURES: &str = "segue_worker_failures_total";
 
 /// Log lines left out because the writer was behind.
 pub const LOG_DROPPED: &str = "segue_log_dropped_total";
@@ -277,6 +298,8 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     ),
     (Kind::Gauge, STUCK_ORDERS, "Orders that wait for their payment although a sweep has looked."),
     (Kind::Gauge, STUCK_REFUNDS, "Refunds that wait although a sweep has looked."),
+    (Kind::Gauge, OPEN_INVOICES, "Invoices whose payment nobody knows the end of yet."),
+    (Kind::Gauge, STUCK_INVOICES, "Invoices whose payment nobody knows the end of for more than a week."),
     (Kind::Gauge, FAILED_TRANSFERS, "Transfers that were tried five times or given up."),
     (Kind::Gauge, PENDING_REVERSALS, "Transfers that have to come back."),
     (Kind::Gauge, MONEY_ALARMS, "Payments and refunds at the provider that are not what we asked for."),
@@ -288,6 +311,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
         "What the ledger says that the provider holds, less what its rows say, by currency; anything but 0 is wrong.",
     ),
     (Kind::Gauge, CHAIN_VALID, "1 when every seal and balance was what the postings say, at the last look."),
+    (
+        Kind::Gauge,
+        VERIFIED_LAST,
+        "When the ledger was last computed again, in seconds since 1970; 0: not by this process.",
+    ),
     (Kind::Counter, SWEEP_ACTIONS, "What sweeps moved on, by phase."),
     (Kind::Counter, SWEEP_ORPHANS, "Refunds that no provider knew of."),
     (Kind::Gauge, SWEEP_SECONDS, "Seconds that the last sweep took."),
@@ -296,8 +324,22 @@ pub const ALL: &[(Kind, &str, &str)] = &[
         SWEEP_LAST,
         "When the last sweep of this process ended, in seconds since 1970; without payments now.",
     ),
+    (
+        Kind::Gauge,
+        DISCREPANCIES,
+        "What the last comparison found on one side only, by kind: strange (nobody here knows it), missing (not listed there).",
+    ),
     (Kind::Counter, WEBHOOKS, "Deliveries of providers, by result: accepted, unsigned or malformed."),
+    (Kind::Gauge, WEBHOOKS_WAITING, "Deliveries of providers that were taken and not processed yet."),
+    (Kind::Gauge, WEBHOOKS_AGE, "Seconds since the oldest delivery came that was not processed yet."),
     (Kind::Counter, DISPUTES, "Disputes that a provider told of."),
+    (Kind::Gauge, WORKER_EVERY, "How often a worker has a turn, by worker."),
+    (
+        Kind::Gauge,
+        WORKER_LAST,
+        "When the last turn of a worker in this process ended, in seconds since 1970; before its first, when it began.",
+    ),
+    (Kind::Counter, WORKER_FAILURES, "Turns of a worker that failed, by worker; the next tries again."),
     (Kind::Counter, LOG_DROPPED, "Log lines left out: standard error was too slow, or libraries wrote too many."),
     (Kind::Counter, ACCESS_SUPPRESSED, "Access log lines left out because there were too many errors in a second."),
     (

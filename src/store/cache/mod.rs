@@ -343,6 +343,12 @@ impl DiskCache {
         others.take(4).for_each(|victim| self.evict(&victim));
     }
 
+    /// Evicts every version of such tracks: what was deleted does not lie here until somebody needs the space.
+    pub fn evict_tracks(&self, deleted: impl Fn(TrackId) -> bool) {
+        let found: Vec<Arc<Entry>> = self.lock().values().filter(|entry| deleted(entry.key.0)).cloned().collect();
+        found.iter().for_each(|entry| self.evict(entry));
+    }
+
     /// All versions, those to be evicted first in front. Of what was come back to, at most four fifths of the
     /// budget are preferred: old favourites must go at last too.
     fn victims(&self) -> Vec<Arc<Entry>> {

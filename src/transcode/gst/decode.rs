@@ -1,20 +1,30 @@
 //! Input bytes → interleaved PCM at the source's own rate, depth and channels.
 //!
 //! `FileSource ! decodebin ! audioconvert ! caps ! identity ! appsink`, with `rawaudioparse` for `decodebin` where the
-//! samples lie in the input as they are. The reader pulls, so a slow encoder slows the decoder; nothing here grows with
-//! the length of the input.
+//! samples lie in the input as they are, and nothing of it (`plain`) where they need no conversion either. The reader pulls,
+//! so a slow encoder slows the decoder; nothing here grows with the length of the input.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::plain::Plain;
 use super::registry::make;
 use super::source::{FileSource, Input};
 use crate::base::{Error, Result};
 use crate::transcode::plan::{Format, Linear};
 
+/// Where samples come from.
+pub(super) enum Decoder {
+    /// The input has them.
+    Plain(Box<Plain>),
+    /// GStreamer makes them.
+    Pipeline(Decoding),
+}
+
 /// A running decoder. Dropping it stops the pipeline.
-pub(super) struct Decoder {
+pub(super) struct Decoding {
     pipeline: gst::Pipeline,
     sink: gst_app::AppSink,
     found: Arc<Mutex<Found>>,
@@ -43,6 +53,47 @@ impl Decoder {
     /// Starts to decode `input`; `linear`: what it is, when it needs no decoder; `mask`: where its channels are, when
     /// its decoder does not know.
     pub(super) fn start(input: Input, linear: Option<&Linear>, mask: Option<u64>) -> Result<Decoder> {
+        match linear.filter(|linear| Plain::reads(linear)) {
+            Some(linear) => Plain::start(input, linear).map(|plain| Decoder::Plain(Box::new(plain))),
+            None => Decoding::start(input, linear, mask).map(Decoder::Pipeline),
+        }
+    }
+
+    /// Waits a little for samples; `stop` ends that.
+    pub(super) fn pull(&mut self, stop: &AtomicBool) -> Result<Pull> {
+        match self {
+            Decoder::Plain(plain) => plain.pull(stop),
+            Decoder::Pipeline(decoding) => decoding.pull(),
+        }
+    }
+
+    /// The format of a sample, with the depth the decoder had before our conversion.
+    pub(super) fn format(&self, info: &gst_audio::AudioInfo) -> Format {
+        let decoded = match self {
+            Decoder::Plain(plain) => Some(plain.original().clone()),
+            Decoder::Pipeline(decoding) => decoding.found.lock().expect("no panic while locked").decoded.clone(),
+        };
+        let original = decoded.as_ref().unwrap_or(info).format_info();
+        let float = original.is_float();
+        let bits = if float { 32 } else { original.depth() };
+        let places = info.positions().filter(|places| places.len() > 2).unwrap_or_default();
+        let mask = places.iter().map(|place| place.to_mask()).fold(0, |mask, place| mask | place);
+        Format { rate: info.rate(), channels: info.channels(), bits, float, mask }
+    }
+
+    /// What the demuxer or decoder calls the codec.
+    pub(super) fn codec(&self) -> Option<String> {
+        match self {
+            Decoder::Plain(_) => None,
+            Decoder::Pipeline(decoding) => decoding.found.lock().expect("no panic while locked").codec.clone(),
+        }
+    }
+}
+
+impl Decoding {
+    /// Starts to decode `input`; `linear`: what it is, when it needs no decoder; `mask`: where its channels are, when
+    /// its decoder does not know.
+    fn start(input: Input, linear: Option<&Linear>, mask: Option<u64>) -> Result<Decoding> {
         let pipeline = gst::Pipeline::new();
         let found = Arc::new(Mutex::new(Found::default()));
         let source = FileSource::new(input);
@@ -93,37 +144,21 @@ impl Decoder {
                 }
             });
         }
-        let decoder = Decoder { pipeline, sink, found };
-        if decoder.pipeline.set_state(gst::State::Playing).is_err() {
-            decoder.fault()?;
+        let decoding = Decoding { pipeline, sink, found };
+        if decoding.pipeline.set_state(gst::State::Playing).is_err() {
+            decoding.fault()?;
             return Err(Error::internal("the decoder does not start"));
         }
-        Ok(decoder)
+        Ok(decoding)
     }
 
     /// Waits up to 20 ms for samples.
-    pub(super) fn pull(&self) -> Result<Pull> {
+    fn pull(&self) -> Result<Pull> {
         if let Some(sample) = self.sink.try_pull_sample(gst::ClockTime::from_mseconds(20)) {
             return Ok(Pull::Samples(sample));
         }
         self.fault()?;
         Ok(if self.sink.is_eos() { Pull::End } else { Pull::Idle })
-    }
-
-    /// The format of a sample, with the depth the decoder had before our conversion.
-    pub(super) fn format(&self, info: &gst_audio::AudioInfo) -> Format {
-        let decoded = self.found.lock().expect("no panic while locked").decoded.clone();
-        let original = decoded.as_ref().unwrap_or(info).format_info();
-        let float = original.is_float();
-        let bits = if float { 32 } else { original.depth() };
-        let places = info.positions().filter(|places| places.len() > 2).unwrap_or_default();
-        let mask = places.iter().map(|place| place.to_mask()).fold(0, |mask, place| mask | place);
-        Format { rate: info.rate(), channels: info.channels(), bits, float, mask }
-    }
-
-    /// What the demuxer or decoder calls the codec.
-    pub(super) fn codec(&self) -> Option<String> {
-        self.found.lock().expect("no panic while locked").codec.clone()
     }
 
     /// Raises the first error on the bus.
@@ -138,7 +173,7 @@ impl Decoder {
     }
 }
 
-impl Drop for Decoder {
+impl Drop for Decoding {
     fn drop(&mut self) {
         let _ = self.pipeline.set_state(gst::State::Null); // nothing left to do if it fails
     }

@@ -108,9 +108,7 @@ impl Encoder {
             let tee = self.inlet(first, caps, info)?;
             for (index, plan) in of_family {
                 if plan.preview {
-                    let start = preview_start_ms.map(|ms| rescale(ms, 1000, plan.rate));
-                    let frames_max = plan.preview_samples_max() as usize;
-                    self.highlight = Some(listen(&tee, Highlight::new(plan.rate, plan.channels, frames_max, start)));
+                    self.highlight = Some(listen(&tee, search(plan, preview_start_ms)));
                     // It may be alone, and a tee that leads nowhere is an error.
                     let nowhere = make("fakesink")?;
                     nowhere.set_property("sync", false);
@@ -298,6 +296,12 @@ fn cut_at(filter: &gst::Element, most: Arc<AtomicU64>, frame_bytes: usize) {
     });
 }
 
+/// The search for the excerpt that becomes this preview.
+pub(super) fn search(plan: &RungPlan, start_ms: Option<u64>) -> Highlight {
+    let start = start_ms.map(|ms| rescale(ms, 1000, plan.rate));
+    Highlight::new(plan.rate, plan.channels, plan.preview_samples_max() as usize, start)
+}
+
 /// Lets the search for the preview hear what the AAC encoders get.
 fn listen(tee: &gst::Element, highlight: Highlight) -> Heard {
     let heard = Arc::new(Mutex::new(Some(highlight)));
@@ -307,7 +311,8 @@ fn listen(tee: &gst::Element, highlight: Highlight) -> Heard {
         if let Some(gst::PadProbeData::Buffer(buffer)) = &probe.data
             && let Ok(map) = buffer.map_readable()
         {
-            highlight.lock().expect("no panic while locked").iter_mut().for_each(|highlight| highlight.add(&map));
+            let samples: Vec<f32> = map.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+            highlight.lock().expect("no panic while locked").iter_mut().for_each(|highlight| highlight.add(&samples));
         }
         gst::PadProbeReturn::Ok
     });

@@ -1,5 +1,5 @@
 //! Encodes every other slice of an AAC rung, so that one rung has two cores (`join`). In: PCM at the rung's rate, all
-//! of it, in order. Out: frames of this lane's slices, to the joiner.
+//! of it, in order, or what of it lies in this lane's slices. Out: frames of these, to the joiner.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,8 +30,6 @@ struct Worker {
     lane: Lane,
     plan: RungPlan,
     frame_bytes: usize,
-    /// Samples heard.
-    heard: u64,
     /// The slice that comes next, or is being encoded.
     slice: usize,
     encoder: Option<Encoder>,
@@ -40,13 +38,20 @@ struct Worker {
 }
 
 impl Lane {
+    /// Whether some of these samples lie in the lane's slice `slice`, or in one behind it, which `slice` becomes.
+    pub(super) fn wants(&self, slice: &mut usize, (from, to): (u64, u64)) -> bool {
+        while self.joiner.samples(*slice).1 <= from {
+            *slice += LANES;
+        }
+        self.joiner.samples(*slice).0 < to
+    }
+
     /// The element that takes the PCM. `stop` makes it let go.
     pub(super) fn element(&self, plan: &RungPlan, stop: &Arc<AtomicBool>) -> gst::Element {
         let worker = Worker {
             lane: self.clone(),
             plan: plan.clone(),
             frame_bytes: 4 * plan.channels as usize,
-            heard: 0,
             slice: self.number,
             encoder: None,
             stop: Arc::clone(stop),
@@ -73,17 +78,15 @@ impl Worker {
     fn take(&mut self, sample: &gst::Sample) -> Result<()> {
         let buffer = sample.buffer().ok_or_else(|| Error::internal("a resampler gave a sample without bytes"))?;
         let frames = (buffer.size() / self.frame_bytes) as u64;
+        // By its time: blocks between this lane's slices are left out.
+        let begins = buffer.pts().and_then(|at| at.nseconds().mul_div_round(u64::from(self.plan.rate), 1_000_000_000));
+        let begins = begins.ok_or_else(|| Error::internal("a resampler gave samples without their time"))?;
         let mut at = 0;
         while at < frames {
             let (from, to) = self.lane.joiner.samples(self.slice);
-            let position = self.heard + at;
+            let position = begins + at;
             if position < from {
                 at += (from - position).min(frames - at); // another lane's
-                continue;
-            }
-            if position == to {
-                self.end(End::OfSlice)?;
-                self.slice += LANES;
                 continue;
             }
             let count = (to - position).min(frames - at);
@@ -93,8 +96,11 @@ impl Worker {
             let part = stamp(part, position - from, count, self.plan.rate);
             self.encoder(sample)?.push(part)?;
             at += count;
+            if position + count == to {
+                self.end(End::OfSlice)?;
+                self.slice += LANES;
+            }
         }
-        self.heard += frames;
         Ok(())
     }
 

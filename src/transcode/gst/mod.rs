@@ -6,6 +6,7 @@ mod feed;
 mod join;
 mod lane;
 mod libav;
+mod plain;
 mod registry;
 mod rung;
 mod source;
@@ -23,6 +24,7 @@ use super::child::Pipe;
 use super::loudness::{SURROUND, weights_by_count};
 use super::options::spoken;
 use super::plan::{Format, Plan, RungPlan, Trim};
+use super::preview::Highlight;
 use super::protocol::{Event, Outcome};
 use crate::base::{Error, Kind, Result};
 use crate::hls::package::rescale;
@@ -208,13 +210,13 @@ impl<'a> Pass<'a> {
             patches: plan.patches.clone(),
             arrivals: plan.arrivals.map(|arrivals| (arrivals, self.pipe.clone())),
         };
-        let decoder = Decoder::start(input, plan.linear.as_ref(), plan.mask)?;
+        let mut decoder = Decoder::start(input, plan.linear.as_ref(), plan.mask)?;
         let mut hop = None;
         loop {
             if self.halt.load(Ordering::Relaxed) {
                 return Err(Error::new(Kind::Cancelled, "another pass failed"));
             }
-            match decoder.pull()? {
+            match decoder.pull(self.halt)? {
                 Pull::Idle => (),
                 Pull::End => break,
                 Pull::Samples(sample) => {
@@ -273,6 +275,10 @@ struct Hop<'a> {
     info: gst_audio::AudioInfo,
     halt: &'a AtomicBool,
     encoder: Option<Encoder>,
+    /// Which slices are encoded here, and the one that comes next.
+    lane: Option<(Lane, usize)>,
+    /// The search for the preview, where nothing has to be resampled or mixed for it.
+    highlight: Option<Highlight>,
     outputs: Vec<(usize, RungPlan)>,
     /// In one of the passes.
     analysis: Option<Analysis>,
@@ -296,7 +302,14 @@ impl<'a> Hop<'a> {
     fn open(pass: &'a Pass<'a>, sample: &gst::Sample, part: Part, analysis: Option<Analysis>) -> Result<Hop<'a>> {
         let Pass { plan, pipe, halt, .. } = *pass;
         let (caps, info) = described(sample)?;
-        let encoder = match part.plans.is_empty() {
+        let as_it_is = |plan: &RungPlan| plan.preview && (plan.rate, plan.channels) == (info.rate(), info.channels());
+        let highlight = match &part.plans[..] {
+            [(_, preview)] if analysis.is_some() && as_it_is(preview) => {
+                Some(encode::search(preview, plan.preview_start_ms))
+            }
+            _ => None,
+        };
+        let encoder = match part.plans.is_empty() || highlight.is_some() {
             true => None,
             false => Some(Encoder::start(&part, &caps, &info, plan.preview_start_ms, pipe)?),
         };
@@ -306,6 +319,8 @@ impl<'a> Hop<'a> {
             pipe,
             halt,
             encoder,
+            lane: part.lane.map(|lane| (lane.clone(), lane.number)),
+            highlight,
             outputs: part.plans,
             analysis,
             skip: plan.trim.map_or(0, |trim| in_source(trim.start, &trim)),
@@ -379,6 +394,9 @@ impl<'a> Hop<'a> {
         if let Some(analysis) = &mut self.analysis {
             let map = region.map_readable().map_err(|_| Error::internal("a block of samples cannot be read"))?;
             let points = analysis.add(self.info.format_info().name(), &map)?;
+            if let Some(highlight) = &mut self.highlight {
+                highlight.add(analysis.samples());
+            }
             if !points.is_empty() {
                 self.pipe.send(&Event::Peaks, &points);
             }
@@ -401,7 +419,15 @@ impl<'a> Hop<'a> {
         let Some(encoder) = self.encoder.as_ref().filter(|_| !self.block.is_empty()) else { return Ok(()) };
         let block = std::mem::replace(&mut self.block, Vec::with_capacity((BLOCK + BLOCK / 2) * frame));
         let count = (block.len() / frame) as u64;
-        let block = stamp(gst::Buffer::from_mut_slice(block), self.samples - count, count, self.info.rate());
+        let from = self.samples - count;
+        // The first always: a pipeline that never gets anything does not know what it would have got.
+        if let Some((lane, slice)) = &mut self.lane
+            && !lane.wants(slice, (from, self.samples))
+            && from > 0
+        {
+            return Ok(());
+        }
+        let block = stamp(gst::Buffer::from_mut_slice(block), from, count, self.info.rate());
         encoder.push(&block, self.halt)
     }
 
@@ -439,12 +465,16 @@ impl<'a> Hop<'a> {
     fn finish_first(&mut self, codec: Option<String>) -> Result<Outcome> {
         let analysis = self.analysis.take().ok_or_else(|| Error::internal("nothing was measured"))?;
         let md5 = analysis.md5();
-        let (loudness, points) = analysis.finish();
+        let (loudness, gating, points) = analysis.finish();
         self.pipe.send(&Event::Peaks, &points);
         let mut preview_start = 0;
         let encoders = self.finish_rungs()?;
-        if let (Some(encoder), Some((index, plan))) = (&self.encoder, self.outputs.iter().find(|(_, p)| p.preview)) {
-            let excerpt = encoder.highlight();
+        if let Some((index, plan)) = self.outputs.iter().find(|(_, plan)| plan.preview) {
+            let excerpt = match (self.highlight.take(), &self.encoder) {
+                (Some(highlight), _) => highlight.finish(),
+                (None, Some(encoder)) => encoder.highlight(),
+                (None, None) => return Err(Error::internal("nobody has looked for the preview")),
+            };
             if excerpt.samples.is_empty() {
                 return Err(self.begins_too_late());
             }
@@ -452,7 +482,7 @@ impl<'a> Hop<'a> {
             encode::excerpt(*index, plan, &excerpt.samples, self.pipe)?;
         }
         let Hop { samples, padded, surplus, .. } = *self;
-        Ok(Outcome { samples, padded, surplus, md5, codec, loudness, preview_start, encoders })
+        Ok(Outcome { samples, padded, surplus, md5, codec, loudness, gating, preview_start, encoders })
     }
 
     fn begins_too_late(&self) -> Error {

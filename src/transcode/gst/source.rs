@@ -38,7 +38,7 @@ pub(super) struct Input {
 }
 
 /// What waiting came to.
-enum Waited {
+pub(super) enum Waited {
     /// All the bytes are here.
     Here,
     /// The element is being stopped.
@@ -59,7 +59,7 @@ impl FileSource {
 impl Input {
     /// Waits until all these bytes are here: fewer would be the end of the file to a demuxer. The parent ends
     /// this process when they will never be.
-    fn wait(&self, offset: u64, length: u64, stopped: &AtomicBool) -> std::io::Result<Waited> {
+    pub(super) fn wait(&self, offset: u64, length: u64, stopped: &AtomicBool) -> std::io::Result<Waited> {
         let Some((arrivals, parent)) = &self.arrivals else { return Ok(Waited::Here) };
         let block = arrivals.block_bytes;
         let (first, last) = (offset / block, (offset + length - 1) / block);
@@ -80,7 +80,7 @@ impl Input {
     }
 
     /// Reads into `out`, as much as there is, and answers how much.
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<usize> {
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<usize> {
         let mut done = 0;
         while done < out.len() {
             match self.file.read_at(&mut out[done..], offset + done as u64) {

@@ -329,6 +329,7 @@ fn silent(job: &Job, film: &Film, codec: String, cancel: &AtomicBool) -> Result<
         source: Source { sha256, codec, rate: second, channels: 0, layout: None, bits: 0, samples },
         encoders: vec![],
         loudness: None,
+        gating: None,
         rungs: vec![],
         video: None,
         skipped: vec![],

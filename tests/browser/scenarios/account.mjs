@@ -2,10 +2,12 @@
 
 import { until } from "../lib/check.mjs";
 import { enter } from "../lib/enter.mjs";
+import { nameless } from "../lib/names.mjs";
 
 export async function account({ page, checks, options }) {
   page.on("dialog", (dialog) => dialog.accept());
   await page.goto(options.url, { waitUntil: "load" });
+  for (const wrong of await nameless(page)) checks.that(false, wrong);
   await VISITS[options.visit]({ page, checks, options });
 }
 

@@ -2,6 +2,7 @@
 
 import { until } from "../lib/check.mjs";
 import { enter } from "../lib/enter.mjs";
+import { nameless } from "../lib/names.mjs";
 
 export async function admin({ page, checks, trouble, options }) {
   const answers = [];
@@ -37,7 +38,17 @@ export async function admin({ page, checks, trouble, options }) {
     return items.find((job) => job.id === options.job)?.attempt;
   };
   checks.that(await until(async () => (await attempts()) >= 2, 30_000), `it was tried ${await attempts()} times`);
-  checks.that((await page.locator('[data-part="workers"] tr td').first().textContent()) !== "Nothing.", "nobody works");
+
+  // Who works: each worker with its interval and its last run.
+  const worker = (name) => page.locator('[data-part="workers"] tr', { has: page.getByRole("cell", { name, exact: true }) });
+  const cells = async (name) => worker(name).locator("td").allTextContents();
+  const fresh = async (name) => { await page.locator('[data-part="refresh"]').click(); await worker(name).waitFor({ state: "visible" }); return cells(name); };
+  checks.that(await until(async () => (await fresh("sampler"))[3] !== "–", 30_000), `the sampler: ${await cells("sampler")}`);
+  checks.that(/^5\s+s$/.test((await cells("sampler"))[2]), `the sampler has a turn every ${(await cells("sampler"))[2]}`);
+  checks.that((await cells("pool"))[4] === "–" && (await cells("pool"))[5] === "0", `the pool: ${await cells("pool")}`);
+  checks.that((await page.locator('[data-part="leases"] tr', { hasText: "janitor" }).count()) === 1, "nobody is the janitor");
+
+  for (const wrong of await nameless(page)) checks.that(false, wrong);
 
   // On a phone nothing is wider than the screen; tables scroll by themselves.
   await page.setViewportSize({ width: 360, height: 740 });

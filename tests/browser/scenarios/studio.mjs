@@ -2,6 +2,7 @@
 
 import { until } from "../lib/check.mjs";
 import { enter } from "../lib/enter.mjs";
+import { nameless } from "../lib/names.mjs";
 
 export async function studio({ page, checks, trouble, options }) {
   page.on("dialog", (dialog) => dialog.accept());
@@ -22,6 +23,7 @@ export async function studio({ page, checks, trouble, options }) {
   checks.that(!(await page.evaluate((all) => all.some((one) => document.documentElement.outerHTML.includes(one)), secrets)), "what opens is on the page");
   if (options.email) await session({ page, checks, trouble, options });
   checks.that(await page.locator('[data-part="empty"]').isVisible(), "it does not say that there is nothing");
+  if (options.key) await dropped({ page, checks, trouble });
 
   await page.locator('[data-part="files"]').setInputFiles(options.file);
   const row = page.locator('[data-part="tracks"] > li').first();
@@ -47,6 +49,7 @@ export async function studio({ page, checks, trouble, options }) {
   await again.waitFor({ state: "visible" });
   checks.that((await again.locator('[data-part="start"]').inputValue()) === "4", "the start is forgotten");
   checks.that(await again.locator('[data-part="visibility"]').isChecked(), "private is forgotten");
+  for (const wrong of await nameless(page)) checks.that(false, wrong);
   await again.locator('[data-part="unlist"]').click();
   checks.that(await until(async () => (await again.getAttribute("data-state")) === "unlisted", 5_000), "it is not unlisted");
   await again.locator('[data-part="delete"]').click();
@@ -56,6 +59,48 @@ export async function studio({ page, checks, trouble, options }) {
   // On a phone nothing is wider than the screen.
   await page.setViewportSize({ width: 360, height: 740 });
   checks.that(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than a phone");
+}
+
+/** A file of several pieces is dropped; the network goes away in the middle, once, and the page is left in the middle, once. */
+async function dropped({ page, checks, trouble }) {
+  const drop = () => page.evaluateHandle(() => {
+    const wav = new Uint8Array(44 + (9 << 20)), at = new DataView(wav.buffer), text = (offset, words) => wav.set([...words].map((c) => c.charCodeAt(0)), offset);
+    text(0, "RIFF"), at.setUint32(4, wav.length - 8, true), text(8, "WAVEfmt "), at.setUint32(16, 16, true), at.setUint16(20, 1, true), at.setUint16(22, 2, true);
+    at.setUint32(24, 44_100, true), at.setUint32(28, 176_400, true), at.setUint16(32, 4, true), at.setUint16(34, 16, true), text(36, "data"), at.setUint32(40, wav.length - 44, true);
+    const files = new DataTransfer();
+    files.items.add(new File([wav], "Dropped.wav", { type: "audio/wav", lastModified: 1 }));
+    // What the row says goes by quickly: all of it is kept.
+    window.heard = [];
+    new MutationObserver((changes) => changes.forEach(({ target }) => heard.push(target.textContent))).observe(document.querySelector('[data-part="uploads"]'), { subtree: true, childList: true });
+    return files;
+  }).then((dataTransfer) => page.dispatchEvent('[data-part="drop"]', "drop", { dataTransfer }));
+  const pieces = [];
+  let broken = 0, held = null;
+  await page.route("**/api/v1/uploads/tus/*", async (route) => {
+    const request = route.request();
+    if (request.method() !== "PATCH") return route.continue();
+    const from = Number(request.headers()["upload-offset"]);
+    pieces.push(from);
+    if (from > 0 && broken++ === 0) return route.abort("internetdisconnected");
+    if (from > 4 << 20 && !held) { held = route; return; } // on its way for ever: until the page is gone
+    return route.continue();
+  });
+  await drop();
+  checks.that(await until(() => held, 30_000), `it does not go on: ${pieces}`);
+  const heard = await page.evaluate(() => heard);
+  checks.that(heard.some((words) => words.includes("it goes on by itself")), `nobody says that the network is away: ${heard}`);
+  checks.that(heard.some((words) => /^\d+ %, .* left$/.test(words)), `nobody says how long it takes: ${heard}`);
+  checks.that(pieces.filter((from) => from === 0).length === 1, `it began again: ${pieces}`);
+  await page.reload({ waitUntil: "load" });
+  await page.locator('[data-part="desk"]').waitFor({ state: "visible" });
+  await drop();
+  const row = page.locator('[data-part="tracks"] > li');
+  await row.waitFor({ state: "visible", timeout: 30_000 });
+  checks.that(pieces.filter((from) => from === 0).length === 1, `it began again after a reload: ${pieces}`);
+  await page.unroute("**/api/v1/uploads/tus/*");
+  await row.locator('[data-part="delete"]').click();
+  checks.that(await until(async () => (await row.count()) === 0, 10_000), "it is not gone");
+  trouble.splice(0, trouble.length, ...trouble.filter((line) => !line.includes("INTERNET_DISCONNECTED")));
 }
 
 /** What a session is to the page: cookies that it cannot read, and one that it sends beside them. */

@@ -1,6 +1,7 @@
 // The real watch page, driven the way a listener does: click, drag, keys.
 
 import { sleep, until } from "../lib/check.mjs";
+import { nameless } from "../lib/names.mjs";
 import { steadyPlay, exactLength } from "./common.mjs";
 
 export async function watch({ page, checks, options }) {
@@ -25,6 +26,8 @@ export async function watch({ page, checks, options }) {
   const offered = await page.locator('[data-part="choices"] input').evaluateAll((inputs) => inputs.map((input) => input.value));
   checks.fact("offered", offered);
   for (const value of ["auto", "64", "96", "160", "256", "flac"]) checks.that(offered.includes(value), `"${value}" is not offered`);
+
+  for (const wrong of await nameless(page)) checks.that(false, wrong);
 
   // It starts on a click and plays on without a pause.
   const clicked = Date.now();

@@ -169,18 +169,18 @@ const TITLE: &str = "Ballad of the unforgotten";
 const WORDS: &str = "my own words why I want it back";
 
 /// Somebody with everything that somebody can have.
-struct Member {
-    tokens: Tokens,
-    id: String,
-    track: String,
-    kept: String,
-    key: String,
-    file: Vec<u8>,
+pub(super) struct Member {
+    pub(super) tokens: Tokens,
+    pub(super) id: String,
+    pub(super) track: String,
+    pub(super) kept: String,
+    pub(super) key: String,
+    pub(super) file: Vec<u8>,
 }
 
 impl Member {
     /// `heard`: the track that everybody hears can be.
-    fn of(site: &Site, api: &Api, heard: bool) -> Member {
+    pub(super) fn of(site: &Site, api: &Api, heard: bool) -> Member {
         let tokens = api.member(ADDRESS);
         let by = |method: &str, path: &str, body: Value| {
             let reply = api.by(&tokens.access, method, path, Some(body));
@@ -246,19 +246,19 @@ fn send_file(api: &Api, bearer: &str, file: &[u8]) -> String {
     json_of(&reply)["id"].as_str().unwrap().to_owned()
 }
 
-fn by_of(api: &Api, bearer: &str, path: &str) -> Value {
+pub(super) fn by_of(api: &Api, bearer: &str, path: &str) -> Value {
     json_of(&api.by(bearer, "GET", path, None))
 }
 
 /// Waits for a state; the test runner's own limit ends a wait in vain.
-fn until(mut holds: impl FnMut() -> bool) {
+pub(super) fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         std::thread::sleep(std::time::Duration::from_millis(150)); // below the limit of a person
     }
 }
 
 /// Runs SQL beside the server: what it changes (`write`), or every text of its answer.
-fn rows(site: &Site, sql: &str, write: bool) -> Vec<Vec<String>> {
+pub(super) fn rows(site: &Site, sql: &str, write: bool) -> Vec<Vec<String>> {
     let place = match site.env.iter().find(|(name, _)| name == "DATABASE_URL") {
         Some((_, url)) => Place::Postgres(url.clone()),
         None => Place::Sqlite(site.data().join("segue.db")),
@@ -529,4 +529,123 @@ fn who_leaves_may_leave_what_everybody_hears() {
     assert_eq!((stream(&member.kept), stream(&member.track)), (200, 404));
     assert_eq!(traces(&site, TITLE), Vec::<String>::new());
     assert!(!traces(&site, &member.id).iter().any(|place| place.starts_with("track")), "it is nobody's");
+}
+
+/// The same in a bucket: the archive opens by a URL that the bucket signs, and of who has left no object is there, none that
+/// an upload had begun, and nothing in the disk cache of an origin. What others have stays.
+#[cfg(feature = "s3")]
+#[test]
+fn in_a_bucket_an_archive_opens_and_of_who_leaves_no_object_stays() {
+    use crate::store::rgw::{ACCESS_KEY, Rgw, SECRET_KEY};
+    let rgw = Rgw::start();
+    let bucket = rgw.bucket("people");
+    let site = [
+        ("SEGUE_STORE__KIND", "s3"),
+        ("SEGUE_STORE__S3__BUCKET", "people"),
+        ("SEGUE_STORE__S3__ENDPOINT", &rgw.endpoint()),
+        ("SEGUE_STORE__S3__PATH_STYLE", "true"),
+        ("SEGUE_STORE__S3__ACCESS_KEY", ACCESS_KEY),
+        ("SEGUE_STORE__S3__SECRET_KEY", SECRET_KEY),
+        ("SEGUE_AUTH__RECOVERY_S", "0"),
+        ("SEGUE_WORKER__POLL_MS", "30"),
+    ]
+    .into_iter()
+    .fold(Site::on_postgresql(), |site, (name, value)| site.with(name, value));
+    let api = site.serve();
+    let keys = || {
+        let list = bucket.wait(|bucket| async move { bucket.list("", None, 1_000).await }).unwrap();
+        assert!(list.next.is_none(), "one page");
+        list.objects.into_iter().map(|object| object.key).collect::<std::collections::BTreeSet<String>>()
+    };
+    let unfinished = || {
+        let asked = bucket.wait(|bucket| async move { bucket.unfinished(std::time::Duration::ZERO).await });
+        asked.unwrap().len()
+    };
+
+    // Somebody else, who stays, and then who leaves: a published track that was heard, its picture, a file half sent.
+    let other = api.member("other@example.org");
+    let by_other = |method: &str, path: &str, body: Value| json_of(&api.by(&other.access, method, path, Some(body)));
+    by_other("PATCH", "users/me", json!({ "role": "creator" }));
+    let upload = send_file(&api, &other.access, &wav(2, 330.0));
+    rows(&site, "update upload set name = 'other.wav'", true); // every file is sent under the name of who leaves
+    let theirs =
+        by_other("POST", "tracks", json!({ "title": "Stays", "upload": upload }))["id"].as_str().unwrap().to_owned();
+    until(|| by_of(&api, &other.access, &format!("tracks/{theirs}"))["state"] == "published");
+    let before = keys();
+    let member = Member::of(&site, &api, true);
+    let bearer = format!("Bearer {}", member.tokens.access);
+    let picture = [("Authorization", bearer.as_str()), ("Content-Type", "image/png")];
+    let path = format!("/api/v1/tracks/{}/artwork", member.kept);
+    let put = api.raw("PUT", &path, &picture, &crate::tracks::making::png(64));
+    assert_eq!(put.status, 200, "{}", put.text());
+    let begun = [("Authorization", bearer.as_str()), ("Tus-Resumable", "1.0.0"), ("Upload-Length", "40000000")];
+    let begun = api.raw("POST", "/api/v1/uploads/tus", &begun, b"");
+    let at = begun.header("location").unwrap_or_else(|| panic!("{}", begun.head)).to_owned();
+    let at = at.split_once("/api/").map(|(_, rest)| format!("/api/{rest}")).unwrap();
+    let patch = [
+        ("Authorization", bearer.as_str()),
+        ("Tus-Resumable", "1.0.0"),
+        ("Upload-Offset", "0"),
+        ("Content-Type", "application/offset+octet-stream"),
+    ];
+    let patched = api.raw("PATCH", &at, &patch, &vec![7; 9 << 20]);
+    assert_eq!((patched.status, unfinished()), (204, 1), "{}", patched.head);
+    let heard = |track: &str| {
+        let alias = api.send("GET", &format!("/tracks/{track}/master.m3u8"), &[], None);
+        let to = alias.header("location").unwrap_or_else(|| panic!("{}", alias.head)).to_owned();
+        let path = to.split_once("://").map_or(to.as_str(), |(_, rest)| &rest[rest.find('/').unwrap()..]).to_owned();
+        assert_eq!(api.send("GET", &path, &[], None).status, 200);
+    };
+    heard(&theirs);
+    heard(&member.kept);
+    let cached = |track: &str| !files(&site.data().join("cache").join(track)).is_empty();
+    assert!(cached(&theirs) && cached(&member.kept), "{:?}", files(&site.data().join("cache")));
+
+    // The archive.
+    let asked = api.by(&member.tokens.access, "POST", "users/me/exports", Some(json!({ "password": PASSWORD })));
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let standing = || by_of(&api, &member.tokens.access, "users/me/exports")["items"][0].clone();
+    until(|| standing()["state"] == "ready");
+    let led = opened(&api, &api.link(ADDRESS, 1));
+    let url = led.header("location").unwrap_or_else(|| panic!("{}", led.head)).to_owned();
+    let signed = url.strip_prefix(&rgw.endpoint()).expect("the bucket's own address");
+    let gateway = ([127, 0, 0, 1], rgw.port()).into();
+    let archive = crate::support::request(gateway, "GET", signed, &[]);
+    assert_eq!(
+        (archive.status, archive.header("content-type"), standing()["bytes"].as_u64()),
+        (200, Some("application/zip"), Some(archive.body.len() as u64)),
+        "{}",
+        archive.head
+    );
+    assert!(archive.header("content-disposition").unwrap().contains("attachment"));
+    let unsigned = signed.split_once('?').unwrap().0;
+    assert_eq!(crate::support::request(gateway, "GET", unsigned, &[]).status, 403, "nobody else opens it");
+    let (names, json) = unpacked(&archive.body);
+    let sha256 = {
+        use sha2::Digest as _;
+        segue::base::hex::encode(&sha2::Sha256::digest(&member.file))
+    };
+    let original = names.iter().find(|(name, _)| name.starts_with("originals/upl_")).unwrap();
+    assert_eq!(original.1, sha256, "the file as it was sent");
+    assert!(names.iter().any(|(name, _)| *name == format!("artwork/{}.jpg", member.kept)), "{names:?}");
+    assert_eq!(json["account.json"][0]["email"], ADDRESS);
+    let mine: Vec<String> = keys().difference(&before).cloned().collect();
+    for prefix in ["exports/", "uploads/", &format!("v/{}/", member.kept), "artwork/"] {
+        assert!(mine.iter().any(|key| key.starts_with(prefix)), "{prefix}: {mine:?}");
+    }
+
+    // Gone.
+    assert_eq!(api.by(&member.tokens.access, "DELETE", "users/me", Some(json!({ "password": PASSWORD }))).status, 202);
+    until(|| rows(&site, &format!("select id from users where id = '{}'", member.id), false).is_empty());
+    until(|| !cached(&member.kept));
+    let left: Vec<String> = keys().difference(&before).filter(|key| !key.starts_with("blocks.")).cloned().collect();
+    assert_eq!((left, unfinished()), (vec![], 0), "objects, and parts of objects");
+    let blocks = bucket.wait(|bucket| async move { bucket.get_all("blocks.json", 1 << 20).await }).unwrap().0;
+    let blocks = String::from_utf8(blocks.to_vec()).unwrap();
+    assert!(blocks.contains(&member.kept) && !blocks.contains(TITLE), "an id, so that no cache shows it: {blocks}");
+    for needle in [ADDRESS, NAME, TITLE, WORDS, "secret_abc", &member.track] {
+        assert_eq!(traces(&site, needle), Vec::<String>::new(), "{needle}");
+    }
+    assert!(cached(&theirs));
+    heard(&theirs);
 }

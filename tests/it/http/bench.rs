@@ -113,6 +113,7 @@ impl Published {
             source,
             encoders,
             loudness: None,
+            gating: None,
             rungs,
             video: None,
             skipped: vec![],

@@ -226,19 +226,55 @@ fn a_shop_from_outside() {
         (&json!("active"), &json!(false), &Value::Null)
     );
     assert_eq!((&ending["ends"], access(buyer).0, join("free", "g").status), (&active["ends"], 204, 409));
+    // It may be taken back, by whom it belongs to.
+    let resume = |who: &str| site.ask("POST", &format!("{subscription}/resume"), Some(who), None, &Value::Null);
+    assert_eq!(resume(seller).status, 404);
+    let (resumed, again) = (resume(buyer), resume(buyer));
+    assert_eq!((resumed.status, &resumed.body["renews"]), (200, &json!(true)), "{}", resumed.body);
+    assert_eq!((&again.body, &resumed.body["next_payment"]), (&resumed.body, &active["next_payment"]));
+    assert_eq!(end("").body["renews"], false);
     assert_eq!(end("?now=perhaps").status, 400);
     assert_eq!((end("?now=true").body["status"].clone(), access(buyer).0), (json!("cancelled"), 403));
+    let over = resume(buyer);
+    assert_eq!((over.status, problem(&over).as_str()), (409, "/problems/subscription-not-resumable"));
     assert_eq!(site.ask("GET", "/api/v1/admin/disputes", Some(buyer), None, &Value::Null).status, 403);
     // Nobody who is no admin sees the books; the command beside the server does.
     assert_eq!(site.ask("GET", "/api/v1/admin/ledger", Some(buyer), None, &Value::Null).status, 403);
     let data = site.data.path().to_str().unwrap();
-    let verified = run(["ledger", "verify", "--data", data]);
+    let verified = run(["ledger", "verify", "--json", "--data", data]);
     assert!(verified.status.success(), "{}", said(&verified));
-    let envs = site.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let swept = segue().args(["reconcile", "--once", "--json", "--data", data]).envs(envs).output().unwrap();
-    assert!(swept.status.success(), "{}", said(&swept));
-    let swept: Value = serde_json::from_slice(&swept.stdout).unwrap();
-    assert_eq!(swept["payments"], json!({ "looked": 0, "moved": 0, "unread": 0 }));
+    let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!(
+        (&verified["wrong"], &verified["differences"], &verified["trial"]),
+        (&json!(0), &json!([]), &json!({ "USD": 0 }))
+    );
+    assert!(verified["journals"].as_u64() > Some(3) && verified["head"].as_str().unwrap().len() == 64, "{verified}");
+    // An order that nobody pays, and half an hour.
+    let idle = site.ask("POST", "/api/v1/orders", Some(buyer), Some("idle"), &wish).body;
+    let payment = idle["payment"]["id"].as_str().unwrap();
+    let sql = format!("update payment set created_us = created_us - 3600000000 where id = '{payment}'");
+    let file = site.data.path().join("segue.db");
+    let aged =
+        std::process::Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(file).arg(sql).status().unwrap();
+    assert!(aged.success());
+    let reconcile = |more: &[&str], url: Option<&str>| {
+        let envs = site.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let url = url.map(|url| ("SEGUE_PAYMENTS__HYPERSWITCH_URL", url));
+        segue().args(["reconcile", "--once", "--data", data]).args(more).envs(envs).envs(url).output().unwrap()
+    };
+    let silent = reconcile(&[], Some("http://127.0.0.1:1"));
+    let (out, err) = (String::from_utf8_lossy(&silent.stdout), String::from_utf8_lossy(&silent.stderr));
+    assert_eq!(silent.status.code(), Some(1), "{out}{err}");
+    assert!(out.starts_with("payments: 1 looked at, 0 moved, 1 not read\n"), "{out}");
+    assert!(err.contains("segue: 1 rows could not be looked at: the provider did not answer; they wait"), "{err}");
+    for moved in [1, 0] {
+        let swept = reconcile(&["--json"], None);
+        assert!(swept.status.success(), "{}", said(&swept));
+        let swept: Value = serde_json::from_slice(&swept.stdout).unwrap();
+        assert_eq!(swept["payments"], json!({ "looked": moved, "moved": moved, "unread": 0 }), "{swept}");
+    }
+    let order = format!("/api/v1/orders/{}", idle["id"].as_str().unwrap());
+    assert_eq!(site.get(&order, buyer)["status"], "expired");
 }
 
 #[test]
@@ -266,8 +302,17 @@ fn webhooks_from_outside() {
     // Every delivery is logged but the one that was too large; of strangers' only the beginning is kept.
     let file = site.data.path().join("segue.db");
     let sql = "select count(*), sum(signature_valid), max(length(payload)), count(source_ip), count(request_id) from webhook_delivery";
-    let read = std::process::Command::new("sqlite3").arg(file).arg(sql).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), "7|4|4096|7|7");
+    let tool = |sql: &str| {
+        let tool = std::process::Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(&file).arg(sql).output();
+        String::from_utf8(tool.unwrap().stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(tool(sql), "7|4|4096|7|7");
+    // A log that takes nothing keeps no event of the provider's back; of strangers it knows nothing.
+    tool("create trigger full before insert on webhook_delivery begin select raise(abort, 'no room'); end");
+    assert_eq!(post(path, event.as_bytes(), Some(&good)), 200);
+    assert!(post(path, event.as_bytes(), None) >= 500);
+    tool("drop trigger full");
+    assert_eq!(tool("select count(*) from webhook_delivery"), "7");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(super) enum Mood {
     Fails,
     /// 500, and done. Stripe keeps the answer.
     FailsAfter,
+    /// It arrives twice, as from a proxy that repeats what it had no answer to; the second answer is ours.
+    Twice,
     /// Somebody else is at work on it.
     Busy,
     /// Our key has expired.
@@ -126,7 +128,8 @@ pub(super) struct World {
     next: u64,
 }
 
-const BAD: [Mood; 7] = [Mood::Deaf, Mood::Mute, Mood::Late, Mood::Fails, Mood::FailsAfter, Mood::Busy, Mood::Locked];
+const BAD: [Mood; 8] =
+    [Mood::Deaf, Mood::Mute, Mood::Late, Mood::Fails, Mood::FailsAfter, Mood::Twice, Mood::Busy, Mood::Locked];
 
 type Said = Option<(u16, Value)>;
 
@@ -178,6 +181,10 @@ impl World {
             Mood::Mute => {
                 act(self);
                 None
+            }
+            Mood::Twice => {
+                act(self);
+                act(self)
             }
             Mood::Busy if stripe => refusal(409, "idempotency_error", "idempotency_key_in_use", "in use"),
             Mood::Busy => refusal(422, "lock_timeout", "HE_00", "Resource is busy. Please try again later."),

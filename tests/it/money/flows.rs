@@ -67,6 +67,12 @@ const CASES: &[Case] = cases![around whole:
     subscriptions_go_on_by_what_was_saved,
     a_renewal_that_fails_is_tried_again_until_the_end,
     whatever_a_renewal_meets_it_is_paid_once,
+    what_is_paid_after_the_end_goes_back,
+    banks_and_refunds_take_an_invoice_once,
+    an_end_is_taken_back_as_long_as_it_is_paid_for,
+    who_leaves_is_not_charged,
+    what_arrives_twice_is_one_object,
+    webhooks_in_any_order_come_to_the_same_end,
     webhooks_are_logged_and_believed_only_as_hints,
     products_are_changed_by_their_sellers,
 ];
@@ -1330,7 +1336,7 @@ async fn subscriptions_let_in_whoever_paid(db: Db) {
     assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("failed"));
     assert_eq!(shop.db().subscription(&second.id).await.unwrap().unwrap().status, SubStatus::Expired);
     shop.world.with(|world| world.pay(&payment.id, "succeeded"));
-    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid_too_late"));
     assert_eq!(shop.db().invoices(&second.id).await.unwrap()[0].status, InvoiceStatus::Paid);
     assert_eq!(gate(&shop, "t").await, Gate::Upgrade);
     // The first call meets every mood.
@@ -1581,6 +1587,323 @@ async fn whatever_a_renewal_meets_it_is_paid_once(db: Db) {
     shop.clock.advance(27 * DAY_S);
     assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
     assert_eq!(shop.billed(&sub).await, [InvoiceStatus::Paid, InvoiceStatus::Failed]);
+}
+
+/// A subscription that had ended when its payment came.
+async fn paid_too_late(shop: &Shop, who: &str) -> String {
+    let request = Request { subject: who, key: "late", fingerprint: "pro" };
+    let Joined::Pay(sub, payment) = shop.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
+    assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
+    shop.world.with(|world| world.pay(&payment.id, "succeeded"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid_too_late"));
+    assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Nothing);
+    payment.id
+}
+
+impl Shop {
+    /// The refunds of a payment: what the provider has.
+    fn refunds_of(&self, payment: &str) -> Vec<(segue::ledger::refund::RefundId, String, i64)> {
+        self.world.with(|world| {
+            let own = world.refunds.iter().filter(|(_, refund)| refund.payment == payment);
+            own.map(|(id, refund)| (id.parse().unwrap(), refund.status.clone(), refund.amount)).collect()
+        })
+    }
+
+    /// Our income from subscriptions, tax, losses, what is kept for banks, and what the provider holds for us.
+    async fn books(&self) -> [i64; 5] {
+        let of = async |code: &str| self.on_account(&format!("{code}:USD")).await;
+        let (income, tax) = (of("platform:subscriptions").await, of("platform:tax").await);
+        [income, tax, of("platform:losses").await, of("disputes:held").await, of("psp:clearing").await]
+    }
+
+    async fn settled(&self, refund: &segue::ledger::refund::RefundId, status: &str) -> Applied {
+        self.world.with(|world| world.settle_refund(refund.as_str(), status));
+        self.payments.look_at_refund(refund).await.unwrap()
+    }
+}
+
+async fn what_is_paid_after_the_end_goes_back(db: Db) {
+    let shop = Shop::new(&db);
+    let payment = paid_too_late(&shop, "u").await;
+    // Asked for at once, and reserved; it ends as every refund does.
+    let [(refund, status, minor)] = &shop.refunds_of(&payment)[..] else { panic!() };
+    assert_eq!((status.as_str(), *minor), ("pending", 1190));
+    assert_eq!(shop.books().await, [-1000, -190, 0, 0, 1190]);
+    assert_eq!(shop.settled(refund, "succeeded").await, Applied::Changed("refunded"));
+    assert_eq!(shop.books().await, [0; 5]);
+    let sub = payment.parse().unwrap();
+    let invoice = shop.db().invoices(&sub).await.unwrap().remove(0);
+    assert_eq!(
+        (invoice.status, invoice.from_us, invoice.returned_us),
+        (InvoiceStatus::Paid, None, Some(shop.now_us()))
+    );
+    assert_eq!(
+        (shop.db().gate("u", shop.now_us()).await.unwrap(), shop.settled(refund, "failed").await),
+        (Gate::Upgrade, Applied::Nothing)
+    );
+    assert_eq!(db.clearing_difference().await.unwrap().values().sum::<i64>(), 0);
+    // A renewal that a bank lets through when everything is over.
+    shop.renewals_are("processing");
+    let slow = shop.subscribed("s").await;
+    shop.clock.advance(27 * DAY_S);
+    shop.payments.renew_due().await.unwrap();
+    let open = shop.payments.health().await.unwrap();
+    assert_eq!((open.open_invoices, open.stuck_invoices_open), (1, 0));
+    shop.clock.advance(11 * DAY_S);
+    assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
+    let open = shop.payments.health().await.unwrap();
+    assert_eq!((open.open_invoices, open.stuck_invoices_open), (1, 1), "for longer than a subscription waits");
+    let late = shop.db().invoices(&slow.id).await.unwrap().remove(0).payment;
+    shop.world.with(|world| world.pay(&late, "succeeded"));
+    shop.payments.sweep().await.unwrap();
+    assert_eq!(shop.refunds_of(&late).len(), 1);
+    assert_eq!(shop.settled(&shop.refunds_of(&late)[0].0, "succeeded").await, Applied::Changed("refunded"));
+    assert_eq!(shop.books().await, [-1000, -190, 0, 0, 1190], "the first period was used");
+    assert_eq!(shop.payments.health().await.unwrap().open_invoices, 0);
+    // Whatever the request meets, it is asked for once: by the sweep, when nobody knows.
+    for (n, mood) in
+        [Mood::Deaf, Mood::Mute, Mood::Late, Mood::Fails, Mood::FailsAfter, Mood::Busy].into_iter().enumerate()
+    {
+        let before = shop.books().await;
+        let who = format!("m{n}");
+        // The payment's look and the refund's are fine; then it is asked for.
+        let request = Request { subject: &who, key: "late", fingerprint: "pro" };
+        let Joined::Pay(sub, payment) = shop.payments.subscribe(&who, "pro", request).await.unwrap() else { panic!() };
+        assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
+        shop.world.with(|world| {
+            world.pay(&payment.id, "succeeded");
+            world.script.extend([Mood::Fine, Mood::Fine, mood]);
+        });
+        shop.payments.look_at_payment(&payment.id).await.unwrap();
+        assert_eq!(shop.payments.health().await.unwrap().orphan_refund_rows, 0, "{mood:?}: not yet");
+        shop.clock.advance(301);
+        assert_eq!(shop.payments.health().await.unwrap().orphan_refund_rows, 1, "{mood:?}");
+        assert_eq!(shop.payments.sweep().await.unwrap().orphans.looked, 1, "{mood:?}");
+        shop.world.with(super::fakes::World::land);
+        let [(refund, _, 1190)] = &shop.refunds_of(&payment.id)[..] else { panic!("{mood:?}") };
+        assert_eq!(shop.settled(refund, "succeeded").await, Applied::Changed("refunded"), "{mood:?}");
+        assert_eq!(shop.books().await, before, "{mood:?}");
+    }
+    // A bank that refuses: a person hears of it, and it is tried again, more and more rarely.
+    let payment = paid_too_late(&shop, "f").await;
+    for (tried, days) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)] {
+        let all = shop.refunds_of(&payment);
+        assert_eq!(all.len(), tried);
+        let open = all.iter().find(|(_, status, _)| status == "pending").unwrap();
+        assert_eq!(shop.settled(&open.0, "failed").await, Applied::Changed("refund_failed"));
+        assert_eq!(shop.payments.health().await.unwrap().alarms, tried as i64);
+        shop.clock.advance(days * DAY_S - 60);
+        assert_eq!(shop.payments.sweep().await.unwrap().given_back.looked, 0, "not before {days} days have passed");
+        shop.clock.advance(60);
+        let again = shop.payments.sweep().await.unwrap().given_back;
+        assert_eq!((again.looked, again.moved), (1, 1), "{tried}");
+    }
+    let last = shop.refunds_of(&payment).into_iter().find(|(_, status, _)| status == "pending").unwrap().0;
+    assert_eq!(shop.settled(&last, "failed").await, Applied::Changed("refund_failed"));
+    assert_eq!(shop.books().await, [-2000, -380, 0, 0, 2380]);
+    // One that had failed goes through after all: nobody has to look any more.
+    let first = shop.refunds_of(&payment).remove(0).0;
+    shop.world.with(|world| {
+        world.refunds.get_mut(first.as_str()).unwrap().status = "succeeded".into();
+        world.platform -= 1190;
+    });
+    assert_eq!(shop.payments.look_at_refund(&first).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!(shop.books().await, [-1000, -190, 0, 0, 1190]);
+    assert_eq!(shop.payments.health().await.unwrap().alarms, 0);
+    assert_eq!(shop.on_account("psp:clearing:USD").await, shop.world.with(|world| world.platform));
+}
+
+async fn banks_and_refunds_take_an_invoice_once(db: Db) {
+    let shop = Shop::new(&db);
+    let dispute = async |payment: &str, minor: i64, status: &str| {
+        let id = shop.world.with(|world| world.dispute(payment, minor));
+        shop.world.with(|world| world.decide(&id, status));
+        shop.payments.look_at_dispute(&id).await.unwrap();
+        id
+    };
+    // Given back, and disputed all the same: our loss, until the bank decides for us.
+    let payment = paid_too_late(&shop, "a").await;
+    let refund = shop.refunds_of(&payment).remove(0).0;
+    let id = dispute(&payment, 300, "lost").await;
+    assert_eq!(shop.books().await, [-1000, -190, 300, 0, 890]);
+    assert_eq!(shop.settled(&refund, "succeeded").await, Applied::Changed("refunded"));
+    assert_eq!(shop.books().await, [0, 0, 300, 0, -300]);
+    shop.world.with(|world| world.decide(&id, "won"));
+    shop.payments.look_at_dispute(&id).await.unwrap();
+    assert_eq!(shop.books().await, [0; 5]);
+    // The refund fails: what the bank took is borne by income and tax, and only the rest is given back the next day.
+    let payment = paid_too_late(&shop, "b").await;
+    let refund = shop.refunds_of(&payment).remove(0).0;
+    let id = dispute(&payment, 119, "opened").await;
+    assert_eq!(shop.books().await, [-1000, -190, 119, -119, 1190]);
+    assert_eq!(shop.settled(&refund, "failed").await, Applied::Changed("refund_failed"));
+    assert_eq!(shop.books().await, [-900, -171, 0, -119, 1190]);
+    shop.clock.advance(DAY_S);
+    assert_eq!(shop.payments.sweep().await.unwrap().given_back.moved, 0, "while the bank decides");
+    shop.world.with(|world| world.decide(&id, "lost"));
+    let swept = shop.payments.sweep().await.unwrap();
+    assert_eq!((swept.disputes.moved, swept.given_back.moved), (1, 1));
+    let rest = shop.refunds_of(&payment).into_iter().find(|(_, status, _)| status == "pending").unwrap();
+    assert_eq!(rest.2, 1071);
+    assert_eq!(shop.settled(&rest.0, "succeeded").await, Applied::Changed("refunded"));
+    assert_eq!(shop.books().await, [0; 5]);
+    assert_eq!(db.clearing_difference().await.unwrap().values().sum::<i64>(), 0);
+}
+
+async fn an_end_is_taken_back_as_long_as_it_is_paid_for(db: Db) {
+    use segue::db::subscriptions::{Resumed, Why};
+    let mut shop = Shop::new(&db);
+    let sub = shop.subscribed("u").await;
+    let end = async |shop: &Shop, at_once: bool| {
+        assert!(shop.db().cancel_subscription(&sub.id, at_once, shop.now_us()).await.unwrap());
+    };
+    end(&shop, false).await;
+    let Resumed::Renews(renews) = shop.payments.resume(&sub.id).await.unwrap() else { panic!() };
+    assert_eq!((renews.renews, renews.renew_next_us, renews.ends_us), (true, day(27), day(30)));
+    assert_eq!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Renews(renews), "twice is once");
+    // In its last days: it is due at once, and goes on behind what was paid for.
+    end(&shop, false).await;
+    shop.clock.advance(29 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0);
+    assert!(matches!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Renews(_)));
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.subscription(&sub).await.ends_us, day(60));
+    // Not what is not sold any more, and not what is over.
+    end(&shop, false).await;
+    shop.payments.options.plans.iter_mut().for_each(|plan| plan.renews = false);
+    assert_eq!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Not(Why::NotSold));
+    shop.payments.options.plans.iter_mut().for_each(|plan| plan.renews = true);
+    shop.clock.advance(31 * DAY_S);
+    assert_eq!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Not(Why::Over), "whenever the sweep comes");
+    end(&shop, true).await;
+    assert_eq!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Not(Why::Over));
+    // Nor what was tried as often as it is, nor what nothing is there to pay with.
+    shop.renewals_are("failed");
+    let failed = shop.subscribed("f").await;
+    shop.clock.advance(27 * DAY_S);
+    for tried in 0..3 {
+        shop.clock.advance(if tried > 0 { DAY_S } else { 0 });
+        assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    }
+    assert!(shop.db().cancel_subscription(&failed.id, false, shop.now_us()).await.unwrap());
+    assert_eq!(shop.payments.resume(&failed.id).await.unwrap(), Resumed::Not(Why::NothingToPayBy));
+}
+
+async fn who_leaves_is_not_charged(db: Db) {
+    use segue::db::leaving::TakenBack;
+    use segue::db::subscriptions::{Resumed, Why};
+    let shop = Shop::new(&db);
+    let mut people = Vec::new();
+    for name in ["leaves", "stays"] {
+        let id = UserId::new(shop.now_us());
+        let email = Email::decode(&format!("{name}@example.org")).unwrap();
+        let person = Registration { id: id.clone(), email, name: None, password: "hash".into() };
+        assert!(db.create_user(&person, Role::Listener, shop.now_us()).await.unwrap());
+        people.push((id.clone(), shop.subscribed(id.as_str()).await));
+    }
+    let ([(leaves, sub), (_, stays)], due_us) = (&people[..], day(60).unwrap()) else { panic!() };
+    db.want_erasure(leaves, false, due_us, shop.now_us()).await.unwrap();
+    assert_eq!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Not(Why::Leaves));
+    shop.clock.advance(28 * DAY_S);
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1, "of the two, the one who stays");
+    assert_eq!(shop.billed(sub).await, [InvoiceStatus::Paid]);
+    assert_eq!(shop.billed(stays).await, [InvoiceStatus::Paid, InvoiceStatus::Paid]);
+    assert!(shop.lets_in(leaves.as_str()).await, "with what they have paid for");
+    // Whoever comes back is asked whether it is to go on, and not charged before they say so.
+    assert!(db.take_erasure_back(TakenBack::Owner(leaves), shop.now_us()).await.unwrap().is_some());
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 0);
+    assert!(matches!(shop.payments.resume(&sub.id).await.unwrap(), Resumed::Renews(_)));
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.subscription(sub).await.ends_us, day(60));
+}
+
+/// Hyperswitch answers the second one with 400 `HE_01`, Stripe with what it answered the first one.
+async fn what_arrives_twice_is_one_object(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let twice = || shop.world.with(|world| world.script.push_back(Mood::Twice));
+    twice();
+    let order = shop.ordered(&[&product]).await;
+    assert_eq!((order.status, order.payment.client_secret.is_some()), (OrderStatus::PendingPayment, true));
+    shop.world.with(|world| world.pay(&order.payment.id, "succeeded"));
+    twice();
+    assert_eq!(shop.payments.look_at_payment(&order.payment.id).await.unwrap(), Applied::Changed("paid"));
+    twice();
+    let transfer = shop.transferred("a").await;
+    assert_eq!(shop.world.with(|world| (world.payments.len(), world.transfers.len())), (1, 1));
+    twice();
+    let refund = shop.refunding(&order.id).await;
+    assert!(refund.known_us.is_some() && refund.error.is_none(), "{refund:?}");
+    assert_eq!(shop.settled(&refund.id, "succeeded").await, Applied::Changed("refunded"));
+    shop.world.with(|world| world.script.extend([Mood::Fine, Mood::Twice]));
+    assert_eq!(shop.payments.reverse_due().await.unwrap(), 1);
+    assert_eq!(shop.db().transfer(&transfer.id).await.unwrap().unwrap().reversed_minor, 900);
+    assert_eq!(shop.world.with(|world| world.transfers[transfer.provider_id.as_ref().unwrap()].reversed), 900);
+    twice();
+    let sub = shop.subscribed("u").await;
+    shop.clock.advance(27 * DAY_S);
+    twice();
+    assert_eq!(shop.payments.renew_due().await.unwrap(), 1);
+    assert_eq!(shop.billed(&sub).await, [InvoiceStatus::Paid, InvoiceStatus::Paid]);
+    assert_eq!(shop.world.with(|world| world.payments.len()), 3);
+    // Ended twice: the second time there is nothing to end.
+    let idle = shop.ordered(&[&product]).await;
+    shop.clock.advance(31 * 60);
+    shop.world.with(|world| world.script.extend([Mood::Fine, Mood::Twice]));
+    assert_eq!(shop.payments.sweep().await.unwrap().payments.moved, 1);
+    assert_eq!(shop.order(&idle.id).await.status, OrderStatus::Expired);
+}
+
+async fn webhooks_in_any_order_come_to_the_same_end(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    // What happened to one order, in the order in which it happened.
+    let mut numbers: Vec<usize> = (2..6).collect();
+    let mut orders = 0;
+    loop {
+        let order = shop.ordered(&[&product]).await;
+        shop.world.with(|world| {
+            world.events.clear();
+            ["processing", "failed", "succeeded"].iter().for_each(|status| world.pay(&order.payment.id, status));
+        });
+        shop.payments.look_at_payment(&order.payment.id).await.unwrap();
+        let refund = shop.refunding_part(&order.id, 400).await;
+        let dispute = shop.world.with(|world| {
+            world.settle_refund(refund.id.as_str(), "succeeded");
+            world.dispute(&order.payment.id, 600)
+        });
+        shop.world.with(|world| world.decide(&dispute, "won"));
+        let events: Vec<String> =
+            shop.world.with(|world| world.events.drain(..).map(|event| event.to_string()).collect());
+        assert_eq!(events.len(), 6, "{events:#?}");
+        // Two are dropped: a later one of their object tells the same.
+        for number in &numbers {
+            shop.clock.advance(1);
+            let body = &events[*number];
+            let signature = signed_512(body, HYPERSWITCH_SECRET);
+            assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
+        }
+        while shop.payments.process_webhooks().await.unwrap() > 0 {}
+        let now = shop.order(&order.id).await;
+        assert_eq!((now.status, now.returned_minor), (OrderStatus::Paid, 400), "{numbers:?}");
+        assert_eq!(shop.db().dispute(&dispute).await.unwrap().unwrap().status, DisputeStatus::Won, "{numbers:?}");
+        orders += 1;
+        assert_eq!(shop.balance("a").await, (540 * orders, 0, 0), "{numbers:?}");
+        assert_eq!(shop.on_account("psp:clearing:USD").await, 600 * orders, "{numbers:?}");
+        if !following(&mut numbers) {
+            break;
+        }
+    }
+    assert_eq!(orders, 24, "every order of four");
+}
+
+/// The next one of all orders of some numbers; false: it was the last one.
+fn following(numbers: &mut [usize]) -> bool {
+    let Some(at) = numbers.windows(2).rposition(|two| two[0] < two[1]) else { return false };
+    let with = numbers.iter().rposition(|number| *number > numbers[at]).unwrap();
+    numbers.swap(at, with);
+    numbers[at + 1..].reverse();
+    true
 }
 
 async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {

@@ -52,6 +52,10 @@ const WELL: &[(&str, &str)] = &[
     (r#"segue_uploads_refused_total{reason="virus"}"#, "0+0"),
     ("segue_cdn_purges_waiting", "0+0"),
     ("segue_callbacks_waiting", "2+0"),
+    (r#"segue_worker_interval_seconds{worker="janitor"}"#, "10+0"),
+    (r#"segue_worker_last_run_timestamp_seconds{worker="janitor",instance="a"}"#, "0+60"),
+    (r#"segue_worker_last_run_timestamp_seconds{worker="janitor",instance="b"}"#, "1+0"),
+    (r#"segue_worker_failures_total{worker="janitor"}"#, "0+0.1"),
     (r#"segue_ledger_trial_balance_minor_units{currency="EUR"}"#, "0+0"),
     (r#"segue_ledger_clearing_difference_minor_units{currency="EUR"}"#, "0+0"),
     ("segue_ledger_hash_chain_valid", "1+0"),
@@ -61,6 +65,16 @@ const WELL: &[(&str, &str)] = &[
     ("segue_ledger_failed_transfers_at_max_retry", "0+0"),
     ("segue_ledger_reversal_pending_transfers", "0+0"),
     ("segue_reconciler_last_run_timestamp", "0+60"),
+    (r#"segue_reconciler_discrepancies{kind="strange"}"#, "0+0"),
+    (r#"segue_reconciler_discrepancies{kind="missing"}"#, "0+0"),
+    ("segue_ledger_unsealed_journals", "0+0"),
+    ("segue_ledger_last_verification_timestamp", "0+60"),
+    ("segue_ledger_alarms", "0+0"),
+    ("segue_ledger_open_invoices", "3+0"),
+    ("segue_ledger_stuck_invoices_open", "0+0"),
+    (r#"segue_payment_webhooks_total{result="accepted"}"#, "0+10"),
+    (r#"segue_payment_webhooks_total{result="unsigned"}"#, "0+1"),
+    ("segue_payment_webhooks_oldest_age_seconds", "30+0"),
 ];
 
 /// What goes wrong: series that differ from `WELL` (none is what is not there), after how many minutes who complains.
@@ -191,6 +205,18 @@ const CASES: &[Case] = &[
     ("the CDN refuses to purge", &[("segue_cdn_purges_waiting", "3+0")], 20, &["SeguePurgesWait"]),
     ("a receiver of callbacks is away", &[("segue_callbacks_waiting", "200+0")], 40, &["SegueCallbacksWait"]),
     (
+        "a worker hangs",
+        &[(r#"segue_worker_last_run_timestamp_seconds{worker="janitor",instance="a"}"#, "0+60x30 1800x460")],
+        60,
+        &["SegueWorkerSilent"],
+    ),
+    (
+        "a worker fails every other time",
+        &[(r#"segue_worker_failures_total{worker="janitor"}"#, "0+3")],
+        60,
+        &["SegueWorkerFails"],
+    ),
+    (
         "the books do not balance",
         &[(r#"segue_ledger_trial_balance_minor_units{currency="EUR"}"#, "-3+0")],
         5,
@@ -215,6 +241,53 @@ const CASES: &[Case] = &[
         240,
         &["SegueReconcilerStale"],
     ),
+    (
+        "the provider has what we do not know",
+        &[(r#"segue_reconciler_discrepancies{kind="strange"}"#, "1+0")],
+        5,
+        &["SegueReconcilerDiscrepancies"],
+    ),
+    ("a journal has no seal", &[("segue_ledger_unsealed_journals", "1+0")], 10, &["SegueLedgerUnsealed"]),
+    (
+        "nobody computes the ledger",
+        &[("segue_ledger_last_verification_timestamp", "0+60x60 3600x440")],
+        240,
+        &["SegueLedgerUnverified"],
+    ),
+    ("a payment conflicts", &[("segue_ledger_alarms", "1+0")], 5, &["SegueMoneyAlarms"]),
+    ("a bank is at it for eight days", &[("segue_ledger_stuck_invoices_open", "1+0")], 15, &["SegueInvoicesStuck"]),
+    (
+        "the webhook secret is wrong",
+        &[
+            (r#"segue_payment_webhooks_total{result="accepted"}"#, "0+0"),
+            (r#"segue_payment_webhooks_total{result="unsigned"}"#, "0+10"),
+        ],
+        40,
+        &["SegueWebhooksRefused"],
+    ),
+    (
+        "deliveries are not processed",
+        &[("segue_payment_webhooks_oldest_age_seconds", "1000+60")],
+        15,
+        &["SegueWebhooksWait"],
+    ),
+    // Of the books, what is only just well.
+    ("a refund is unknown for four minutes", &[("segue_ledger_orphan_refund_rows", "0x10 1x490")], 15, &[]),
+    ("an order is stuck for nine minutes", &[("segue_ledger_stuck_orders_pending", "0x10 1x490")], 20, &[]),
+    ("a refund is stuck for nine minutes", &[("segue_ledger_stuck_refunds_pending", "0x10 1x490")], 20, &[]),
+    ("a seller is not paid for nine minutes", &[("segue_ledger_failed_transfers_at_max_retry", "0x10 1x490")], 20, &[]),
+    ("nobody sampled for nine minutes", &[("segue_ledger_hash_chain_valid", "1x10 -1x490")], 20, &[]),
+    ("a reversal came back in time", &[("segue_ledger_reversal_pending_transfers", "2x350 0x5 2x65")], 420, &[]),
+    ("the last sweep was two hours ago", &[("segue_reconciler_last_run_timestamp", "0+60x60 3600x440")], 180, &[]),
+    (
+        "the ledger was computed two hours ago",
+        &[("segue_ledger_last_verification_timestamp", "0+60x60 3600x440")],
+        180,
+        &[],
+    ),
+    ("a seal is late for four minutes", &[("segue_ledger_unsealed_journals", "0x10 1x490")], 15, &[]),
+    ("strangers send webhooks", &[(r#"segue_payment_webhooks_total{result="unsigned"}"#, "0+100")], 40, &[]),
+    ("a delivery waits for ten minutes", &[("segue_payment_webhooks_oldest_age_seconds", "600+0")], 60, &[]),
 ];
 
 #[test]

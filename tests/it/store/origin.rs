@@ -16,7 +16,7 @@ use segue::store::{LocalStore, Store};
 
 use super::proxy::{Mode, Proxy};
 use super::rgw::{ACCESS_KEY, Rgw, SECRET_KEY};
-use crate::support::{Reply, Server, published, said, segue};
+use crate::support::{Reply, Server, published, said, segue, send};
 
 /// The demo track in a bucket, and a proxy between the bucket and whoever serves it.
 struct Stage {
@@ -379,7 +379,13 @@ fn the_command_publishes_to_a_bucket_and_blocks_there() {
     let (track, version) = (report["track_id"].as_str().unwrap(), report["version"].as_str().unwrap());
     assert!(!dir.path().join("publisher/store/v").join(track).exists(), "nothing stays on this machine");
 
-    let more = [("SEGUE_ORIGIN__REQUIRE_TOKEN", "false")];
+    let (key, sha256) = segue::api::keys::make();
+    let keys = format!("[{{ id = \"ci\", sha256 = \"{sha256}\" }}]");
+    let more = [
+        ("SEGUE_ORIGIN__REQUIRE_TOKEN", "false"),
+        ("SEGUE_API__KEYS", keys.as_str()),
+        ("SEGUE_API__SOURCE_KEYS", "[\"incoming/\"]"),
+    ];
     let env: Vec<_> = env.into_iter().chain(more).collect();
     let mut server = Server::start(&dir.path().join("other-machine"), &[], &env);
     let alias = server.get(&format!("/tracks/{track}/master.m3u8"));
@@ -409,6 +415,20 @@ fn the_command_publishes_to_a_bucket_and_blocks_there() {
         std::thread::sleep(std::time::Duration::from_millis(100)); // the runner's own limit ends a wait that is in vain
     }
     assert_eq!(enqueue("s3:../secret").status.code(), Some(2));
+    // The same over the API, of keys that are open.
+    let bearer = format!("Bearer {key}");
+    let ask = |source: &str| {
+        let headers = [("Authorization", &*bearer), ("Idempotency-Key", "1"), ("Content-Type", "application/json")];
+        let wish = serde_json::json!({ "source": source, "track": "trk_asked" }).to_string();
+        send(server.addr, "POST", "/api/v1/transcodes", &headers, wish.as_bytes())
+    };
+    let closed = ask(&format!("s3:v/{track}/{version}/flac.mp4"));
+    assert!(closed.status == 422 && closed.text().contains("api.source_keys"), "{}", closed.text());
+    let asked = ask("s3:incoming/short.wav");
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    while server.get("/tracks/trk_asked/master.m3u8").status != 302 {
+        std::thread::sleep(std::time::Duration::from_millis(100)); // the runner's own limit ends a wait that is in vain
+    }
 
     command(&["block", track, "--reason", "a test"]);
     let becomes = |wanted: u16| {

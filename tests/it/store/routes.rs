@@ -186,6 +186,7 @@ fn a_playlist_that_cannot_be_signed_is_signed_by_the_bucket(rgw: &Rgw) {
             shutdown: shutdown::channel().1,
             salt: Salt::default(),
             clock: Clock::System,
+            media_clock: Clock::System,
             demo: None,
         };
         let request = axum::http::Request::get(format!("/tracks/{track}/master.m3u8"));

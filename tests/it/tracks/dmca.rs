@@ -108,6 +108,7 @@ impl Desk {
             shutdown,
             salt: Salt::default(),
             clock: Clock::System,
+            media_clock: Clock::System,
             demo: None,
         };
         let admin = Principal {

@@ -97,6 +97,7 @@ fn an_upload_becomes_a_track_that_plays(site: &Site) {
     assert_eq!(status["rungs"].as_array().unwrap().len(), 5);
 
     it_is_heard(&api, id);
+    it_is_measured(&api, id);
     it_is_counted(&api, id);
     versions_come_and_go(&api, id);
 }
@@ -130,6 +131,31 @@ fn it_is_heard(api: &Api, id: &str) {
     assert_eq!((head.status, head.header("content-length")), (200, Some(&*preview.body.len().to_string())));
     let waveform = api.shown(Who::Nobody, &format!("/tracks/{id}/waveform"));
     assert!(waveform["data"].as_array().unwrap().len() > 100);
+}
+
+/// What players and programs need beside the sound: how loud it is, alone and in a row, and what to leave out of each rung.
+fn it_is_measured(api: &Api, id: &str) {
+    let media = api.shown(Who::Nobody, &format!("/api/v1/tracks/{id}/media"));
+    let (source, rungs) = (&media["source"], media["rungs"].as_array().unwrap());
+    assert_eq!((rungs.len(), source["sha256"].is_null()), (5, true), "{media:#}");
+    for rung in rungs {
+        let (aac, rate) = (rung["path"].as_str().unwrap().starts_with("aac/"), &rung["rate"]);
+        assert_eq!((&rung["priming"], &rung["lossless"]), (&json!(if aac { 1024 } else { 0 }), &json!(!aac)), "{rung}");
+        assert!(rate != &source["rate"] || rung["samples"] == source["samples"], "{rung}");
+    }
+    let alone = media["loudness"]["integrated_lufs"].as_f64().unwrap();
+    assert!((-40.0..0.0).contains(&alone) && media["loudness"]["true_peak_dbtp"].is_f64(), "{media:#}");
+    // Twice the same in a row is as loud as once, to the tenth that is kept.
+    let row = api.shown(Who::Two, &format!("/api/v1/loudness?tracks={id},{id}"));
+    let together = &row["together"];
+    assert!((together["integrated_lufs"].as_f64().unwrap() - alone).abs() < 0.06, "{row:#}");
+    assert_eq!(together["true_peak_dbtp"], media["loudness"]["true_peak_dbtp"]);
+    assert_eq!(together["album_peak"], media["loudness"]["replay_gain"]["track_peak"]);
+    assert_eq!(row["tracks"][1]["loudness"], media["loudness"]);
+    let status = |who, tracks: &str| api.get(who, &format!("/api/v1/loudness?tracks={tracks}")).status;
+    assert_eq!(status(Who::Nobody, id), 401);
+    assert_eq!(status(Who::Two, &format!("{id},trk_unknown")), 404);
+    assert_eq!((status(Who::Two, ","), status(Who::Two, &vec![id; 101].join(","))), (422, 422));
 }
 
 fn it_is_counted(api: &Api, id: &str) {
@@ -341,7 +367,7 @@ fn pictures_are_made_anew_and_handed_out_in_three_sizes() {
 }
 
 /// A black square.
-fn png(side: u32) -> Vec<u8> {
+pub(crate) fn png(side: u32) -> Vec<u8> {
     fn crc(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0, |crc, byte| {
             (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
@@ -385,5 +411,71 @@ fn a_look_at_a_track_and_its_alias_cost_one_statement_each() {
         let each = (statements(route) - before) / 10.0;
         assert!(each <= 2.0, "{route} as {who:?}: {each} statements");
         eprintln!("{route} as {who:?}: {each} statements");
+    }
+}
+
+/// Issue 6 item 8: a query for each line of a list would show as soon as there are more lines.
+#[test]
+fn a_list_costs_as_many_statements_for_many_as_for_few() {
+    let site = Site::new();
+    let inbox = site.directory.path().join("inbox");
+    std::fs::create_dir(&inbox).unwrap();
+    std::fs::write(inbox.join("no-song.wav"), "these are words").unwrap();
+    let site = site.with("SEGUE_API__SOURCE_DIRS", &format!("[{:?}]", inbox.to_str().unwrap()));
+    let api = site.serve();
+    let admin = format!("Bearer {}", crate::auth::admin_bearer(api.addr, &site.data()));
+    let by_admin = |method: &str, path: &str, body: &str| {
+        let headers = [("Authorization", admin.as_str()), JSON];
+        api.send(Who::Nobody, method, path, &headers[..if body.is_empty() { 1 } else { 2 }], body.as_bytes())
+    };
+    let (status, track) = api.json(Who::One, "POST", "/api/v1/tracks", &json!({ "title": "Shared" }));
+    assert_eq!(status, 201, "{track}");
+    let shared = format!("/api/v1/tracks/{}/share", track["id"].as_str().unwrap());
+    let mut number = 0;
+    // One more of everything that is listed.
+    let mut more = |times: usize| {
+        for _ in 0..times {
+            number += 1;
+            let made = |(status, body): (u16, Value)| assert!((200..300).contains(&status), "{body}");
+            made(api.json(Who::One, "POST", "/api/v1/tracks", &json!({ "title": format!("Song {number}") })));
+            made(api.json(Who::One, "POST", &shared, &json!({ "label": format!("{number}") })));
+            let upload = json!({ "kind": "audio", "bytes": 100 + number, "name": "a.wav" });
+            made(api.json(Who::One, "POST", "/api/v1/uploads", &upload));
+            let wish = json!({ "source": inbox.join("no-song.wav") }).to_string();
+            let key = [JSON, ("Idempotency-Key", &*format!("\"{number}\""))];
+            let enqueued = api.send(Who::One, "POST", "/api/v1/transcodes", &key, wish.as_bytes());
+            assert_eq!(enqueued.status, 202, "{}", enqueued.text());
+            let created = by_admin("POST", "/api/v1/api-keys", &json!({ "name": "k", "scopes": ["read"] }).to_string());
+            assert_eq!(created.status, 201, "{}", created.text());
+        }
+    };
+    // What a limit takes now and then is no part of a list: the fewest statements of several looks.
+    let cost = |route: &str, look: &dyn Fn() -> crate::support::Reply| {
+        let statements = || api.metric(&format!("segue_control_statements_total{{route=\"{route}\"}}"));
+        let each = (0..5).map(|_| {
+            let before = statements();
+            let reply = look();
+            assert_eq!(reply.status, 200, "{route}: {}", reply.text());
+            let items = serde_json::from_slice::<Value>(&reply.body).unwrap()["items"].as_array().unwrap().len();
+            (statements() - before, items)
+        });
+        each.min_by(|one, other| one.0.total_cmp(&other.0)).unwrap()
+    };
+    type Look<'a> = Box<dyn Fn() -> crate::support::Reply + 'a>;
+    let looks: Vec<(&str, Look<'_>)> = vec![
+        ("/api/v1/tracks", Box::new(|| api.get(Who::One, "/api/v1/tracks"))),
+        ("/api/v1/tracks/{id}/share", Box::new(|| api.get(Who::One, &shared))),
+        ("/api/v1/uploads", Box::new(|| api.get(Who::One, "/api/v1/uploads"))),
+        ("/api/v1/transcodes", Box::new(|| api.get(Who::One, "/api/v1/transcodes"))),
+        ("/api/v1/admin/jobs", Box::new(|| by_admin("GET", "/api/v1/admin/jobs", ""))),
+        ("/api/v1/api-keys", Box::new(|| by_admin("GET", "/api/v1/api-keys", ""))),
+    ];
+    more(1);
+    let few: Vec<_> = looks.iter().map(|(route, look)| cost(route, look)).collect();
+    more(9);
+    for ((route, look), (few, items)) in looks.iter().zip(few) {
+        let (many, listed) = cost(route, look);
+        assert!(listed >= items + 9, "{route}: {items}, then {listed}");
+        assert!(many <= few && few > 0.0, "{route}: {few} statements for {items}, {many} for {listed}");
     }
 }

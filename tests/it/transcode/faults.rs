@@ -251,7 +251,7 @@ fn a_child_that_does_not_fit_into_its_memory_ends_alone() {
 fn whatever_a_child_does_is_an_error_and_not_a_hang() {
     let bench = Bench::new();
     let music = bench.music(44_100, 2, 4_410);
-    let play = |name: &str, script: &str, said: &str| {
+    let play = |name: &str, script: &str, said: &str, tag: Option<&str>| {
         use std::os::unix::fs::PermissionsExt as _;
         let exe = bench.file(name, format!("#!/bin/sh\n{script}\n"));
         std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -259,18 +259,30 @@ fn whatever_a_child_does_is_an_error_and_not_a_hang() {
         let options = Options { exe, limits, ..options() };
         let error = bench.try_make(&music, &ladder(), &options).err().unwrap();
         assert!(error.chain().contains(said), "{error:?}");
+        assert_eq!(error.tag(), tag, "{name}");
     };
-    play("oom", "echo 'GLib-ERROR **: failed to allocate 9999 bytes' >&2; kill -ABRT $$", "needs more memory than");
+    let starved = "echo 'GLib-ERROR **: failed to allocate 9999 bytes' >&2; kill -ABRT $$";
+    play("oom", starved, "needs more memory than", Some("memory"));
     play(
         "crash",
         "echo 'free(): invalid pointer' >&2; kill -SEGV $$",
         "crashed on it, ended by SIGSEGV (free(): invalid pointer)",
+        Some("crashed"),
     );
-    play("exit", "exit 7", "ended without a result");
-    play("garbage", "head -c 100000 /dev/urandom", "ended without a result");
-    play("nothing", "printf '\\002\\000\\000\\000\\000\\000\\000\\000{}'", "ended without a result");
-    play("hang", "exec sleep 60", "no audio could be decoded within 1 s");
-    play("liar", "printf '\\031\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'", "not asked for");
+    play("call", "kill -SYS $$", "do what its sandbox forbids", Some("forbidden"));
+    play("cpu", "kill -XCPU $$", "more processor time than an input of its size may use", Some("time"));
+    play("killed", "kill -KILL $$", "ended by SIGKILL from outside", Some("killed"));
+    play("told", "kill -TERM $$", "ended by SIGTERM", Some("killed"));
+    play("exit", "exit 7", "ended without a result", None);
+    play("garbage", "head -c 100000 /dev/urandom", "ended without a result", None);
+    play("nothing", "printf '\\002\\000\\000\\000\\000\\000\\000\\000{}'", "ended without a result", None);
+    play("hang", "exec sleep 60", "no audio could be decoded within 1 s", Some("time"));
+    play(
+        "liar",
+        "printf '\\031\\000\\000\\000\\000\\000\\000\\000{\"event\":\"init\",\"rung\":9}'",
+        "not asked for",
+        None,
+    );
 }
 
 #[test]

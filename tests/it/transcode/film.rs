@@ -552,7 +552,7 @@ fn films_that_nobody_should_decode_are_refused_in_words() {
 }
 
 /// A film with a few bytes changed anywhere: refused or survived, in words, and nothing is left behind. As `make hostile`
-/// does for sound, more of them with HOSTILE_INPUTS from HOSTILE_SEED.
+/// does for sound, more of them with HOSTILE_FILMS from HOSTILE_SEED.
 #[test]
 fn damaged_films_are_refused_or_survived() {
     let bench = Bench::new();
@@ -569,7 +569,7 @@ fn damaged_films_are_refused_or_survived() {
         ),
     ];
     let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
-    let (inputs, mut random) = (number("HOSTILE_INPUTS", 16), Random(number("HOSTILE_SEED", 7)));
+    let (inputs, mut random) = (number("HOSTILE_FILMS", 16), Random(number("HOSTILE_SEED", 7)));
     let limits = Limits { first_sample_s: 4, wall_s_min: 30, no_progress_s: 10, ..Limits::default() };
     let mut survived = 0;
     for input in 0..inputs {
@@ -592,6 +592,7 @@ fn damaged_films_are_refused_or_survived() {
             }
         }
     }
+    eprintln!("{survived} of {inputs} films decoded all the same");
     assert!(survived > 0 && survived < inputs, "{survived} of {inputs}: the damage is too small or too large to tell");
 }
 
