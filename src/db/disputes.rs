@@ -70,6 +70,18 @@ enum For {
     Subscription(String),
 }
 
+/// The columns of a dispute, what its payment is for, and what follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select d.id, d.payment_id, d.status, d.amount_minor, d.currency, d.provider_state, d.turns, d.loss_minor, d.alarm,
+               d.created_us, d.settled_us, p.order_id, p.subscription_id
+             from dispute d join payment p on p.id = d.payment_id ",
+            $rest
+        )
+    };
+}
+
 impl Db {
     /// Believes what the provider says of a dispute. The same again changes nothing.
     ///
@@ -151,19 +163,18 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn disputes(&self, status: Option<Status>, before: Option<&str>, limit: u32) -> Result<Vec<Listed>> {
-        let mut tx = self.begin_read().await?;
-        let sql = "select d.id, p.order_id, p.subscription_id from dispute d join payment p on p.id = d.payment_id
-                   where (cast($1 as text) is null or d.status = $1) and (cast($2 as text) is null
-                     or (d.created_us, d.id) < (select b.created_us, b.id from dispute b where b.id = $2))
-                   order by d.created_us desc, d.id desc limit $3";
+        let mut tx = self.begin_one().await?;
+        let sql = select!(
+            "where (cast($1 as text) is null or d.status = $1) and (cast($2 as text) is null
+               or (d.created_us, d.id) < (select b.created_us, b.id from dispute b where b.id = $2))
+             order by d.created_us desc, d.id desc limit $3"
+        );
         let args = args![status.map(Status::as_str), before, i64::from(limit.min(PAGE_MAX))];
-        let mut listed = Vec::new();
-        for row in tx.all(sql, args).await? {
-            let (dispute, _) = read(&mut tx, &row.text("id")?).await?.ok_or_else(vanished)?;
+        let one = |row: &Row| {
             let (order, subscription) = (row.text_or_null("order_id")?, row.text_or_null("subscription_id")?);
-            listed.push(Listed { dispute, order, subscription });
-        }
-        Ok(listed)
+            Ok(Listed { dispute: decode(row)?, order, subscription })
+        };
+        tx.all(sql, args).await?.iter().map(one).collect()
     }
 
     /// Disputes that are open, by id.
@@ -276,26 +287,23 @@ async fn lost(tx: &mut Tx, id: &str) -> Result<i64> {
 
 /// The dispute, and how many turns it had.
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<(Dispute, i64)>> {
-    let sql =
-        "select id, payment_id, status, amount_minor, currency, provider_state, turns, loss_minor, alarm, created_us,
-                 settled_us
-               from dispute where id = $1";
-    let one = |row: Row| {
-        let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
-        let dispute = Dispute {
-            id: row.text("id")?,
-            payment: row.text("payment_id")?,
-            status: word(Status::decode, "status of a dispute", &row.text("status")?)?,
-            amount: Amount::new(row.int("amount_minor")?, currency)?,
-            provider_state: row.text("provider_state")?,
-            loss_minor: row.int("loss_minor")?,
-            alarm: row.text_or_null("alarm")?,
-            created_us: row.int("created_us")?,
-            settled_us: row.int_or_null("settled_us")?,
-        };
-        Ok((dispute, row.int("turns")?))
-    };
-    tx.first(sql, args![id]).await?.map(one).transpose()
+    let row = tx.first(select!("where d.id = $1"), args![id]).await?;
+    row.map(|row| Ok((decode(&row)?, row.int("turns")?))).transpose()
+}
+
+fn decode(row: &Row) -> Result<Dispute> {
+    let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+    Ok(Dispute {
+        id: row.text("id")?,
+        payment: row.text("payment_id")?,
+        status: word(Status::decode, "status of a dispute", &row.text("status")?)?,
+        amount: Amount::new(row.int("amount_minor")?, currency)?,
+        provider_state: row.text("provider_state")?,
+        loss_minor: row.int("loss_minor")?,
+        alarm: row.text_or_null("alarm")?,
+        created_us: row.int("created_us")?,
+        settled_us: row.int_or_null("settled_us")?,
+    })
 }
 
 fn vanished() -> Error {

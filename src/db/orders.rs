@@ -4,6 +4,8 @@
 //! `apply_payment` is the only way an order becomes paid, whoever heard of it: status, journal, licences and the
 //! transfers to come are one transaction.
 
+use std::collections::BTreeMap;
+
 use super::conn::{Row, Tx, args};
 use super::money::{Claim, Request, book, claim, lock_order, move_order, net, word};
 use super::tracks::{grant_licence, revoke_licence};
@@ -163,6 +165,31 @@ pub enum Applied {
     Unknown,
 }
 
+/// The columns of an order and of its payment, and what follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select o.id, o.buyer, o.status, o.total_minor, o.refund_until_us, o.created_us, o.updated_us, o.paid_us,
+               o.refunded_us, (select cast(coalesce(sum(b.seller_minor + b.fee_minor + b.tax_minor), 0) as bigint)
+                 from order_return b where b.order_id = o.id and b.gone = 1) as returned_minor, p.id as payment_id,
+               p.amount_minor, p.currency, p.fingerprint, p.client_secret, p.provider_state, p.alarm
+             from sale_order o join payment p on p.order_id = o.id ",
+            $rest
+        )
+    };
+}
+
+/// The columns of items, of which orders, in their own order; never more than `PAGE_MAX` orders have.
+macro_rules! items {
+    ($of:literal) => {
+        concat!(
+            "select order_id, line, product_id, track, title, kind, seller, seller_minor, fee_minor, tax_minor from order_item ",
+            $of,
+            " order by order_id, line limit 20000"
+        )
+    };
+}
+
 impl Db {
     /// Makes an order and its payment, once for a key: both are stored before the provider hears of it.
     ///
@@ -241,12 +268,15 @@ impl Db {
     pub async fn orders(&self, buyer: &str, before: Option<&OrderId>, limit: u32) -> Result<Vec<Order>> {
         let mut tx = self.begin_read().await?;
         let before = before.map_or("ord_~", OrderId::as_str);
-        let sql = "select id from sale_order where buyer = $1 and id < $2 order by id desc limit $3";
-        let mut orders = Vec::new();
-        for row in tx.all(sql, args![buyer, before, i64::from(limit.min(PAGE_MAX))]).await? {
-            orders.extend(read(&mut tx, &row.text("id")?).await?);
+        let sql = select!("where o.buyer = $1 and o.id < $2 order by o.id desc limit $3");
+        let rows = tx.all(sql, args![buyer, before, i64::from(limit.min(PAGE_MAX))]).await?;
+        let (Some(latest), Some(first)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+        let sql = items!("where order_id in (select id from sale_order where buyer = $1 and id between $2 and $3)");
+        let mut items: BTreeMap<String, Vec<Item>> = BTreeMap::new();
+        for row in tx.all(sql, args![buyer, &first.text("id")?, &latest.text("id")?]).await? {
+            items.entry(row.text("order_id")?).or_default().push(decode_item(&row)?);
         }
-        Ok(orders)
+        rows.iter().map(|row| decode(row, items.remove(&row.text("id")?).unwrap_or_default())).collect()
     }
 
     /// Licences that somebody has, the latest first, revoked ones too.
@@ -561,17 +591,14 @@ pub(super) fn shares(items: &[Item]) -> Vec<Share> {
 }
 
 pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Order>> {
-    let sql = "select o.id, o.buyer, o.status, o.total_minor, o.refund_until_us, o.created_us, o.updated_us, o.paid_us,
-                 o.refunded_us, (select cast(coalesce(sum(b.seller_minor + b.fee_minor + b.tax_minor), 0) as bigint)
-                   from order_return b where b.order_id = o.id and b.gone = 1) as returned_minor, p.id as payment_id, p.amount_minor, p.currency, p.fingerprint, p.client_secret,
-                 p.provider_state, p.alarm
-               from sale_order o join payment p on p.order_id = o.id where o.id = $1";
-    let Some(row) = tx.first(sql, args![id]).await? else { return Ok(None) };
-    let sql = "select line, product_id, track, title, kind, seller, seller_minor, fee_minor, tax_minor from order_item
-               where order_id = $1 order by line limit 100";
-    let items = tx.all(sql, args![id]).await?.iter().map(decode_item).collect::<Result<_>>()?;
-    let payment = Payment { id: row.text("payment_id")?, ..decode_payment(&row)? };
-    Ok(Some(Order {
+    let Some(row) = tx.first(select!("where o.id = $1"), args![id]).await? else { return Ok(None) };
+    let items = tx.all(items!("where order_id = $1"), args![id]).await?;
+    decode(&row, items.iter().map(decode_item).collect::<Result<_>>()?).map(Some)
+}
+
+fn decode(row: &Row, items: Vec<Item>) -> Result<Order> {
+    let payment = Payment { id: row.text("payment_id")?, ..decode_payment(row)? };
+    Ok(Order {
         id: row.text("id")?.parse()?,
         buyer: row.text("buyer")?,
         status: word(Status::decode, "status of an order", &row.text("status")?)?,
@@ -584,7 +611,7 @@ pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Order>> {
         returned_minor: row.int("returned_minor")?,
         items,
         payment,
-    }))
+    })
 }
 
 fn decode_item(row: &Row) -> Result<Item> {

@@ -1,5 +1,7 @@
 //! What is sold: rows, and the offer for a track.
 
+use std::collections::BTreeMap;
+
 use super::Db;
 use super::conn::{Row, Tx, args};
 use super::money::{Claim, Request, claim, word};
@@ -84,6 +86,31 @@ pub struct Offer {
     pub preview_enabled: bool,
 }
 
+/// The columns of a product, and what follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!("select id, seller, track, title, currency, preview_enabled, active, created_us from product ", $rest)
+    };
+}
+
+/// The licences of which products, the cheapest first; never more than those of a page have.
+macro_rules! licences {
+    ($of:literal) => {
+        concat!(
+            "select product_id, kind, price_minor from product_licence ",
+            $of,
+            " order by product_id, price_minor, kind limit 2000"
+        )
+    };
+}
+
+/// The pictures of which products, in their order; likewise.
+macro_rules! images {
+    ($of:literal) => {
+        concat!("select product_id, url from product_image ", $of, " order by product_id, position limit 20000")
+    };
+}
+
 impl Db {
     /// Makes a product, once for a key.
     ///
@@ -140,20 +167,36 @@ impl Db {
     ) -> Result<Vec<Product>> {
         let mut tx = self.begin_read().await?;
         let before = before.map_or("prd_~", ProductId::as_str);
-        let rows = tx
-            .all(
-                "select id from product
-                 where id < $1 and ((cast($2 as text) is null and active = 1) or seller = $2)
-                   and (cast($3 as text) is null or track = $3)
-                 order by id desc limit $4",
-                args![before, seller, track, i64::from(limit.min(PAGE_MAX))],
-            )
-            .await?;
-        let mut products = Vec::with_capacity(rows.len());
-        for row in rows {
-            products.extend(read(&mut tx, &row.text("id")?).await?);
+        let sql = select!(
+            "where id < $1 and ((cast($2 as text) is null and active = 1) or seller = $2)
+               and (cast($3 as text) is null or track = $3)
+             order by id desc limit $4"
+        );
+        let rows = tx.all(sql, args![before, seller, track, i64::from(limit.min(PAGE_MAX))]).await?;
+        let (Some(latest), Some(first)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+        let (first, latest) = (first.text("id")?, latest.text("id")?);
+        // Of those between that others have, nothing is read: whose list it is stands in every statement.
+        let sql = licences!(
+            "where product_id in (select id from product where id between $1 and $2
+               and ((cast($3 as text) is null and active = 1) or seller = $3) and (cast($4 as text) is null or track = $4))"
+        );
+        let mut licences: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for row in tx.all(sql, args![&first, &latest, seller, track]).await? {
+            licences.entry(row.text("product_id")?).or_default().push(decode_licence(&row)?);
         }
-        Ok(products)
+        let sql = images!(
+            "where product_id in (select id from product where id between $1 and $2
+               and ((cast($3 as text) is null and active = 1) or seller = $3) and (cast($4 as text) is null or track = $4))"
+        );
+        let mut images: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for row in tx.all(sql, args![&first, &latest, seller, track]).await? {
+            images.entry(row.text("product_id")?).or_default().push(row.text("url")?);
+        }
+        let one = |row: &Row| {
+            let id = row.text("id")?;
+            decode(row, licences.remove(&id).unwrap_or_default(), images.remove(&id).unwrap_or_default())
+        };
+        rows.iter().map(one).collect()
     }
 
     /// Changes a product of `seller`; `None`: there is none of theirs.
@@ -244,16 +287,20 @@ async fn put_images(tx: &mut Tx, id: &ProductId, images: &[String]) -> Result<()
 }
 
 pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Product>> {
-    let sql =
-        "select id, seller, track, title, currency, preview_enabled, active, created_us from product where id = $1";
-    let Some(row) = tx.first(sql, args![id]).await? else { return Ok(None) };
-    let sql = "select kind, price_minor from product_licence where product_id = $1 order by price_minor, kind limit 10";
-    let licence =
-        |row: &Row| Ok((word(LicenceKind::decode, "kind of licence", &row.text("kind")?)?, row.int("price_minor")?));
-    let licences = tx.all(sql, args![id]).await?.iter().map(licence).collect::<Result<_>>()?;
-    let sql = "select url from product_image where product_id = $1 order by position limit 100";
-    let images = tx.all(sql, args![id]).await?.iter().map(|row| row.text("url")).collect::<Result<_>>()?;
-    Ok(Some(Product {
+    let Some(row) = tx.first(select!("where id = $1"), args![id]).await? else { return Ok(None) };
+    let licences = tx.all(licences!("where product_id = $1"), args![id]).await?;
+    let licences = licences.iter().map(decode_licence).collect::<Result<_>>()?;
+    let images = tx.all(images!("where product_id = $1"), args![id]).await?;
+    let images = images.iter().map(|row| row.text("url")).collect::<Result<_>>()?;
+    decode(&row, licences, images).map(Some)
+}
+
+fn decode_licence(row: &Row) -> Result<(LicenceKind, i64)> {
+    Ok((word(LicenceKind::decode, "kind of licence", &row.text("kind")?)?, row.int("price_minor")?))
+}
+
+fn decode(row: &Row, licences: Vec<(LicenceKind, i64)>, images: Vec<String>) -> Result<Product> {
+    Ok(Product {
         id: row.text("id")?.parse()?,
         seller: row.text("seller")?,
         track: row.text_or_null("track")?,
@@ -264,7 +311,7 @@ pub(super) async fn read(tx: &mut Tx, id: &str) -> Result<Option<Product>> {
         licences,
         images,
         created_us: row.int("created_us")?,
-    }))
+    })
 }
 
 fn vanished() -> Error {

@@ -117,6 +117,18 @@ pub enum Standing {
     Open,
 }
 
+/// The columns of a refund, and what follows.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select r.id, r.order_id, r.subscription_id, r.payment_id, r.amount_minor, r.status, r.requested_by, r.reason,
+               r.known_us, r.error, r.alarm, r.created_us, r.settled_us, p.currency
+             from refund r join payment p on p.id = r.payment_id ",
+            $rest
+        )
+    };
+}
+
 impl Db {
     /// Phase 1: one short transaction decides whether there may be a refund, stores it, and reserves its money.
     ///
@@ -206,13 +218,9 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub async fn refunds(&self, order: &OrderId) -> Result<Vec<Refund>> {
-        let mut tx = self.begin_read().await?;
-        let sql = "select id from refund where order_id = $1 order by id desc limit 100";
-        let mut refunds = Vec::new();
-        for row in tx.all(sql, args![order.as_str()]).await? {
-            refunds.extend(read(&mut tx, &row.text("id")?).await?);
-        }
-        Ok(refunds)
+        let mut tx = self.begin_one().await?;
+        let sql = select!("where r.order_id = $1 order by r.id desc limit 100");
+        tx.all(sql, args![order.as_str()]).await?.iter().map(decode).collect()
     }
 
     /// Remembers why nobody knows yet whether the provider has a refund.
@@ -377,30 +385,27 @@ async fn give_up(tx: &mut Tx, order: &Order, refund: &Refund, why: &str, now_us:
 }
 
 async fn read(tx: &mut Tx, id: &str) -> Result<Option<Refund>> {
-    let sql =
-        "select r.id, r.order_id, r.subscription_id, r.payment_id, r.amount_minor, r.status, r.requested_by, r.reason,
-                 r.known_us, r.error, r.alarm, r.created_us, r.settled_us, p.currency
-               from refund r join payment p on p.id = r.payment_id where r.id = $1";
-    let one = |row: Row| {
-        let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
-        let of = match row.text_or_null("order_id")? {
-            Some(order) => Of::Order(order.parse()?),
-            None => Of::Subscription(row.text("subscription_id")?.parse()?),
-        };
-        Ok(Refund {
-            id: row.text("id")?.parse()?,
-            of,
-            payment: row.text("payment_id")?,
-            amount: Amount::new(row.int("amount_minor")?, currency)?,
-            status: word(Status::decode, "status of a refund", &row.text("status")?)?,
-            requested_by: row.text("requested_by")?,
-            reason: row.text_or_null("reason")?,
-            known_us: row.int_or_null("known_us")?,
-            error: row.text_or_null("error")?,
-            alarm: row.text_or_null("alarm")?,
-            created_us: row.int("created_us")?,
-            settled_us: row.int_or_null("settled_us")?,
-        })
+    tx.first(select!("where r.id = $1"), args![id]).await?.as_ref().map(decode).transpose()
+}
+
+fn decode(row: &Row) -> Result<Refund> {
+    let currency = word(Currency::decode, "currency", &row.text("currency")?)?;
+    let of = match row.text_or_null("order_id")? {
+        Some(order) => Of::Order(order.parse()?),
+        None => Of::Subscription(row.text("subscription_id")?.parse()?),
     };
-    tx.first(sql, args![id]).await?.map(one).transpose()
+    Ok(Refund {
+        id: row.text("id")?.parse()?,
+        of,
+        payment: row.text("payment_id")?,
+        amount: Amount::new(row.int("amount_minor")?, currency)?,
+        status: word(Status::decode, "status of a refund", &row.text("status")?)?,
+        requested_by: row.text("requested_by")?,
+        reason: row.text_or_null("reason")?,
+        known_us: row.int_or_null("known_us")?,
+        error: row.text_or_null("error")?,
+        alarm: row.text_or_null("alarm")?,
+        created_us: row.int("created_us")?,
+        settled_us: row.int_or_null("settled_us")?,
+    })
 }

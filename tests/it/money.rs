@@ -3,6 +3,7 @@
 mod api;
 mod fakes;
 mod flows;
+mod kills;
 mod simulation;
 mod slate;
 mod traces;

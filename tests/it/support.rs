@@ -202,6 +202,35 @@ pub(crate) fn answer(mut stream: TcpStream) -> Reply {
     Reply { status, head, body: bytes.split_off(end) }
 }
 
+/// One request to a server that may be killed at any moment; `None`: there was no whole answer.
+pub(crate) fn try_send(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Reply> {
+    let mut stream = TcpStream::connect(addr).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let length = body.len();
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).ok()?;
+    let _ = stream.write_all(body); // an answer may come before all of it was taken
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let body = bytes.split_off(end);
+    let head = String::from_utf8(bytes).unwrap();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let reply = Reply { status, head, body };
+    let length = reply.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(reply.body.len());
+    (method == "HEAD" || reply.body.len() == length).then_some(reply)
+}
+
 /// A demo track behind a server, with everything a player test needs to know.
 pub(crate) struct Served {
     pub(crate) aac_master: String,

@@ -1,6 +1,7 @@
 // Whoever is logged in, and what they may want of their account: a name, an archive of everything, to leave.
 // In: who they are. Out: a section of the studio.
 
+import { question } from "./dialog.js";
 import { json, leave } from "./session.js";
 
 const STATES = { queued: "being made; a mail comes when it is ready", ready: "ready", failed: "could not be made; ask again" };
@@ -31,9 +32,9 @@ export function account(root, me) {
     await list();
   }));
   at("close").addEventListener("click", () => attempt(async (password) => {
-    if (!confirm("Delete your account, and everything of it?")) return;
+    if (!(await question({ title: "Delete your account, and everything of it?", words: "Your tracks go with it, unless you leave those that are published to everybody.", verb: "Delete it", danger: true }))) return;
     const answer = await json("/api/v1/users/me", "DELETE", { ...(password ? { password } : {}), keep_tracks: at("keep-tracks").checked });
-    alert(`Your account is closed. Until ${new Date(answer.erase_at).toLocaleString()} the link in our mail brings it back.`);
+    await question({ title: "Your account is closed", words: `Until ${new Date(answer.erase_at).toLocaleString()} the link in our mail brings it back.`, back: "" });
     location.reload();
   }));
   at("stay").addEventListener("click", () => attempt(async () => {

@@ -1,6 +1,7 @@
 // The admin's desk: notices of infringement, jobs, who works. In: an admin with a second factor. Out: rulings and retries.
 
 import { wireLeave } from "./account.js";
+import { question } from "./dialog.js";
 import { enter, json } from "./session.js";
 
 const root = document.getElementById("admin");
@@ -35,30 +36,28 @@ async function notices() {
   });
 }
 
+const REASON = { name: "reason", label: "Why? It is kept for good.", kind: "words" };
+/** What is asked before a ruling, for those that need words. */
+const QUESTIONS = {
+  takedown: { title: "Which track does the notice mean?", fields: [{ name: "track", label: "Id of the track" }] },
+  dismiss: { title: "Dismiss the notice", fields: [REASON] },
+  "court-action": { title: "The complainant went to court", words: "The track stays dark until the court decides.", fields: [REASON] },
+  restore: { title: "Put the track back", fields: [{ ...REASON, label: "Why before its time? Leave empty when the clock has run.", optional: true }] },
+  "counter-notice": {
+    title: "Counter-notice", words: "What the uploader sent, by 17 USC 512(g)(3).",
+    fields: [
+      { name: "signature", label: "Signature" }, { name: "name", label: "Name" }, { name: "address", label: "Address" }, { name: "phone", label: "Telephone" },
+      { name: "good_faith_statement", label: "They swear, under penalty of perjury, that it was removed by mistake", kind: "check" },
+      { name: "consents_to_jurisdiction", label: "They accept the court of their district, and service of process", kind: "check" },
+    ],
+  },
+};
+
 async function rule(filed, verb) {
   let body = {};
-  if (verb === "takedown" && !filed.track) {
-    const track = prompt("Which track does it mean?");
-    if (!track) return;
-    body = { track };
-  }
-  if (verb === "dismiss" || verb === "court-action") {
-    const reason = prompt("Why? It is kept for good.");
-    if (!reason) return;
-    body = { reason };
-  }
-  if (verb === "restore") {
-    const reason = prompt("Why before its time? Leave empty when the clock has run.");
-    if (reason === null) return;
-    body = reason ? { reason } : {};
-  }
-  if (verb === "counter-notice") {
-    body = { good_faith_statement: true, consents_to_jurisdiction: true };
-    for (const field of ["signature", "name", "address", "phone"]) {
-      const value = prompt(`Counter-notice, 17 USC 512(g)(3): ${field}`);
-      if (!value) return;
-      body[field] = value;
-    }
+  if (QUESTIONS[verb] && !(verb === "takedown" && filed.track)) {
+    body = await question({ verb: WORDS[verb], ...QUESTIONS[verb] });
+    if (!body) return;
   }
   await told(() => json(`/api/v1/admin/dmca/notices/${filed.id}/${verb}`, "POST", body));
   notices();

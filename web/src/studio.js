@@ -3,6 +3,7 @@
 
 import { clock, spoken } from "./words.js";
 import { account, wireLeave } from "./account.js";
+import { question } from "./dialog.js";
 import { ask, enter, events, json } from "./session.js";
 import { upload } from "./tus.js";
 
@@ -141,7 +142,7 @@ function wireRow(row) {
   act("unlist", () => json(`${path()}/unlist`, "POST", {}));
   act("retry", () => json(`${path()}/retry`, "POST", {}));
   act("delete", async () => {
-    if (!confirm(`Delete "${row.track.title}" for good?`)) return null;
+    if (!(await question({ title: `Delete “${row.track.title}” for good?`, verb: "Delete it", danger: true }))) return null;
     row.watching?.abort();
     await json(path(), "DELETE");
     rows.delete(row.track.id);

@@ -5,7 +5,6 @@ import { enter } from "../lib/enter.mjs";
 import { nameless } from "../lib/names.mjs";
 
 export async function account({ page, checks, options }) {
-  page.on("dialog", (dialog) => dialog.accept());
   await page.goto(options.url, { waitUntil: "load" });
   for (const wrong of await nameless(page)) checks.that(false, wrong);
   await VISITS[options.visit]({ page, checks, options });
@@ -39,6 +38,10 @@ const VISITS = {
     checks.that((await page.locator('[data-part="who"]').textContent()) === options.email, "it is somebody else's account");
     await page.locator('[data-part="proof"]').fill(options.password);
     await page.locator('[data-part="close"]').click();
+    await page.getByRole("dialog", { name: "Delete your account" }).getByRole("button", { name: "Delete it" }).click();
+    const closed = page.getByRole("dialog", { name: "Your account is closed" });
+    checks.that(/Until .*\d.* the link in our mail/.test((await closed.textContent()) ?? ""), `it says ${await closed.textContent()}`);
+    await closed.getByRole("button", { name: "OK" }).click();
     await page.locator('[data-part="login"]').waitFor({ state: "visible" });
     checks.that((await page.context().cookies()).length === 0, "cookies are left");
   },

@@ -5,7 +5,6 @@ import { enter } from "../lib/enter.mjs";
 import { nameless } from "../lib/names.mjs";
 
 export async function studio({ page, checks, trouble, options }) {
-  page.on("dialog", (dialog) => dialog.accept());
   await page.goto(options.url, { waitUntil: "load" });
   if (options.email) {
     // A wrong password says so; the browser's own complaint about the 401 is no trouble.
@@ -53,12 +52,26 @@ export async function studio({ page, checks, trouble, options }) {
   await again.locator('[data-part="unlist"]').click();
   checks.that(await until(async () => (await again.getAttribute("data-state")) === "unlisted", 5_000), "it is not unlisted");
   await again.locator('[data-part="delete"]').click();
+  const asked = page.getByRole("dialog", { name: /^Delete “.*” for good\?$/ });
+  await asked.waitFor({ state: "visible" });
+  for (const wrong of await nameless(page)) checks.that(false, wrong);
+  await page.keyboard.press("Enter"); // whoever goes on too quickly deletes nothing
+  await asked.waitFor({ state: "detached" });
+  checks.that(await again.isVisible(), "it is gone without a yes");
+  checks.that(await page.evaluate(() => document.activeElement?.dataset.part === "delete"), "the keyboard is lost behind the question");
+  await deleted(page, again);
   checks.that(await until(async () => (await page.locator('[data-part="tracks"] > li').count()) === 0, 5_000), "it is not gone");
   if (options.key) checks.that((await page.evaluate(() => document.cookie)) === "", "the page sets cookies");
 
   // On a phone nothing is wider than the screen.
   await page.setViewportSize({ width: 360, height: 740 });
   checks.that(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than a phone");
+}
+
+/** Deletes a track, and says yes. */
+async function deleted(page, row) {
+  await row.locator('[data-part="delete"]').click();
+  await page.getByRole("dialog").getByRole("button", { name: "Delete it" }).click();
 }
 
 /** A file of several pieces is dropped; the network goes away in the middle, once, and the page is left in the middle, once. */
@@ -98,7 +111,7 @@ async function dropped({ page, checks, trouble }) {
   await row.waitFor({ state: "visible", timeout: 30_000 });
   checks.that(pieces.filter((from) => from === 0).length === 1, `it began again after a reload: ${pieces}`);
   await page.unroute("**/api/v1/uploads/tus/*");
-  await row.locator('[data-part="delete"]').click();
+  await deleted(page, row);
   checks.that(await until(async () => (await row.count()) === 0, 10_000), "it is not gone");
   trouble.splice(0, trouble.length, ...trouble.filter((line) => !line.includes("INTERNET_DISCONNECTED")));
 }

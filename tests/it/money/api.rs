@@ -16,7 +16,7 @@ pub(super) struct Site {
     pub(super) world: Shared,
     pub(super) buyer: String,
     pub(super) seller: String,
-    data: tempfile::TempDir,
+    pub(super) data: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
 
@@ -31,8 +31,12 @@ impl Site {
     }
 
     pub(super) fn start_logging_to(log: Stdio, more: &[(&str, &str)]) -> Site {
+        Site::start_in(Shared::new(Clock::System), log, more)
+    }
+
+    /// Among these providers.
+    pub(super) fn start_in(world: Shared, log: Stdio, more: &[(&str, &str)]) -> Site {
         let data = tempfile::tempdir().unwrap();
-        let world = Shared::new(Clock::System);
         let url = world.serve();
         let ((buyer, one), (seller, two)) = (segue::api::keys::make(), segue::api::keys::make());
         let keys = format!("[{{ id = \"buyer\", sha256 = \"{one}\" }}, {{ id = \"seller\", sha256 = \"{two}\" }}]");
@@ -55,6 +59,14 @@ impl Site {
         let server = Server::start_logging_to(log, data.path(), &[], &env);
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Site { server, world, buyer, seller, data, env }
+    }
+
+    /// SIGKILL, and another server for the same people.
+    pub(super) fn kill(&mut self) {
+        self.server.child.kill().unwrap();
+        self.server.child.wait().unwrap();
+        let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.server = Server::start(self.data.path(), &[], &env);
     }
 
     pub(super) fn ask(&self, method: &str, path: &str, who: Option<&str>, key: Option<&str>, body: &Value) -> Said {
@@ -81,19 +93,8 @@ impl Site {
     /// Tells the server what the world has told nobody yet.
     pub(super) fn deliver(&self) {
         while let Some(event) = self.world.with(|world| world.events.pop_front()) {
-            let body = event.to_string();
-            let said = match body.contains("evt_h") {
-                true => {
-                    let signature = signed_512(&body, HYPERSWITCH_SECRET);
-                    let headers = [("x-webhook-signature-512", signature.as_str())];
-                    self.send("POST", "/api/v1/webhooks/hyperswitch", &headers, body.as_bytes())
-                }
-                false => {
-                    let secret = format!("{STRIPE_SECRET}-first");
-                    let signature = signed_256(&body, &secret, Clock::System.unix_s());
-                    self.send("POST", "/api/v1/webhooks/stripe", &[("stripe-signature", &signature)], body.as_bytes())
-                }
-            };
+            let (path, (name, value), body) = signed(&event);
+            let said = self.send("POST", path, &[(name, value.as_str())], body.as_bytes());
             assert_eq!(said.status, 200, "{}", said.body);
         }
     }
@@ -110,6 +111,17 @@ impl Site {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Where a webhook goes, its signature, and its body.
+pub(super) fn signed(event: &Value) -> (&'static str, (&'static str, String), String) {
+    let body = event.to_string();
+    if body.contains("evt_h") {
+        let header = ("x-webhook-signature-512", signed_512(&body, HYPERSWITCH_SECRET));
+        return ("/api/v1/webhooks/hyperswitch", header, body);
+    }
+    let signature = signed_256(&body, &format!("{STRIPE_SECRET}-first"), Clock::System.unix_s());
+    ("/api/v1/webhooks/stripe", ("stripe-signature", signature), body)
 }
 
 #[test]

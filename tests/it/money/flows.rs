@@ -75,6 +75,7 @@ const CASES: &[Case] = cases![around whole:
     webhooks_in_any_order_come_to_the_same_end,
     webhooks_are_logged_and_believed_only_as_hints,
     products_are_changed_by_their_sellers,
+    a_list_of_money_costs_as_many_statements_for_many_as_for_few,
 ];
 
 #[test]
@@ -2002,4 +2003,72 @@ async fn products_are_changed_by_their_sellers(db: Db) {
     assert!(matches!(shop.order_of(&[&product]).await, Ordered::Refused(Refusal::Product(_))));
     let own = db.products(Some("a"), None, None, 10).await.unwrap();
     assert_eq!((own.len(), db.products(None, None, None, 10).await.unwrap().len()), (1, 0));
+}
+
+/// Issue 6 item 8: the lists of money cost a query or a few, however much is in them, and say what single looks say.
+async fn a_list_of_money_costs_as_many_statements_for_many_as_for_few(db: Db) {
+    use segue::db::counted;
+    use segue::db::products::Change;
+    let shop = Shop::new(&db);
+    let mut products: Vec<Product> = Vec::new();
+    for round in 0..4 {
+        for number in 0..1 + round * 2 {
+            shop.clock.advance(1);
+            let product = shop.product("a", 1000 + 100 * round + number).await;
+            let other = shop.product("b", 50 + 100 * round + number).await; // between those of the first seller
+            let images = (0..number).map(|at| format!("https://img.test/{at}.jpg")).collect();
+            let change = Change { images: Some(images), ..Change::default() };
+            products.push(db.change_product(&product.id, "a", &change, shop.now_us()).await.unwrap().unwrap());
+            let order = shop.paid(&[&product, &other]).await;
+            shop.part_back(&order.id, 5).await;
+            let id = shop.world.with(|world| world.dispute(&order.payment.id, 10));
+            shop.payments.look_at_dispute(&id).await.unwrap();
+        }
+        let one = shop.db().orders("usr_buyer", None, 1).await.unwrap().remove(0);
+        for _ in 0..=round {
+            let refund = shop.refunding_part(&one.id, 1).await;
+            shop.world.with(|world| world.settle_refund(refund.id.as_str(), "failed"));
+            shop.payments.look_at_refund(&refund.id).await.unwrap();
+        }
+        let (orders, statements) = counted(db.orders("usr_buyer", None, 200)).await;
+        let orders = orders.unwrap();
+        assert_eq!((statements, orders.len()), (2, products.len()));
+        for order in &orders {
+            assert_eq!((order, order.items.len()), (&shop.order(&order.id).await, 2));
+        }
+        let (own, statements) = counted(db.products(Some("a"), None, None, 200)).await;
+        assert_eq!((statements, own.unwrap()), (3, products.iter().rev().cloned().collect()));
+        let (all, statements) = counted(db.products(None, None, None, 200)).await;
+        let all = all.unwrap();
+        assert_eq!((statements, all.len()), (3, products.len() * 2));
+        assert!(all.iter().all(|product| product.licences.len() == 2), "{all:?}");
+        let (refunds, statements) = counted(db.refunds(&one.id)).await;
+        let refunds = refunds.unwrap();
+        assert_eq!((statements, refunds.len()), (1, 2 + round as usize));
+        for refund in &refunds {
+            assert_eq!(Some(refund), db.refund(&refund.id).await.unwrap().as_ref());
+        }
+        let (disputes, statements) = counted(db.disputes(None, None, 200)).await;
+        let disputes = disputes.unwrap();
+        assert_eq!((statements, disputes.len()), (1, products.len()));
+        for listed in &disputes {
+            assert_eq!(Some(&listed.dispute), db.dispute(&listed.dispute.id).await.unwrap().as_ref());
+            assert!(orders.iter().any(|order| listed.order.as_deref() == Some(order.id.as_str())));
+        }
+        for (statements, what) in [
+            (counted(db.licences("usr_buyer", None, 200)).await.1, "licences"),
+            (counted(db.transfers("a", None, 200)).await.1, "transfers"),
+            (counted(db.subscriptions("usr_buyer", None, 200)).await.1, "subscriptions"),
+        ] {
+            assert_eq!(statements, 1, "{what}");
+        }
+    }
+    // A page begins behind what the last one ended with.
+    let all = db.orders("usr_buyer", None, 200).await.unwrap();
+    let second = db.orders("usr_buyer", Some(&all[2].id), 3).await.unwrap();
+    assert_eq!(second, all[3..6]);
+    let all = db.products(Some("a"), None, None, 200).await.unwrap();
+    assert_eq!(db.products(Some("a"), None, Some(&all[2].id), 3).await.unwrap(), all[3..6]);
+    assert_eq!(db.products(Some("a"), all[1].track.as_deref(), None, 9).await.unwrap(), all[1..2]);
+    assert_eq!(db.orders("usr_nobody", None, 200).await.unwrap(), []);
 }

@@ -4,8 +4,7 @@
 //! A few rounds in `make test`; `make kills ROUNDS=200` for many.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use super::bucket::unfinished;
 use super::{Api, MIB, STREAM, Site, TUS, V1, form_body, sha256, wav};
 use crate::kills;
 use crate::store::rgw::Rgw;
-use crate::support::Random;
+use crate::support::{Random, Reply, try_send};
 
 /// Senders at a time.
 const SENDERS: u64 = 3;
@@ -105,7 +104,7 @@ impl Sender<'_> {
         let (content_type, body) = form_body(&[("kind", "audio"), ("sha256", &sha256(file))], Some(("a.wav", file)));
         let headers = [("Content-Type", content_type.as_str()), ("Idempotency-Key", key.as_str())];
         let reply = self.until_answered("POST", "/api/v1/uploads", &headers, &body, &[200, 201, 202]);
-        let upload: Value = serde_json::from_slice(&reply.1).unwrap();
+        let upload: Value = serde_json::from_slice(&reply.body).unwrap();
         (upload["id"].as_str().unwrap().to_owned(), Some(sha256(file)))
     }
 
@@ -114,12 +113,12 @@ impl Sender<'_> {
         let (length, key) = (file.len().to_string(), format!("\"tus-{:x}\"", self.random.next()));
         let headers = [V1, ("Upload-Length", length.as_str()), ("Idempotency-Key", key.as_str())];
         let made = self.until_answered("POST", TUS, &headers, b"", &[201]);
-        let path = header(&made.0, "location").expect("a new upload has a place").to_owned();
+        let path = made.header("location").expect("a new upload has a place").to_owned();
         let id = path.rsplit('/').next().unwrap().to_owned();
         let (mut acknowledged, gives_up) = (0, self.random.below(file.len()));
         loop {
             let head = self.until_answered("HEAD", &path, &[V1], b"", &[200]);
-            let at: usize = header(&head.0, "upload-offset").unwrap().parse().unwrap();
+            let at: usize = head.header("upload-offset").unwrap().parse().unwrap();
             assert!(at >= acknowledged, "{id}: {acknowledged} bytes were acknowledged, and {at} are there");
             if at == file.len() {
                 return (id, Some(sha256(file)));
@@ -132,9 +131,7 @@ impl Sender<'_> {
             let offset = at.to_string();
             let headers = [V1, STREAM, ("Upload-Offset", offset.as_str())];
             // One try: whatever comes of it, the offset says how far it is.
-            if let Some((head, _)) = self.ask("PATCH", &path, &headers, &file[at..end])
-                && head.starts_with("HTTP/1.1 204")
-            {
+            if self.ask("PATCH", &path, &headers, &file[at..end]).is_some_and(|reply| reply.status == 204) {
                 acknowledged = end;
             }
         }
@@ -148,51 +145,26 @@ impl Sender<'_> {
         headers: &[(&str, &str)],
         body: &[u8],
         wanted: &[u16],
-    ) -> (String, Vec<u8>) {
+    ) -> Reply {
         loop {
-            if let Some((head, body)) = self.ask(method, path, headers, body) {
-                let status: u16 = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-                if wanted.contains(&status) {
-                    return (head, body);
+            if let Some(reply) = self.ask(method, path, headers, body) {
+                if wanted.contains(&reply.status) {
+                    return reply;
                 }
                 // Taken, in progress, full, away: none of them is an end.
-                let passing = [408, 409, 423, 429, 500, 503, 507].contains(&status);
-                assert!(passing, "{method} {path}: {head} {}", String::from_utf8_lossy(&body));
+                let passing = [408, 409, 423, 429, 500, 503, 507].contains(&reply.status);
+                assert!(passing, "{method} {path}: {} {}", reply.head, reply.text());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// One request; `None` when there was no whole head of an answer.
-    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<(String, Vec<u8>)> {
+    /// One request; `None`: there was no whole answer.
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Reply> {
         let addr = *self.at.lock().unwrap();
-        let mut stream = TcpStream::connect(addr).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {}\r\nAuthorization: {}\r\n",
-            body.len(),
-            self.bearer
-        );
-        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).ok()?;
-        let _ = stream.write_all(body); // an answer may come before all of it was taken
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let end = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-        let body = answer.split_off(end);
-        let head = String::from_utf8(answer).unwrap();
-        let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(body.len());
-        (method == "HEAD" || body.len() == length).then_some((head, body))
+        let headers = [&[("Authorization", self.bearer.as_str())], headers].concat();
+        try_send(addr, method, path, &headers, body)
     }
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| {
-        let (known, value) = line.split_once(':')?;
-        known.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
 }
 
 /// What was sent is ready and right, what was removed is gone, rows agree with bytes, and there is room for all again.
