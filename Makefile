@@ -65,7 +65,7 @@ garage: ## Compile Garage, a second S3 server, which make test then uses too (ma
 
 ROUNDS ?= 200
 .PHONY: kills
-kills: setup-test ## SIGKILL during jobs, uploads, publishes and migrations, many more times than make test (ROUNDS=200 of each, SEED=1)
+kills: setup-test ## SIGKILL during jobs, uploads, publishes, migrations and sales, many more times than make test (ROUNDS=200 of each, SEED=1)
 	KILL_ROUNDS=$(ROUNDS) KILL_SEED=$(SEED) cargo test --locked --test it -- --nocapture --test-threads 1 \
 	  kills:: a_publish_that_is_killed a_move_that_is_killed
 

@@ -2,7 +2,7 @@
 //! done exactly once and nothing is left.
 //!
 //! A few rounds in `make test`; `make kills ROUNDS=200` for many, of everything that is killed in a test: jobs and schema
-//! migrations here, uploads in `uploads::kills`, publishes to a bucket in `store::faults`, moves between stores in
+//! migrations here, uploads in `uploads::kills`, money in `money::kills`, publishes to a bucket in `store::faults`, moves between stores in
 //! `store::migrate`. A round is one kill of a process that works, at a random moment or just after something appeared in
 //! the store.
 

@@ -2023,6 +2023,8 @@ async fn a_list_of_money_costs_as_many_statements_for_many_as_for_few(db: Db) {
             shop.part_back(&order.id, 5).await;
             let id = shop.world.with(|world| world.dispute(&order.payment.id, 10));
             shop.payments.look_at_dispute(&id).await.unwrap();
+            shop.world.with(|world| world.decide(&id, "won"));
+            shop.payments.look_at_dispute(&id).await.unwrap();
         }
         let one = shop.db().orders("usr_buyer", None, 1).await.unwrap().remove(0);
         for _ in 0..=round {

@@ -96,7 +96,11 @@ fn survives(database: Option<&str>, rounds: usize, mut random: Random) {
     };
     // The futures of a story are large as long as nothing is optimised.
     let ended = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(ends(place, world, clock, random))
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(ends(place, world, clock, random))
     });
     let (paid, back) = ended.unwrap().join().unwrap();
     eprintln!("{rounds} kills: {bought} orders answered, {paid} payments, {back} refunds");
