@@ -280,16 +280,49 @@ impl Config {
         problems.extend(self.auth.problems(self.profile, &self.mail, self.server.public_base_url.as_deref()));
         problems.extend(self.mail.problems(self.profile));
         problems.extend(self.callbacks.problems());
+        problems.extend(self.shared_secret_problems());
         problems.extend(self.uploads.problems(self.profile));
         #[cfg(feature = "control")]
         problems.extend(self.payment_problems());
         problems
     }
 
+    /// Every secret that was set but those of payments, by its key.
+    fn other_secrets(&self) -> Vec<(&'static str, &str)> {
+        let keys = &self.origin.keys;
+        let lists = [
+            ("callbacks.secrets", &self.callbacks.secrets),
+            ("auth.secrets", &self.auth.secrets),
+            ("origin.keys.bunny", &keys.bunny),
+            ("origin.keys.cloudflare", &keys.cloudflare),
+            ("origin.secret_header", &self.origin.secret_header),
+        ];
+        let mut secrets: Vec<_> =
+            lists.iter().flat_map(|(name, list)| list.iter().map(|secret| (*name, secret.trim()))).collect();
+        secrets
+            .extend(self.auth.providers.iter().map(|one| ("auth.providers client_secret", one.client_secret.as_str())));
+        secrets.push(("store.s3.secret_key", &self.store.s3.secret_key));
+        secrets.extend(self.cdn.secrets());
+        secrets.retain(|(_, secret)| !secret.is_empty());
+        secrets
+    }
+
+    /// In production no secret serves two purposes.
+    fn shared_secret_problems(&self) -> Vec<String> {
+        let secrets = self.other_secrets();
+        let twice = secrets.iter().enumerate().filter_map(|(n, (name, secret))| {
+            let (other, _) = secrets[..n].iter().find(|(other, known)| other != name && known == secret)?;
+            Some(format!(
+                "{name} is the same as {other}: whoever has the one has the other, and one leak is two; make another"
+            ))
+        });
+        if self.profile == Profile::Production { twice.collect() } else { Vec::new() }
+    }
+
     /// What is wrong with the settings about money.
     #[cfg(feature = "control")]
     fn payment_problems(&self) -> Vec<String> {
-        let others: Vec<_> = self.callbacks.secrets.iter().map(|s| ("callbacks.secrets", s.as_str())).collect();
+        let others = self.other_secrets();
         let there = (self.database.url.is_some(), self.server.public_base_url.is_some());
         self.payments.problems(self.profile, there, &others)
     }
@@ -539,7 +572,12 @@ mod tests {
             (config.key_weaknesses(), config.problems())
         };
         let (good, other) = ("0123456789abcdef", "fedcba9876543210");
-        assert_eq!(weak(Profile::Production, &[good, other], &[good]), (vec![], vec![]));
+        assert_eq!(weak(Profile::Production, &[good, other], &["a key of its own"]), (vec![], vec![]));
+        // One for two purposes, though each is strong.
+        let (weak_ones, shared) = weak(Profile::Production, &[good, other], &[good]);
+        assert_eq!((weak_ones.len(), shared.len()), (0, 1), "{shared:?}");
+        assert!(shared[0].starts_with("origin.keys.cloudflare is the same as origin.keys.bunny"), "{shared:?}");
+        assert_eq!(weak(Profile::Dev, &[good], &[good]).1, [""; 0]);
         for (bunny, cloudflare, says) in [
             (&["0123456789abcde"][..], &[][..], "origin.keys.bunny holds a key shorter than 16 bytes"),
             (&[good, "k"], &[], "origin.keys.bunny holds a key shorter"),

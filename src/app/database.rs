@@ -19,13 +19,14 @@ pub fn options(config: &Config) -> Options {
 /// Opens it and applies what is missing.
 ///
 /// # Errors
-/// As `Db::open` and `Db::migrate`.
+/// As `Db::open`, `Db::migrate` and `Db::assert_walls`.
 pub async fn open(config: &Config) -> Result<Db> {
     let db = Db::open(&options(config)).await?;
     let applied = db.migrate().await?;
     if applied > 0 {
         tracing::info!(applied, "migrated the database");
     }
+    db.assert_walls().await?;
     compare_clocks(&db).await?;
     let compared = db.clone();
     // Not joined: it ends with the runtime.

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::jobs::beside;
 use super::{Settings, say};
-use crate::base::clock::parse_rfc3339;
+use crate::base::clock::{Clock, parse_rfc3339, rfc3339};
 use crate::base::{Error, Result};
 use crate::db::Db;
 use crate::db::ledger::{AsOf, Line};
-use crate::ledger::Currency;
+use crate::ledger::{AccountCode, Currency};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerCommand {
@@ -21,6 +21,34 @@ pub(super) enum LedgerCommand {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Print what was posted to one account.
+    #[command(after_help = "Example: segue ledger balance seller:usr_1:payable:USD --as-of 2026-12-31")]
+    Balance {
+        /// Its code, as `segue ledger trial-balance` lists it.
+        account: AccountCode,
+        /// Only what was so until then: 2026-11-21, or 2026-11-21T12:00:00Z [default: everything].
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        as_of: Option<i64>,
+        /// Which time of a journal has to be until then.
+        #[arg(long, value_enum, default_value_t = Axis::Effective, requires = "as_of")]
+        by: Axis,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Close the books until a day: nothing that counts until then is posted any more. It cannot be undone.
+    Close {
+        /// The last moment that is closed: 2026-10-31, or a time in UTC. It has to be over.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        through: i64,
+        /// Only say until when the books are closed, and whether they could be closed until then.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -61,15 +89,73 @@ fn time(text: &str) -> std::result::Result<i64, String> {
 pub(super) fn run(command: &LedgerCommand) -> Result<ExitCode> {
     match command {
         LedgerCommand::Verify { json, settings } => beside(settings, async |db| verify(&db, *json).await),
+        LedgerCommand::Balance { account, as_of, by, json, settings } => {
+            let as_of = moment(*as_of, *by);
+            beside(settings, async |db| balance(&db, account, as_of, *json).await)
+        }
+        LedgerCommand::Close { through, dry_run, settings } => {
+            beside(settings, async |db| close(&db, *through, *dry_run).await)
+        }
         LedgerCommand::TrialBalance { as_of, by, json, settings } => {
-            let as_of = match (as_of, by) {
-                (None, _) => AsOf::Now,
-                (Some(at), Axis::Effective) => AsOf::Effective(*at),
-                (Some(at), Axis::Recorded) => AsOf::Recorded(*at),
-            };
+            let as_of = moment(*as_of, *by);
             beside(settings, async |db| trial_balance(&db, as_of, *json).await)
         }
     }
+}
+
+fn moment(as_of: Option<i64>, by: Axis) -> AsOf {
+    match (as_of, by) {
+        (None, _) => AsOf::Now,
+        (Some(at), Axis::Effective) => AsOf::Effective(at),
+        (Some(at), Axis::Recorded) => AsOf::Recorded(at),
+    }
+}
+
+async fn balance(db: &Db, account: &AccountCode, as_of: AsOf, as_json: bool) -> Result<()> {
+    let Some((debits, credits)) = db.balance_as_of(account, as_of).await? else {
+        let hint = "segue ledger trial-balance lists those that something was posted to";
+        return Err(Error::not_found(format!("there is no account {account}; {hint}")));
+    };
+    let code = account.as_str().rsplit(':').next().unwrap_or_default();
+    if as_json {
+        say(json!({ "account": account.as_str(), "debits": debits, "credits": credits, "balance": debits - credits }));
+        return Ok(());
+    }
+    let written = |minor: i64| match Currency::decode(code) {
+        Some(currency) => format!("{} {currency}", currency.written(minor)),
+        None => minor.to_string(),
+    };
+    say(format!(
+        "debits {}, credits {}, debits less credits {}",
+        written(debits),
+        written(credits),
+        written(debits - credits)
+    ));
+    Ok(())
+}
+
+async fn close(db: &Db, through_us: i64, dry_run: bool) -> Result<()> {
+    let now_us = Clock::Service.unix_us();
+    if through_us >= now_us {
+        let through = rfc3339(through_us);
+        return Err(Error::usage(format!(
+            "{through} is not over: what counts today has to be posted; close what has passed"
+        )));
+    }
+    let closed_us = db.ledger_closed().await?;
+    let since = closed_us.map_or("the beginning".to_owned(), rfc3339);
+    if closed_us.is_some_and(|closed_us| through_us <= closed_us) {
+        return Err(Error::usage(format!("the books are closed until {since} already: give a later time")));
+    }
+    // Books that are wrong are mended first: what is closed stays as it is.
+    verify(db, false).await?;
+    if dry_run {
+        say(format!("the books are closed until {since}; they could be closed until {}", rfc3339(through_us)));
+        return Ok(());
+    }
+    db.close_ledger(through_us, now_us).await?;
+    say(format!("the books are closed until {}", rfc3339(through_us)));
+    Ok(())
 }
 
 async fn verify(db: &Db, as_json: bool) -> Result<()> {

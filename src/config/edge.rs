@@ -38,6 +38,16 @@ impl Edge {
         }
     }
 
+    /// Every secret that was set, by its key.
+    pub(super) fn secrets(&self) -> Vec<(&'static str, &str)> {
+        let secrets = [
+            ("cdn.bunny_api_key", &self.bunny_api_key),
+            ("cdn.cloudfront_secret_key", &self.cloudfront_secret_key),
+            ("cdn.cloudflare_api_token", &self.cloudflare_api_token),
+        ];
+        secrets.into_iter().filter_map(|(name, secret)| Some((name, secret.as_deref()?))).collect()
+    }
+
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (name, url) in [("cdn.base_url", &self.base_url), ("cdn.api_url", &self.api_url)] {

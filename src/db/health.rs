@@ -34,7 +34,7 @@ pub struct Health {
     pub webhooks_since_us: Option<i64>,
     /// Journals that are in no chain.
     pub unsealed_journals: i64,
-    /// Posted debits less credits of each currency: 0 in books that balance.
+    /// Posted debits less credits of each currency, from the postings themselves: 0 in books that balance.
     pub trial_balance_minor_units: BTreeMap<String, i64>,
 }
 
@@ -130,8 +130,8 @@ impl Db {
         health.unsealed_journals = tx.first(sql, args![]).await?.map_or(Ok(0), |row| row.int("n"))?;
         let rows = tx
             .all(
-                "select a.currency, cast(sum(b.debits) - sum(b.credits) as bigint) as off from ledger_balance b
-                 join ledger_account a on a.id = b.account_id group by a.currency order by a.currency limit 200",
+                "select currency, cast(sum(debit) - sum(credit) as bigint) as off from ledger_posting where posted = 1
+                 group by currency order by currency limit 200",
                 args![],
             )
             .await?;

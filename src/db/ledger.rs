@@ -6,6 +6,7 @@
 
 mod poster;
 mod verify;
+pub mod walls;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,8 +23,8 @@ use crate::ledger::{
     Known, Ours, Phase, Place, Posted, Posting, Sealed, Side, View,
 };
 
-/// Accounts in one page of a list.
-const PAGE: i64 = 500;
+/// Accounts read at once for a trial balance: each page sums the postings again.
+const LINES: i64 = 100_000;
 /// Microseconds of an hour of `ledger_hour`.
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -161,6 +162,25 @@ pub async fn wait(tx: &mut Tx) -> Result<()> {
 }
 
 impl Db {
+    /// Closes everything that counts until `through_us`, inclusively, in a transaction of its own.
+    ///
+    /// # Errors
+    /// As `close_period`.
+    pub async fn close_ledger(&self, through_us: i64, now_us: i64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        close_period(&mut tx, through_us, now_us).await?;
+        tx.commit().await
+    }
+
+    /// Until when the ledger is closed, in microseconds since 1970; `None`: nothing is.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn ledger_closed(&self) -> Result<Option<i64>> {
+        let closed_us = closed(&mut self.begin_one().await?).await?;
+        Ok((closed_us >= 0).then_some(closed_us))
+    }
+
     /// Posts journals in a transaction of their own.
     ///
     /// # Errors
@@ -197,28 +217,33 @@ impl Db {
     }
 
     /// Every account that something was posted to, by code, on one snapshot: what is posted meanwhile is in all of its
-    /// accounts or in none.
+    /// accounts or in none. Summed from the postings and nothing else, so that books that were changed past their balances
+    /// do not look right; it takes time with their number.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn trial_balance(&self, as_of: AsOf) -> Result<Vec<Line>> {
         let mut tx = self.begin_read().await?;
         snapshot(&mut tx).await?;
+        let (seq, until_us) = match as_of {
+            AsOf::Now => (i64::MAX, i64::MAX),
+            AsOf::Effective(until_us) => (i64::MAX, until_us),
+            AsOf::Recorded(until_us) => (last_recorded(&mut tx, until_us).await?, i64::MAX),
+        };
         let mut lines = Vec::new();
         let mut after = String::new();
         loop {
-            let sql =
-                "select id, code, kind, currency, guard from ledger_account where code > $1 order by code limit $2";
-            let page = tx.all(sql, args![&after, PAGE]).await?;
+            let sql = "select a.code, a.kind, a.currency, a.guard, p.debits, p.credits from (
+                   select account_id, cast(sum(debit) as bigint) as debits, cast(sum(credit) as bigint) as credits
+                   from ledger_posting where posted = 1 and seq <= $1 and effective_us <= $2 group by account_id) p
+                 join ledger_account a on a.id = p.account_id where a.code > $3 order by a.code limit $4";
+            let page = tx.all(sql, args![seq, until_us, &after, LINES]).await?;
             for row in &page {
                 let account = decode_account(row)?;
                 account.code.as_str().clone_into(&mut after);
-                let (debits, credits) = sums(&mut tx, row.int("id")?, as_of).await?;
-                if (debits, credits) != (0, 0) {
-                    lines.push(Line { account, debits, credits });
-                }
+                lines.push(Line { account, debits: row.int("debits")?, credits: row.int("credits")? });
             }
-            if page.len() < PAGE as usize {
+            if page.len() < LINES as usize {
                 return Ok(lines);
             }
         }
@@ -244,12 +269,7 @@ async fn sums(tx: &mut Tx, account_id: i64, as_of: AsOf) -> Result<(i64, i64)> {
             pair(tx.first(sql, args![account_id]).await?)
         }
         AsOf::Recorded(until_us) => {
-            // Two steps: journals of one group share their time.
-            let last = "select max(recorded_us) as at from ledger_journal where recorded_us <= $1";
-            let Some(last_us) = first_int(tx, last, until_us).await? else { return Ok((0, 0)) };
-            let seq = "select max(s.seq) as at from ledger_journal j join ledger_seal s on s.journal_id = j.id
-                 where j.recorded_us = $1";
-            let seq = first_int(tx, seq, last_us).await?.unwrap_or(0);
+            let seq = last_recorded(tx, until_us).await?;
             let sql = "select seq, debits, credits from ledger_mark where account_id = $1 and seq <= $2
                  order by seq desc limit 1";
             let mark = tx.first(sql, args![account_id, seq]).await?;
@@ -274,6 +294,16 @@ async fn sums(tx: &mut Tx, account_id: i64, as_of: AsOf) -> Result<(i64, i64)> {
             Ok((before.0 + since.0, before.1 + since.1))
         }
     }
+}
+
+/// The number of the last journal that was recorded until then; 0: none was.
+async fn last_recorded(tx: &mut Tx, until_us: i64) -> Result<i64> {
+    // Two steps: journals of one group share their time.
+    let last = "select max(recorded_us) as at from ledger_journal where recorded_us <= $1";
+    let Some(last_us) = first_int(tx, last, until_us).await? else { return Ok(0) };
+    let seq = "select max(s.seq) as at from ledger_journal j join ledger_seal s on s.journal_id = j.id
+         where j.recorded_us = $1";
+    Ok(first_int(tx, seq, last_us).await?.unwrap_or(0))
 }
 
 async fn first_int(tx: &mut Tx, sql: &'static str, arg: i64) -> Result<Option<i64>> {

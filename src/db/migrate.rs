@@ -23,6 +23,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0014_renewals", include_str!("schema/0014_renewals.sql")),
     ("0015_invoice_refunds", include_str!("schema/0015_invoice_refunds.sql")),
     ("0016_workers", include_str!("schema/0016_workers.sql")),
+    ("0017_walls", include_str!("schema/0017_walls.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

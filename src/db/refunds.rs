@@ -256,6 +256,9 @@ impl Db {
         }
         let sql = "update refund set known_us = $2, error = null, updated_us = $2 where id = $1 and known_us is null";
         tx.execute(sql, args![id.as_str(), now_us]).await?;
+        // It is what we asked for after all; what a subscription's own refund is told for goes when it has succeeded.
+        let sql = "update refund set alarm = null, updated_us = $2 where id = $1 and alarm is not null and order_id is not null";
+        tx.execute(sql, args![id.as_str(), now_us]).await?;
         let applied = match (seen.standing, refund.status) {
             (Standing::Succeeded, Status::Pending | Status::Failed) => {
                 match &what {

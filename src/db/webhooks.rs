@@ -95,7 +95,8 @@ impl Db {
     }
 
     /// Takes the deliveries whose time has come; nobody else gets them before `until_us`. Those of events that were
-    /// processed before end here, as duplicates.
+    /// processed before end here, as duplicates; of those that are about one event only the oldest is taken, and the others
+    /// wait for what becomes of it.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -117,13 +118,18 @@ impl Db {
         let sql = match tx.dialect() {
             Dialect::Sqlite => {
                 "update webhook_delivery set tries = tries + 1, next_us = $2
-                 where id in (select id from webhook_delivery where next_us <= $1 order by next_us, id limit $3)
+                 where id in (select w.id from webhook_delivery w where w.next_us <= $1 and not exists (
+                     select 1 from webhook_delivery d where d.provider = w.provider and d.event_id = w.event_id
+                       and ((d.next_us <= $1 and d.id < w.id) or (d.next_us > $1 and d.next_us <= $2)))
+                   order by w.next_us, w.id limit $3)
                  returning id, provider, event_id, event_type, payload, tries"
             }
             Dialect::Postgres => {
                 "update webhook_delivery set tries = tries + 1, next_us = $2
-                 where id in (select id from webhook_delivery where next_us <= $1 order by next_us, id limit $3
-                   for update skip locked)
+                 where id in (select w.id from webhook_delivery w where w.next_us <= $1 and not exists (
+                     select 1 from webhook_delivery d where d.provider = w.provider and d.event_id = w.event_id
+                       and ((d.next_us <= $1 and d.id < w.id) or (d.next_us > $1 and d.next_us <= $2)))
+                   order by w.next_us, w.id limit $3 for update skip locked)
                  returning id, provider, event_id, event_type, payload, tries"
             }
         };

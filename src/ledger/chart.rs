@@ -12,7 +12,7 @@
 //! expense    platform:losses:USD            what banks took beyond what was left of a sale
 //! ```
 
-use super::account::{Account, AccountKind, Guard, Side};
+use super::account::{Account, AccountCode, AccountKind, Guard, Side};
 use super::amount::{Amount, Currency};
 use super::journal::{Draft, Journal};
 use crate::base::Result;
@@ -60,6 +60,21 @@ pub fn losses(currency: Currency) -> Account {
 /// What the provider keeps for its work.
 pub fn provider_fees(currency: Currency) -> Account {
     account("platform:provider_fees", AccountKind::Expense, Guard::None, currency)
+}
+
+/// The account that has this code; `None`: no flow makes one.
+pub fn of(code: &AccountCode, currency: Currency) -> Option<Account> {
+    let name = code.as_str().strip_suffix(currency.code())?.strip_suffix(':')?;
+    let own = [clearing, fees, tax, subscriptions, disputes_held, losses, provider_fees];
+    let known = own.iter().map(|make| make(currency)).find(|account| account.code == *code);
+    known.or_else(|| {
+        let (seller, what) = name.strip_prefix("seller:")?.rsplit_once(':')?;
+        match what {
+            "payable" => Some(payable(seller, currency)),
+            "receivable" => Some(receivable(seller, currency)),
+            _ => None,
+        }
+    })
 }
 
 fn account(name: &str, kind: AccountKind, guard: Guard, currency: Currency) -> Account {

@@ -4,6 +4,7 @@
 use super::Payments;
 use crate::base::{Error, Kind, Result};
 use crate::db::transfers::{Booked, Failure, Step, Transfer};
+use crate::ledger::Amount;
 use crate::ledger::transfer::{Status, TransferId};
 use crate::providers::stripe::{self, NewTransfer};
 use crate::providers::wire::Fault;
@@ -127,7 +128,8 @@ impl Payments {
             return Ok(());
         }
         let Some((minor, key)) = self.db.begin_reversal(id, self.now_us()).await? else { return Ok(()) };
-        let asked = self.stripe()?.reverse(provider_id, minor, id.as_str(), &key).await;
+        let amount = Amount::new(minor, transfer.amount.currency())?;
+        let asked = self.stripe()?.reverse(provider_id, amount, id.as_str(), &key).await;
         // Whatever it answered, the transfer itself knows.
         match self.stripe()?.transfer(provider_id).await {
             Ok(found) => {

@@ -95,6 +95,15 @@ const PAGES_MAX: usize = 1_000;
 const EDGE_US: i64 = 3_600_000_000;
 
 impl Payments {
+    /// Compares the last three days: a provider repeats a webhook for one.
+    ///
+    /// # Errors
+    /// As `compare`.
+    pub async fn compare_last_days(&self) -> Result<Compared> {
+        let now_us = self.now_us();
+        self.compare(now_us - 3 * 86_400_000_000, now_us).await
+    }
+
     /// Compares everything of `[from_us, to_us)` both ways: what the provider has is believed as always, what nobody here
     /// knows and what is not there is told.
     ///

@@ -73,7 +73,7 @@ impl Stripe {
     /// As every request; `Refused` and `Insufficient` are answers that the same key would get again.
     pub async fn create_transfer(&self, new: NewTransfer<'_>) -> Result<Transfer, Fault> {
         let form = form(&[
-            ("amount", &new.amount.minor().to_string()),
+            ("amount", &(new.amount.minor() * scale(new.amount.currency().code())).to_string()),
             ("currency", &new.amount.currency().code().to_lowercase()),
             ("destination", new.destination),
             ("transfer_group", &group(new.order)),
@@ -120,7 +120,8 @@ impl Stripe {
     ///
     /// # Errors
     /// As every request. Stripe has no code for "came back before": that is `Refused`, and a look tells.
-    pub async fn reverse(&self, id: &str, minor: i64, operation: &str, key: &str) -> Result<(), Fault> {
+    pub async fn reverse(&self, id: &str, amount: Amount, operation: &str, key: &str) -> Result<(), Fault> {
+        let minor = amount.minor() * scale(amount.currency().code());
         let form = form(&[("amount", &minor.to_string()), ("metadata[op_id]", operation)]);
         let path = format!("/v1/transfers/{}/reversals", encoded(id));
         self.call(Method::POST, &path, Some(form), Some(key)).await.map(drop)
@@ -150,6 +151,12 @@ impl Stripe {
     }
 }
 
+/// How many of Stripe's units one minor unit of ISO 4217 is: it writes these with two decimals that are always 00
+/// (<https://docs.stripe.com/currencies#special-cases>).
+fn scale(currency: &str) -> i64 {
+    if matches!(currency, "ISK" | "UGX") { 100 } else { 1 }
+}
+
 fn group(order: &str) -> String {
     format!("order_{order}")
 }
@@ -168,11 +175,15 @@ struct Raw {
 
 impl From<Raw> for Transfer {
     fn from(raw: Raw) -> Transfer {
+        let currency = raw.currency.to_uppercase();
+        let scale = scale(&currency);
+        // What is no whole number of ours is not what we asked for: it stays as it is, and is seen to differ.
+        let ours = |theirs: i64| if theirs % scale == 0 { theirs / scale } else { theirs };
         Transfer {
             id: raw.id,
-            amount_minor: raw.amount,
-            reversed_minor: raw.amount_reversed,
-            currency: raw.currency.to_uppercase(),
+            amount_minor: ours(raw.amount),
+            reversed_minor: ours(raw.amount_reversed),
+            currency,
             operation: raw.metadata["op_id"].as_str().map(str::to_owned),
         }
     }
@@ -314,5 +325,18 @@ mod tests {
         );
         assert_eq!(event, Some((Some("evt_1".into()), Some("transfer.reversed".into()), Some("tr_1".into()))));
         assert_eq!(read_event(b"x"), None);
+    }
+
+    #[test]
+    fn what_stripe_writes_with_decimals_that_we_do_not_have_is_scaled_both_ways() {
+        assert_eq!(["USD", "JPY", "KWD", "ISK", "UGX"].map(scale), [1, 1, 1, 100, 100]);
+        let ours = |amount, amount_reversed, currency: &str| {
+            let (id, currency, metadata) = ("tr_1".into(), currency.into(), Value::Null);
+            let found = Transfer::from(Raw { id, amount, amount_reversed, currency, metadata });
+            (found.amount_minor, found.reversed_minor)
+        };
+        assert_eq!(ours(90_000, 10_000, "isk"), (900, 100));
+        assert_eq!(ours(90_000, 10_000, "jpy"), (90_000, 10_000));
+        assert_eq!(ours(90_001, 0, "isk"), (90_001, 0), "no whole krónur: seen to differ");
     }
 }

@@ -6,7 +6,7 @@ use std::future::Future;
 
 use segue::base::Kind;
 use segue::base::clock::Clock;
-use segue::db::ledger::{AsOf, Poster, balance, close_period, journal, open_account, post};
+use segue::db::ledger::{AsOf, Poster, balance, close_period, journal, open_account, post, walls};
 use segue::db::{Db, Place};
 use segue::ledger::{
     Account, AccountCode, AccountKind, Amount, Balance, Currency, Draft, Guard, Journal, JournalId, Phase, Posted,
@@ -936,4 +936,155 @@ fn the_trial_balance_is_told_as_of_a_day() {
         assert_eq!(refused.status.code(), Some(2), "{wrong}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains("2026-12-31"), "{wrong}");
     }
+}
+
+/// Sends SQL as somebody with the shell of the database: whether it was taken, and what it printed.
+fn shell(file: &std::path::Path, sql: &str) -> (bool, String) {
+    let done = std::process::Command::new("sqlite3").arg("-bail").arg(file).arg(sql).output().unwrap();
+    (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
+}
+
+#[test]
+fn the_triggers_that_keep_the_tables_are_all_there_or_nothing_begins() {
+    let server = Postgres::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (url, file) = (server.database("walls"), directory.path().join("segue.db"));
+    for place in [Place::Sqlite(file.clone()), Place::Postgres(url.clone())] {
+        on_runtime(async {
+            let db = ready(place).await;
+            db.assert_walls().await.unwrap();
+            db.close().await;
+        });
+    }
+    // Every trigger that there is is known, so that none can be lost unnoticed.
+    let psql = |sql: &str| {
+        let done =
+            std::process::Command::new("psql").args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql, &url]).output();
+        String::from_utf8(done.unwrap().stdout).unwrap()
+    };
+    let of = "like 'ledger%' or name like 'audit%'";
+    let there =
+        shell(&file, &format!("select name from sqlite_schema where type = 'trigger' and (name {of}) order by 1"));
+    assert_eq!(there.1.lines().collect::<Vec<_>>(), walls::SQLITE);
+    let there = psql(
+        "select tgname from pg_trigger where not tgisinternal and (tgname like 'ledger%' or tgname like 'audit%') order by tgname::text collate \"C\"",
+    );
+    assert_eq!(there.lines().collect::<Vec<_>>(), walls::POSTGRES);
+    // Gone, or switched off.
+    assert!(shell(&file, "drop trigger ledger_seal_counts").0);
+    psql("alter table ledger_posting disable trigger ledger_posting_stays");
+    let data = directory.path().to_str().unwrap();
+    for (database, name) in [(None, "ledger_seal_counts"), (Some(&url), "ledger_posting_stays")] {
+        let command = |args: &[&str]| {
+            let mut command = crate::support::segue();
+            command.args(args).args(["--data", data]).envs(database.map(|url| ("DATABASE_URL", url)));
+            let done = command.output().unwrap();
+            (done.status.code(), crate::support::said(&done))
+        };
+        let (code, words) = command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        assert!(code == Some(1) && words.contains("has lost triggers") && words.contains(name), "{words}");
+        let (code, words) = command(&["ledger", "verify"]);
+        assert!(code == Some(1) && words.contains("gone or off") && words.contains(name), "{words}");
+    }
+}
+
+/// SQLite's shell has no recursive triggers, so that its `insert or replace` deletes unseen.
+#[test]
+fn nothing_is_replaced_by_the_shell_of_sqlite() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("segue.db");
+    on_runtime(async {
+        let db = ready(Place::Sqlite(file.clone())).await;
+        prepare(&db).await;
+        db.close().await;
+    });
+    assert!(shell(&file, "insert into audit values ('aud_1', 1, 'one', 'did', 'it', '{}')").0);
+    for (statement, why) in [
+        ("insert or replace into audit values ('aud_1', 1, 'another', 'did', 'it', '{}')", "audit: rows are only"),
+        ("insert or replace into ledger_currency values ('USD', 3)", "ledger: immutable"),
+        (
+            "replace into ledger_account select id, code, kind, currency, 'none', opened_us from ledger_account",
+            "immutable",
+        ),
+        ("replace into ledger_balance select account_id, guard, 0, 0, 0, 0, 0 from ledger_balance", "immutable"),
+        ("replace into ledger_head values (1, 0, '', 0)", "ledger: immutable"),
+        ("replace into ledger_journal select * from ledger_journal", "ledger"),
+        ("replace into ledger_posting select * from ledger_posting", "ledger"),
+        ("replace into ledger_seal select * from ledger_seal", "ledger"),
+    ] {
+        let (taken, words) = shell(&file, statement);
+        assert!(!taken && words.contains(why), "{statement}: {words}");
+    }
+    let whole = run(["ledger", "verify", "--data", directory.path().to_str().unwrap()]);
+    assert!(whole.status.success(), "{}", crate::support::said(&whole));
+}
+
+/// What was changed past the triggers, which are back: balances stand as they stood, and the sums of postings do not.
+#[test]
+fn a_trial_balance_is_of_postings_and_guards_are_those_of_the_chart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file) = (directory.path().to_str().unwrap().to_owned(), directory.path().join("segue.db"));
+    let change = |trigger: &str, sql: &str| {
+        let of = format!("select sql || ';' from sqlite_schema where name = '{trigger}'");
+        let again = shell(&file, &of).1;
+        let (done, words) = shell(&file, &format!("drop trigger {trigger}; {sql}; {again}"));
+        assert!(done, "{words}");
+    };
+    on_runtime(async {
+        let db = ready(Place::Sqlite(file.clone())).await;
+        prepare(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        open_account(&mut tx, &segue::ledger::chart::payable("one", usd(1).currency()), NOW).await.unwrap();
+        tx.commit().await.unwrap();
+        db.close().await;
+    });
+    let ask = |args: &[&str]| {
+        let done = run([&["ledger"], args, &["--data", &data]].concat());
+        (done.status.code(), crate::support::said(&done))
+    };
+    assert_eq!(ask(&["verify"]).0, Some(0));
+    change("ledger_account_stays_1", "update ledger_account set guard = 'none' where code = 'seller:one:payable:USD'");
+    change("ledger_balance_stays", "update ledger_balance set guard = 'none'");
+    let (code, words) = ask(&["verify"]);
+    assert!(code == Some(1) && words.contains("seller:one:payable:USD is not what the chart says"), "{words}");
+    assert_eq!(ask(&["trial-balance"]).0, Some(0));
+    change("ledger_posting_stays_1", "update ledger_posting set debit = debit + 5 where debit > 0");
+    let (code, words) = ask(&["trial-balance"]);
+    assert!(code == Some(1) && words.contains("does not balance: 5 minor units of USD"), "{words}");
+}
+
+#[test]
+fn one_balance_is_told_and_the_books_are_closed_from_a_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    on_runtime(async {
+        let db = ready(Place::Sqlite(directory.path().join("segue.db"))).await;
+        prepare(&db).await;
+        db.close().await;
+    });
+    let ask = |args: &[&str]| {
+        let done = run([&["ledger"], args, &["--data", data]].concat());
+        (done.status.code(), crate::support::said(&done))
+    };
+    let told = |args: &[&str], expected: (i32, &str)| {
+        let (code, words) = ask(args);
+        assert!(code == Some(expected.0) && words.contains(expected.1), "{args:?}: {words}");
+    };
+    told(&["balance", "seller:1"], (0, "debits 0"));
+    told(&["balance", "seller:1", "--json"], (0, r#""balance":-100"#));
+    told(&["balance", "seller:1", "--as-of", "2023-11-13", "--json"], (0, r#""balance":0"#));
+    told(&["balance", "nobody"], (1, "there is no account nobody"));
+    told(&["close", "--through", "2999-01-01"], (2, "is not over"));
+    told(
+        &["close", "--through", "2023-11-30", "--dry-run"],
+        (0, "until the beginning; they could be closed until 2023-11-30"),
+    );
+    told(&["close", "--through", "2023-11-30"], (0, "the books are closed until 2023-11-30T23:59:59"));
+    told(&["close", "--through", "2023-11-29"], (2, "until 2023-11-30T23:59:59"));
+    on_runtime(async {
+        let db = ready(Place::Sqlite(directory.path().join("segue.db"))).await;
+        assert_eq!(db.post_journals(&[&moved("late", "psp", "seller:1", 1)], NOW + 1).await.unwrap().len(), 1);
+        let report = db.verify_ledger().await.unwrap();
+        assert_eq!((report.journals, report.wrong), (2, 0), "nothing is posted into what is closed");
+    });
 }

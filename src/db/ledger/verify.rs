@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{decode_balance, decode_currency, decode_hash, decode_header, decode_posting, lock, snapshot, word};
+use super::{
+    decode_account, decode_balance, decode_currency, decode_hash, decode_header, decode_posting, lock, snapshot, walls,
+    word,
+};
 use crate::base::{Result, hex};
 use crate::db::conn::{Row, Tx, args};
 use crate::db::{Db, Dialect};
-use crate::ledger::{Balance, Draft, GENESIS, Guard, Hash, Journal, Phase, Posting, Side, seal};
+use crate::ledger::{Balance, Currency, Draft, GENESIS, Guard, Hash, Journal, Phase, Posting, Side, chart, seal};
 
 /// Journals read at once.
 const PAGE: i64 = 1000;
@@ -70,7 +73,12 @@ impl Db {
         while fold.page(&mut tx).await? {}
         fold.check_head(&mut tx).await?;
         fold.check_balances(&mut tx).await?;
+        fold.check_currencies(&mut tx).await?;
         fold.check_derived(&mut tx).await?;
+        let gone = walls::missing(&mut tx).await?;
+        if !gone.is_empty() {
+            fold.report.tell(format!("triggers that keep the tables are gone or off: {}", gone.join(", ")));
+        }
         fold.report.head = hex::encode(&fold.hash);
         Ok(fold.report)
     }
@@ -233,7 +241,7 @@ impl Fold {
         loop {
             let rows = tx
                 .all(
-                    "select a.id, a.code, a.currency, a.guard, b.guard as kept, b.debits, b.credits, b.debits_pending,
+                    "select a.id, a.code, a.kind, a.currency, a.guard, b.guard as kept, b.debits, b.credits, b.debits_pending,
                        b.credits_pending, b.version
                      from ledger_account a left join ledger_balance b on b.account_id = a.id
                      where a.id > $1 order by a.id limit $2",
@@ -246,6 +254,11 @@ impl Fold {
                 let code = row.text("code")?;
                 let (expected, version) = self.balances.remove(&after).unwrap_or_default();
                 let guard = word(Guard::decode, "guard", &row.text("guard")?)?;
+                let account = decode_account(row)?;
+                if chart::of(&account.code, account.currency).is_some_and(|known| known != account) {
+                    self.report
+                        .tell(format!("the account {code} is not what the chart says: its kind, currency or guard"));
+                }
                 let same = row.text_or_null("kept")?.as_deref() == Some(guard.as_str())
                     && decode_balance(row)? == expected
                     && row.int("version")? == version;
@@ -260,6 +273,17 @@ impl Fold {
                 return Ok(());
             }
         }
+    }
+
+    /// How many decimals a currency has is ISO 4217's to say.
+    async fn check_currencies(&mut self, tx: &mut Tx) -> Result<()> {
+        for row in tx.all("select code, exponent from ledger_currency order by code limit 1000", args![]).await? {
+            let (code, exponent) = (row.text("code")?, row.int("exponent")?);
+            if Currency::decode(&code).is_none_or(|currency| i64::from(currency.exponent()) != exponent) {
+                self.report.tell(format!("the currency {code} has not {exponent} decimals"));
+            }
+        }
+        Ok(())
     }
 
     /// What makes balances of the past quick.

@@ -287,6 +287,20 @@ fn a_shop_from_outside() {
     }
     let order = format!("/api/v1/orders/{}", idle["id"].as_str().unwrap());
     assert_eq!(site.get(&order, buyer)["status"], "expired");
+    // One that failed here and succeeded there, of which nobody was told: no sweep looks at it, and a comparison does.
+    let late = site.ask("POST", "/api/v1/orders", Some(buyer), Some("late"), &wish).body;
+    let (payment, order) = (late["payment"]["id"].as_str().unwrap(), late["id"].as_str().unwrap());
+    let order = format!("/api/v1/orders/{order}");
+    site.world.with(|world| world.pay(payment, "failed"));
+    site.deliver();
+    site.until(&order, buyer, "failed");
+    site.world.with(|world| {
+        world.pay(payment, "succeeded");
+        world.events.clear();
+    });
+    let compared: Value = serde_json::from_slice(&reconcile(&["--json"], None).stdout).unwrap();
+    assert_eq!((&compared["payments"]["looked"], &compared["compared"]["moved"]), (&json!(0), &json!(1)), "{compared}");
+    assert_eq!(site.get(&order, buyer)["status"], "paid");
 }
 
 #[test]

@@ -75,6 +75,7 @@ const CASES: &[Case] = cases![around whole:
     webhooks_in_any_order_come_to_the_same_end,
     webhooks_are_logged_and_believed_only_as_hints,
     products_are_changed_by_their_sellers,
+    an_alarm_about_a_refund_goes_when_the_provider_corrects_it,
     a_list_of_money_costs_as_many_statements_for_many_as_for_few,
 ];
 
@@ -1932,12 +1933,13 @@ async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {
         assert_eq!(shop.receive(&event, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
     }
     // The provider does not answer at first: the delivery is tried again.
-    shop.world.with(|world| world.script.extend([Mood::Deaf; 3]));
-    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 3);
+    shop.world.with(|world| world.script.push_back(Mood::Deaf));
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 1, "the others wait for what becomes of the first");
     assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0, "not at once");
     shop.clock.advance(11);
-    assert!(shop.payments.process_webhooks().await.unwrap() > 0);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 1);
     assert_eq!(shop.order(&order.id).await.status, OrderStatus::Paid);
+    assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0, "and are duplicates then");
     assert_eq!(shop.receive(&event, Some(&signature), Sender::Hyperswitch).await, Received::Accepted);
     shop.clock.advance(1);
     assert_eq!(shop.payments.process_webhooks().await.unwrap(), 0, "a duplicate is none");
@@ -2003,6 +2005,21 @@ async fn products_are_changed_by_their_sellers(db: Db) {
     assert!(matches!(shop.order_of(&[&product]).await, Ordered::Refused(Refusal::Product(_))));
     let own = db.products(Some("a"), None, None, 10).await.unwrap();
     assert_eq!((own.len(), db.products(None, None, None, 10).await.unwrap().len()), (1, 0));
+}
+
+async fn an_alarm_about_a_refund_goes_when_the_provider_corrects_it(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 999).await;
+    let order = shop.paid(&[&product]).await;
+    let refund = shop.refunding(&order.id).await;
+    let there = |minor| shop.world.with(|world| world.refunds.get_mut(refund.id.as_str()).unwrap().amount = minor);
+    there(998);
+    assert!(matches!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Alarm(_)));
+    assert_eq!(shop.payments.health().await.unwrap().alarms, 1);
+    there(999);
+    shop.world.with(|world| world.settle_refund(refund.id.as_str(), "succeeded"));
+    assert_eq!(shop.payments.look_at_refund(&refund.id).await.unwrap(), Applied::Changed("refunded"));
+    assert_eq!(shop.payments.health().await.unwrap().alarms, 0);
 }
 
 /// Issue 6 item 8: the lists of money cost a query or a few, however much is in them, and say what single looks say.

@@ -167,7 +167,7 @@ impl Buyer<'_> {
         match self.random.below(14) {
             0..=3 => {
                 let items: Vec<Value> = (0..=self.random.below(2))
-                    .filter_map(|_| self.one_of(&self.products.to_vec()))
+                    .filter_map(|_| self.one_of(self.products))
                     .map(|product| json!({ "product": product, "licence": "personal" }))
                     .collect();
                 if let Some(order) = self.ask("POST", "/api/v1/orders", &json!({ "items": items })) {
