@@ -412,6 +412,27 @@ fn a_look_at_a_track_and_its_alias_cost_one_statement_each() {
         assert!(each <= 2.0, "{route} as {who:?}: {each} statements");
         eprintln!("{route} as {who:?}: {each} statements");
     }
+    // A key of somebody: who has it, the track, and now and then its limit, which every answer tells.
+    let tokens = crate::auth::creator_bearer(api.addr, &site.data());
+    let bearer = format!("Bearer {tokens}");
+    let body = br#"{"name":"player","scopes":["read"]}"#;
+    let made = api.send(Who::Nobody, "POST", "/api/v1/api-keys", &[("Authorization", &bearer), JSON], body);
+    assert_eq!(made.status, 201, "{}", made.text());
+    let key = serde_json::from_slice::<Value>(&made.body).unwrap()["key"].as_str().unwrap().to_owned();
+    for route in ["/api/v1/tracks/{id}", "/tracks/{id}/master.m3u8", "/watch/{id}"] {
+        let before = statements(route);
+        for _ in 0..40 {
+            let path = route.replace("{id}", &id);
+            let reply = api.send(Who::Nobody, "GET", &path, &[("X-Api-Key", &key)], b"");
+            assert!(reply.status < 400, "{route}: {}", reply.text());
+            assert_eq!(reply.header("ratelimit-policy"), Some("\"key-read\";q=1000;w=3600"), "{route}");
+        }
+        let each = (statements(route) - before) / 40.0;
+        assert!(each <= 2.2, "{route} with a key: {each} statements");
+        eprintln!("{route} with a key: {each} statements");
+    }
+    let stranger = api.get(Who::Nobody, &format!("/tracks/{id}/master.m3u8"));
+    assert_eq!(stranger.header("ratelimit"), None, "strangers are not counted where players ask");
 }
 
 /// Issue 6 item 8: a query for each line of a list would show as soon as there are more lines.
