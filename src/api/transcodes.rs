@@ -116,13 +116,13 @@ async fn no_such_route() -> Problem {
 /// For every route that has no fallback of its own.
 pub(super) async fn wrong_method() -> Problem {
     let title = "There is no such method here";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see /api/docs for those that there are")
 }
 
 /// What to transcode.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = Source)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "source is a text, or an object that has upload")]
 enum Sourced {
     /// An http or https URL; `s3:` and the key of an object in the store's bucket that begins like one of
     /// `api.source_keys`; or a file below one of `api.source_dirs`: absolute, or relative to the first.
