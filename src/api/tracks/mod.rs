@@ -29,9 +29,9 @@ use self::described::{
     BatchView, ChangedView, PriceView, SeenView, StateView, TrackList, TrackView, VersionList, VisibilityView,
 };
 use super::App;
-use super::caller::{Anyone, Caller};
+use super::caller::{Anyone, Caller, Creator};
 use super::gate::{self, Known, Refused, Shared};
-use super::openapi::ProblemDocument;
+use super::openapi::{ProblemDocument, wrong_cursor};
 use super::problem::Problem;
 use super::transcodes::{given_key, no_store, wrong_query};
 use crate::api::sent::{self, BodyType, Raw, body};
@@ -43,6 +43,7 @@ use crate::db::tracks::{Changes, Cursor, Made, NewTrack, PAGE_MAX, Sourced};
 use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, NewJob};
+use crate::ledger::Currency;
 use crate::origin::blocks::{self, Entry};
 use crate::tracks::access::{Offer, Want};
 use crate::tracks::{self as values, State as Standing, Visibility};
@@ -134,11 +135,9 @@ struct Price {
 impl Price {
     fn checked(self) -> Checked<Offer> {
         let Price { price_minor, currency } = self;
-        let fits = (1..=PRICE_MINOR_MAX).contains(&price_minor)
-            && currency.len() == 3
-            && currency.bytes().all(|b| b.is_ascii_uppercase());
+        let fits = (1..=PRICE_MINOR_MAX).contains(&price_minor) && Currency::decode(&currency).is_some();
         fits.then_some(Offer { price_minor, currency }).ok_or_else(|| {
-            let detail = format!("price_minor is 1 to {PRICE_MINOR_MAX}, currency three capital letters of ISO 4217");
+            let detail = format!("price_minor is 1 to {PRICE_MINOR_MAX}, currency one of ISO 4217, in capitals");
             Problem::unprocessable("price", "The price cannot be used", detail)
         })
     }
@@ -153,9 +152,9 @@ impl Price {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "The same again is the same track")),
     request_body = Asks,
-    responses((status = 201, description = "It is there", body = TrackView), (status = 200, description = "It was there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This credential may not change anything", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+    responses((status = 201, description = "It is there", body = TrackView), (status = 200, description = "It was there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only creators may do this", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
 )]
-async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: HeaderMap, body: Raw) -> Answer {
+async fn create(State(app): State<Arc<App>>, Creator(caller): Creator, headers: HeaderMap, body: Raw) -> Answer {
     writes(&caller)?;
     let body = sent::bytes(body)?;
     let made_from = hex::encode(&Sha256::digest(&body));

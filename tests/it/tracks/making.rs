@@ -282,6 +282,9 @@ fn owners_list_change_group_and_delete() {
         (json!({ "title": "a\nb" }), "title"),
         (json!({ "price": { "price_minor": 0, "currency": "EUR" } }), "price"),
         (json!({ "price": { "price_minor": 5, "currency": "eur" } }), "price"),
+        (json!({ "price": { "price_minor": 5, "currency": "XXZ" } }), "price"),
+        (json!({ "price": [5, "EUR"] }), "body-invalid"),
+        (json!(["First light"]), "body-invalid"),
         (json!({ "preview_start_s": -1 }), "preview-start"),
         (json!({ "nonsense": 1 }), "body-invalid"),
     ] {
