@@ -654,22 +654,52 @@ async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pa
     }
 }
 
-/// `GET /api/v1/tracks/{id}/versions`: the latest first.
+/// A page of what belongs to one track.
+#[derive(Debug, Deserialize)]
+pub(super) struct Part {
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+impl Part {
+    /// What was asked for, and behind what.
+    fn of<T>(
+        asked: Result<Query<Part>, QueryRejection>,
+        decode: impl Fn(&str) -> Option<T>,
+    ) -> Checked<(u32, Option<T>)> {
+        let Query(Part { limit, before }) = asked.map_err(|cause| wrong_query(&cause))?;
+        let before = before.as_deref().map(|text| decode(text).ok_or_else(wrong_cursor)).transpose()?;
+        Ok((limit.unwrap_or(50).clamp(1, 200), before))
+    }
+}
+
+/// A page, and where the next one begins.
+fn part(items: Vec<Value>, limit: u32) -> Response {
+    let next = (items.len() == limit as usize).then(|| items.last().map(|item| item["id"].clone())).flatten();
+    no_store(axum::Json(json!({ "items": items, "next": next })).into_response())
+}
+
+/// `GET /api/v1/tracks/{id}/versions?limit=&before=`: the latest first.
 #[utoipa::path(
     get,
     path = "/api/v1/tracks/{id}/versions",
     tag = "tracks",
     summary = "Its versions",
     security(("bearer" = []), ("api_key" = [])),
-    params(("id" = String, Path, description = "The id of the track")),
-    responses((status = 200, description = "The latest first", body = VersionList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+    params(("id" = String, Path, description = "The id of the track"), ("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says"), ("before" = Option<String>, Query, description = "What `next` of the page before says")),
+    responses((status = 200, description = "The latest first", body = VersionList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
 )]
-async fn versions(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+async fn versions(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    page: Result<Query<Part>, QueryRejection>,
+) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
+    let (limit, before) = Part::of(page, VersionId::decode)?;
     let current = known.row.as_ref().and_then(|row| row.version);
-    let found = app.db.track_versions(known.id).await?;
-    let items: Vec<_> = found.iter().map(|version| view::version(version, current)).collect();
-    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+    let found = app.db.track_versions(known.id, before, limit).await?;
+    Ok(part(found.iter().map(|version| view::version(version, current)).collect(), limit))
 }
 
 /// `POST /api/v1/tracks/{id}/versions/{version}/restore`: shows a version again that it showed before.
@@ -689,7 +719,7 @@ async fn restore(
 ) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let version = VersionId::decode(&version).ok_or_else(Problem::not_found)?;
-    if !app.db.track_versions(known.id).await?.iter().any(|known| known.id == version) {
+    if !app.db.has_shown(known.id, version).await? {
         return Err(Problem::not_found());
     }
     match catalogue::restore(&app.db, &app.store, (known.id, version), &app.clock).await? {

@@ -290,6 +290,7 @@ fn owners_list_change_group_and_delete() {
     ] {
         let (status, problem) = api.json(Who::One, "PATCH", &format!("/api/v1/tracks/{}", ids[3]), &wrong);
         assert!(matches!(status, 400 | 422) && problem["type"] == format!("/problems/{name}"), "{wrong}: {problem}");
+        assert!(!problem.to_string().contains("struct"), "{problem}");
     }
     let words = json!({ "text": "[00:01.00] La\n[00:02.50] la", "language": "fr" });
     let lyrics = format!("/api/v1/tracks/{}/lyrics", ids[3]);
@@ -497,6 +498,14 @@ fn a_list_costs_as_many_statements_for_many_as_for_few() {
     more(1);
     let few: Vec<_> = looks.iter().map(|(route, look)| cost(route, look)).collect();
     more(9);
+    // A page says where the next one begins, and the last that there is none.
+    let page = api.shown(Who::One, &format!("{shared}?limit=2"));
+    let rest = api.shown(Who::One, &format!("{shared}?before={}", page["next"].as_str().unwrap()));
+    let listed = |page: &Value| page["items"].as_array().unwrap().len();
+    assert_eq!((listed(&page), listed(&rest), &rest["next"]), (2, 8, &Value::Null), "{page} {rest}");
+    assert_eq!(api.get(Who::One, &format!("{shared}?before=x")).status, 400);
+    let versions = api.shown(Who::One, &shared.replace("/share", "/versions?limit=1"));
+    assert_eq!(versions, json!({ "items": [], "next": null }));
     for ((route, look), (few, items)) in looks.iter().zip(few) {
         let (many, listed) = cost(route, look);
         assert!(listed >= items + 9, "{route}: {items}, then {listed}");
