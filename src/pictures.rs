@@ -57,6 +57,9 @@ fn decoded(file: &[u8]) -> Result<RgbImage, Refusal> {
         Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP) => {}
         _ => return Err(Refusal("it is no JPEG, PNG or WebP; export it as one".into())),
     }
+    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(file) {
+        return Err(Refusal("it breaks off; send the whole file".into()));
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(SIDE_MAX);
     limits.max_image_height = Some(SIDE_MAX);
@@ -77,6 +80,33 @@ fn decoded(file: &[u8]) -> Result<RgbImage, Refusal> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     image.apply_orientation(orientation);
     Ok(on_white(image))
+}
+
+/// Whether a JPEG goes to its end: the decoder paints grey what is missing. Segments say how long they are; behind the
+/// head of a scan its data goes to the next marker that is neither a restart nor an escape (ITU T.81 §B.1.1).
+fn is_whole_jpeg(file: &[u8]) -> bool {
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    let mut at = 2;
+    loop {
+        let Some(&[0xff, marker]) = file.get(at..at + 2) else { return false };
+        match marker {
+            END => return true,
+            0xff => at += 1,               // fill
+            0x01 | 0xd0..=0xd7 => at += 2, // they stand alone
+            _ => {
+                let Some(&[high, low]) = file.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+                if marker == SCAN {
+                    let Some(rest) = file.get(at..) else { return false };
+                    let next =
+                        rest.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xd0..=0xd7 | 0xff));
+                    let Some(next) = next else { return false };
+                    at += next;
+                }
+            }
+        }
+    }
 }
 
 /// Without what can be seen through.
@@ -140,6 +170,17 @@ mod tests {
         assert!(!has(b"GPS") && !has(b"Exif") && !has(b"hidden"));
         let again = sizes(&file, &[640]).unwrap();
         assert_eq!(again, made, "the same picture is the same bytes");
+    }
+
+    #[test]
+    fn a_jpeg_that_breaks_off_is_refused() {
+        let noise = RgbImage::from_fn(200, 200, |x, y| Rgb([(x * y) as u8, (x ^ y) as u8, (x * 7 + y * 13) as u8]));
+        let mut whole = Vec::new();
+        JpegEncoder::new(&mut whole).encode_image(&noise).unwrap();
+        assert!(sizes(&whole, &[160]).is_ok());
+        for cut in [whole.len() / 2, whole.len() * 3 / 4, whole.len() - 2, 400] {
+            assert!(sizes(&whole[..cut], &[160]).is_err(), "{cut} of {}", whole.len());
+        }
     }
 
     #[test]

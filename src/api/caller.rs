@@ -2,7 +2,7 @@
 //! `Caller` and get a `Principal`, or the request was answered.
 //!
 //! The same layer then, and only then, takes from the limits of whoever was named, for every route below `/api/`: no route
-//! can be there without it, and none can have its own order.
+//! can be there without it, and none can have its own order. Keys are counted where players ask, too.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,6 +26,7 @@ use crate::auth::throttle::{self, Limit, Taken};
 use crate::auth::{SessionId, UserId, api_key};
 use crate::base::{Result, hex};
 use crate::origin::Origin;
+use crate::server::Beside;
 
 /// What credentials are checked against.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ enum Wrong {
 /// The layer over every route.
 pub async fn named(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
-    let is_api = head.uri.path().starts_with("/api/");
+    let (is_api, is_asset) = (head.uri.path().starts_with("/api/"), head.uri.path().starts_with("/assets/"));
     let place = door.place(&head);
     let found = match door.find(&head).await {
         Ok(found) => found,
@@ -110,11 +111,12 @@ pub async fn named(State(door): State<Arc<Door>>, request: Request, next: Next) 
         }
     };
     let taken = match is_api {
-        true => match door.admits(&head, &found, &place).await {
-            Ok(taken) => taken,
-            Err(problem) => return secured(&door, problem.into_response()),
-        },
-        false => None,
+        true => door.admits(&head, &found, &place).await.map_err(|response| secured(&door, response)),
+        false => door.plays(&head, &found).await.map_err(|response| closed(&door, response, is_asset)),
+    };
+    let taken = match taken {
+        Ok(taken) => taken,
+        Err(response) => return response,
     };
     head.extensions.insert(Place(place));
     match found {
@@ -129,23 +131,31 @@ pub async fn named(State(door): State<Arc<Door>>, request: Request, next: Next) 
         }
     }
     let mut response = next.run(Request::from_parts(head, body)).await;
-    if !is_api {
-        return strict(&door, response);
-    }
     // A route's own limit, where it refused, is what its answer speaks of.
     if let Some((limit, taken)) = taken
         && !response.headers().contains_key("ratelimit")
     {
         limiter::tell(response.headers_mut(), &limit, &taken);
     }
-    secured(&door, response)
+    if is_api { secured(&door, response) } else { closed(&door, response, is_asset) }
+}
+
+/// What opens nothing when a browser shows it.
+const CLOSED: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// What every answer beside the API carries: pages have said what they need, files and redirects show nothing (ASVS 3.4.6).
+fn closed(door: &Door, mut response: Response, is_asset: bool) -> Response {
+    let (status, is_file) = (response.status(), is_asset || response.extensions().get::<Beside>().is_some());
+    if !status.is_redirection() && !(status.is_success() && is_file) {
+        response.headers_mut().entry(header::CONTENT_SECURITY_POLICY).or_insert(CLOSED);
+    }
+    strict(door, response)
 }
 
 /// What every answer of the API carries, unless its route has said otherwise (ASVS 3.4).
 fn secured(door: &Door, mut response: Response) -> Response {
-    const FIELDS: [(HeaderName, &str); 4] = [
+    const FIELDS: [(HeaderName, &str); 3] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
@@ -153,6 +163,7 @@ fn secured(door: &Door, mut response: Response) -> Response {
     for (name, value) in FIELDS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(CLOSED);
     strict(door, response)
 }
 
@@ -226,16 +237,9 @@ impl Door {
         Ok(Found::Named(principal, By::Key(id)))
     }
 
-    /// Whether whoever was found may ask this now; with the limit that was taken from.
-    async fn admits(&self, head: &Parts, found: &Found, place: &str) -> Result<Option<(Limit, Taken)>, Problem> {
+    /// Whether whoever was found may ask this now; with the limit that was taken from, also by what is refused.
+    async fn admits(&self, head: &Parts, found: &Found, place: &str) -> Result<Option<(Limit, Taken)>, Response> {
         let writes = !is_safe(head);
-        if let Found::Named(principal, _) = found {
-            let Scopes { read, write, .. } = principal.scopes;
-            if !(if writes { write } else { read }) {
-                return Err(forbidden(if writes { "write" } else { "read" }));
-            }
-        }
-        let Some(limiter) = &self.limiter else { return Ok(None) };
         let limit = match found {
             Found::Named(program, By::Program) => Limit::program(&program.subject),
             // The key, and not its person: each has its own.
@@ -244,11 +248,37 @@ impl Door {
             Found::Named(person, By::Session(_)) => Limit::user(&person.subject),
             Found::Nobody | Found::Wrong(_) => Limit::anyone(place),
         };
-        let taken = limiter.take(&limit).await?;
-        if taken.granted == 0 {
-            return Err(limiter::refused(&limit, &taken));
+        let taken = self.take(limit).await.map_err(Problem::into_response)?;
+        if let Found::Named(principal, _) = found {
+            let Scopes { read, write, .. } = principal.scopes;
+            if !(if writes { write } else { read }) {
+                let mut response = forbidden(if writes { "write" } else { "read" }).into_response();
+                if let Some((limit, taken)) = &taken {
+                    limiter::tell(response.headers_mut(), limit, taken);
+                }
+                return Err(response);
+            }
         }
-        Ok(Some((limit, taken)))
+        Ok(taken)
+    }
+
+    /// The same where players ask: what a key hears, it reads. Nobody else is counted there.
+    async fn plays(&self, head: &Parts, found: &Found) -> Result<Option<(Limit, Taken)>, Response> {
+        let path = head.uri.path();
+        let Found::Named(_, By::Key(id)) = found else { return Ok(None) };
+        if !["/tracks/", "/watch/", "/embed/"].iter().any(|route| path.starts_with(route)) {
+            return Ok(None);
+        }
+        self.take(Limit::key_reads(id)).await.map_err(Problem::into_response)
+    }
+
+    async fn take(&self, limit: Limit) -> Result<Option<(Limit, Taken)>, Problem> {
+        let Some(limiter) = &self.limiter else { return Ok(None) };
+        let taken = limiter.take(&limit).await?;
+        match taken.granted {
+            0 => Err(limiter::refused(&limit, &taken)),
+            _ => Ok(Some((limit, taken))),
+        }
     }
 }
 

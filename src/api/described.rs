@@ -189,6 +189,8 @@ pub(super) struct RetryView {
 pub(super) struct CallbackList {
     #[schema(value_type = Vec<Object>)]
     items: Vec<String>,
+    /// For `after`; null at the end.
+    next: Option<i64>,
 }
 
 #[derive(ToSchema)]

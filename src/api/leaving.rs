@@ -1,5 +1,6 @@
 //! `/api/v1/users/me/exports` and `DELETE /api/v1/users/me`: everything that is here of the caller to take away, and the end
 //! of it. Jobs do both (src/people/); here they are asked for, looked at, downloaded, taken back.
+#![allow(unused_qualifications, reason = "utoipa's macro writes them")]
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,13 +8,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,10 +23,10 @@ use super::accounts::{Accounts, note};
 use super::auth::again;
 use super::caller::{Person, Place};
 use super::cookies;
-use super::openapi::ProblemDocument;
+use super::openapi::{ProblemDocument, wrong_cursor};
 use super::problem::Problem;
 use super::sent::{BodyType, Raw, SentOrNot, body, bytes as read};
-use super::transcodes::no_store;
+use super::transcodes::{no_store, wrong_query};
 use crate::auth::opaque::OpaqueToken;
 use crate::auth::throttle::Limit;
 use crate::base::Result as Outcome;
@@ -107,8 +109,21 @@ impl ExportView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Exports)]
 struct ExportList {
-    /// The latest first, 20 at most.
+    /// The latest first.
     items: Vec<ExportView>,
+    /// For `before`; null at the end.
+    next: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Page {
+    /// 1 to 200; 50 when nobody says.
+    #[param(nullable = false)]
+    limit: Option<u32>,
+    /// What `next` of the page before says.
+    #[param(nullable = false)]
+    before: Option<String>,
 }
 
 /// What proves again who asks.
@@ -140,7 +155,7 @@ async fn ask(
 ) -> Answer {
     let accounts = &leaving.accounts;
     again(accounts, &session, proof.unwrap_or_default().password).await?;
-    let known = accounts.db.exports(&session.user).await?;
+    let known = accounts.db.exports(&session.user, None, 20).await?;
     let export = match known.into_iter().find(|export| export.state == ExportState::Queued) {
         Some(export) => export,
         None => {
@@ -156,16 +171,25 @@ async fn ask(
 /// Says which archives there are.
 #[utoipa::path(
     get, path = "/api/v1/users/me/exports", tag = "users", summary = "Archives of everything",
-    security(("bearer" = [])),
+    security(("bearer" = [])), params(Page),
     responses(
         (status = 200, description = "The latest first", body = ExportList),
+        (status = 400, description = "The query cannot be read", body = ProblemDocument),
         (status = 401, description = "Nobody is named", body = ProblemDocument),
         (status = 403, description = "A key cannot do this", body = ProblemDocument),
     )
 )]
-async fn list(State(leaving): State<Arc<Leaving>>, Person(session): Person) -> Answer {
-    let exports = leaving.accounts.db.exports(&session.user).await?;
-    Ok(no_store(axum::Json(ExportList { items: exports.iter().map(ExportView::of).collect() }).into_response()))
+async fn list(
+    State(leaving): State<Arc<Leaving>>,
+    Person(session): Person,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Answer {
+    let Query(page) = page.map_err(|cause| wrong_query(&cause))?;
+    let limit = page.limit.unwrap_or(50).clamp(1, 200);
+    let before = page.before.as_deref().map(|id| ExportId::decode(id).ok_or_else(wrong_cursor)).transpose()?;
+    let exports = leaving.accounts.db.exports(&session.user, before.as_ref(), limit).await?;
+    let next = (exports.len() == limit as usize).then(|| exports.last().map(|export| export.id.to_string())).flatten();
+    Ok(no_store(axum::Json(ExportList { items: exports.iter().map(ExportView::of).collect(), next }).into_response()))
 }
 
 /// An archive, with ranges; of a bucket by a URL that it signs.

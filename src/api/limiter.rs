@@ -1,6 +1,6 @@
 //! Limits as requests meet them. In: a limit. Out: whether there is one more, and what is left.
 //!
-//! What is left is in the database, for all nodes. A node takes some of a rate at once and spends them without asking
+//! What is left is in the database, for all nodes. A node takes some of a rate, or of a large quota, at once and spends them without asking
 //! again, so that most requests cost no statement; together the nodes never grant more than the limit says. A refusal is
 //! remembered for a moment: who keeps knocking does not keep the database busy.
 
@@ -18,7 +18,7 @@ use crate::db::Db;
 
 /// Buckets remembered at most; beyond, all are forgotten, which costs a statement each and grants nothing.
 const PURSES_MAX: usize = 20_000;
-/// How long what was taken at once may be spent, in microseconds.
+/// How long what was taken at once of a rate may be spent, in microseconds; of a quota until its window ends.
 const SPEND_US: i64 = 60_000_000;
 /// How long a refusal is remembered at most, in microseconds.
 const REFUSED_US: i64 = 1_000_000;
@@ -68,7 +68,8 @@ impl Limiter {
             return Ok(taken);
         }
         let taken = self.db.take(limit, limit.at_once(), now_us).await?;
-        self.put(bucket, taken, now_us);
+        let lasts_us = if limit.keeps() { taken.wait_us } else { SPEND_US };
+        self.put(bucket, taken, lasts_us, now_us);
         let spare = (taken.granted - 1).max(0);
         Ok(Taken { granted: taken.granted.min(1), left: taken.left + spare, ..taken })
     }
@@ -108,9 +109,9 @@ impl Limiter {
         purse.refused.then(|| Taken { granted: 0, left: 0, wait_us: (purse.more_us - now_us).max(1) })
     }
 
-    fn put(&self, bucket: String, taken: Taken, now_us: i64) {
+    fn put(&self, bucket: String, taken: Taken, lasts_us: i64, now_us: i64) {
         let refused = taken.granted == 0;
-        let lasts_us = if refused { taken.wait_us.min(REFUSED_US) } else { SPEND_US };
+        let lasts_us = if refused { taken.wait_us.min(REFUSED_US) } else { lasts_us };
         let mut purses = self.purses();
         // Another request took some meanwhile: what both brought is there.
         let there = purses.get(&bucket).filter(|known| known.until_us > now_us).map_or(0, |known| known.have);

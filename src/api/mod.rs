@@ -17,6 +17,7 @@ pub mod keys;
 pub mod leaving;
 pub mod limiter;
 pub mod money;
+mod objects;
 pub mod openapi;
 pub mod playback;
 mod plays;

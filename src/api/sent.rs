@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use super::objects::Objects;
 use super::problem::Problem;
 use crate::server::handover::TooSlow;
 
@@ -86,7 +87,31 @@ fn too_slow() -> Problem {
 
 /// What JSON says, of the type that is wanted.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|cause| Problem::unreadable(StatusCode::BAD_REQUEST, cause.to_string()))
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    let read = T::deserialize(Objects(&mut from)).and_then(|read| from.end().map(|()| read));
+    read.map_err(|cause| Problem::unreadable(StatusCode::BAD_REQUEST, plain(&cause.to_string())))
+}
+
+/// What serde says, in words of JSON: what our types are called tells nobody what to send.
+fn plain(said: &str) -> String {
+    let Some((found, expected)) = said.split_once(", expected ") else { return said.to_owned() };
+    let found = found.replace("type: sequence", "type: array").replace("type: map", "type: object");
+    let named = ["struct ", "enum ", "tuple struct ", "unit struct "];
+    let rest_of = |text: &'_ str| text.find(" at line ").map_or(String::new(), |at| text[at..].to_owned());
+    let is = |names: &[&str]| names.iter().any(|name| expected.split(' ').next() == Some(name));
+    let expected = if named.iter().any(|kind| expected.starts_with(kind)) {
+        let what = if expected.starts_with("enum ") { "one of its words" } else { "an object" };
+        format!("{what}{}", rest_of(expected))
+    } else if is(&["i8", "i16", "i32", "i64", "isize", "u8", "u16", "u32", "u64", "usize"]) {
+        format!("a whole number that fits{}", rest_of(expected))
+    } else if is(&["f32", "f64"]) {
+        format!("a number{}", rest_of(expected))
+    } else if expected.starts_with("a sequence") {
+        format!("an array{}", rest_of(expected))
+    } else {
+        expected.to_owned()
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// A type of body: what the description calls it, and whether bytes can be taken as one. `fuzz/` compares the two.
@@ -99,4 +124,49 @@ pub(super) const fn body<T: DeserializeOwned>(name: &'static str) -> BodyType {
 /// The JSON of a body.
 pub(super) fn json_of<T: DeserializeOwned>(body: Raw) -> Result<T, Problem> {
     json(&bytes(body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        name: String,
+        inner: Option<Inner>,
+        #[serde(default)]
+        many: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        count: u8,
+    }
+
+    #[test]
+    fn objects_are_objects_at_every_depth() {
+        let read = |text: &str| json::<Outer>(text.as_bytes());
+        let good = read(r#"{"name":"a","inner":{"count":1},"many":[{"count":2}]}"#).unwrap();
+        assert_eq!((good.name.as_str(), good.inner.unwrap().count, good.many[0].count), ("a", 1, 2));
+        assert!(read(r#"{"name":"a","inner":null}"#).unwrap().inner.is_none());
+        for (wrong, words) in [
+            (r#"["a",{"count":1},[]]"#, "invalid type: array, expected an object at line 1"),
+            (r#"{"name":"a","inner":[1]}"#, "invalid type: array, expected an object at line 1"),
+            (r#"{"name":"a","many":[[1]]}"#, "invalid type: array, expected an object at line 1"),
+            (r#"{"name":"a","many":{}}"#, "invalid type: object, expected an array at line 1"),
+            (r#"{"name":"a","inner":{"count":-1}}"#, "expected a whole number that fits at line 1"),
+            (r#"{"name":1}"#, "invalid type: integer `1`, expected a string at line 1"),
+            (r#"{"name":"a","other":1}"#, "unknown field `other`, expected one of `name`, `inner`, `many`"),
+            (r#"{"name":"a"} x"#, "trailing characters"),
+            (r#"{"name":"a","name":"b"}"#, "duplicate field"),
+            ("7", "expected an object"),
+            ("", "EOF"),
+        ] {
+            let said = format!("{:?}", read(wrong).unwrap_err());
+            assert!(said.contains(words) && !said.contains("struct "), "{wrong}: {said}");
+        }
+    }
 }

@@ -116,13 +116,13 @@ async fn no_such_route() -> Problem {
 /// For every route that has no fallback of its own.
 pub(super) async fn wrong_method() -> Problem {
     let title = "There is no such method here";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see docs/OPERATIONS.md, \"The queue\"")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", title, "see /api/docs for those that there are")
 }
 
 /// What to transcode.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = Source)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "source is a text, or an object that has upload")]
 enum Sourced {
     /// An http or https URL; `s3:` and the key of an object in the store's bucket that begins like one of
     /// `api.source_keys`; or a file below one of `api.source_dirs`: absolute, or relative to the first.
@@ -340,13 +340,32 @@ async fn asked(queue: &Queue, job: &Job, asked: Asked) -> Answer {
 /// Lists the callbacks of a job: what was sent, and what came of it.
 #[utoipa::path(
     get, path = "/api/v1/transcodes/{id}/callbacks", tag = "transcodes", summary = "List callbacks",
-    security(("bearer" = []), ("api_key" = [])), params(("id" = String, Path, description = "Its id")),
-    responses((status = 200, description = "What was sent", body = CallbackList), Refused)
+    security(("bearer" = []), ("api_key" = [])),
+    params(
+        ("id" = String, Path, description = "Its id"),
+        ("limit" = inline(Option<u32>), Query, description = "1 to 200; 50 when nobody says", nullable = false),
+        ("after" = inline(Option<i64>), Query, description = "What `next` of the page before says", nullable = false)
+    ),
+    responses((status = 200, description = "What was sent, the oldest first", body = CallbackList), Refused)
 )]
-async fn callbacks(State(queue): State<Arc<Queue>>, Creator(caller): Creator, Path(id): Path<String>) -> Answer {
+async fn callbacks(
+    State(queue): State<Arc<Queue>>,
+    Creator(caller): Creator,
+    Path(id): Path<String>,
+    page: std::result::Result<Query<Sends>, QueryRejection>,
+) -> Answer {
     let job = find(&queue, &caller.subject, &id).await?;
-    let items = queue.db.deliveries(&job.id).await?;
-    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+    let Query(Sends { limit, after }) = page.map_err(|cause| wrong_query(&cause))?;
+    let limit = limit.unwrap_or(50).clamp(1, 200);
+    let items = queue.db.deliveries_after(&job.id, after.unwrap_or(0), limit).await?;
+    let next = (items.len() == limit as usize).then(|| items.last().map(|item| item["seq"].clone())).flatten();
+    Ok(no_store(axum::Json(json!({ "items": items, "next": next })).into_response()))
+}
+
+#[derive(Debug, Deserialize)]
+struct Sends {
+    limit: Option<u32>,
+    after: Option<i64>,
 }
 
 /// Sends the callbacks again that were not delivered.

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 /// Microseconds of a second.
 const SECOND: i64 = 1_000_000;
+/// A quota of which a node takes several at once.
+const QUOTA_LARGE: i64 = 1_000;
 
 /// One rule, and whom it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,13 +161,19 @@ impl Limit {
         format!("\"{}\";r={};t={}", self.name, taken.left.max(0), seconds(taken.wait_us))
     }
 
-    /// How many a node may take at once, to spend without asking again: a tenth of a burst. The others of a rate are asked
-    /// for one by one, so that they are exact.
+    /// How many a node may take at once, to spend without asking again: a tenth of a burst, a fiftieth of a large quota. The
+    /// others are asked for one by one, so that they are exact on all nodes together.
     pub fn at_once(&self) -> i64 {
         match self.shape {
             Shape::Rate { burst, .. } => (burst / 10).max(1),
+            Shape::Quota { most, .. } if most >= QUOTA_LARGE => most / 50,
             Shape::Quota { .. } | Shape::Brake { .. } => 1,
         }
+    }
+
+    /// Whether what was taken at once counts until the window ends: a rate fills up again, a quota does not.
+    pub fn keeps(&self) -> bool {
+        matches!(self.shape, Shape::Quota { .. })
     }
 }
 
@@ -205,6 +213,9 @@ mod tests {
         assert_eq!(limit.state(&Taken { granted: 1, left: 99, wait_us: 60_001 }), "\"user\";r=99;t=1");
         assert_eq!(limit.bucket(), "user usr_1");
         assert_eq!(Limit::key_writes("key_1").policy(), "\"key-write\";q=200;w=3600");
+        let at_once =
+            [Limit::key_reads("key_1"), Limit::key_writes("key_1"), Limit::exports("usr_1"), Limit::user("usr_1")];
+        assert_eq!(at_once.map(|limit| limit.at_once()), [20, 1, 1, 10]);
         assert_eq!((seconds(0), seconds(1), seconds(2_000_000), seconds(-5)), (0, 1, 2, 0));
     }
 }

@@ -15,6 +15,8 @@ use crate::jobs::backoff::Backoff;
 pub const TOLD: [&str; 7] = ["started", "rung", "playable", "published", "succeeded", "dead", "cancelled"];
 /// Tries of one delivery until nobody tries it again by himself.
 pub const TRIES_MAX: i64 = 12;
+/// Deliveries in one list.
+const LIST_MAX: u32 = 1_000;
 
 /// One callback to send.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,18 +195,28 @@ impl Db {
         Ok(again)
     }
 
-    /// The deliveries of a job with their tries, as JSON, oldest first.
+    /// The first deliveries of a job with their tries, as JSON, oldest first.
     ///
     /// # Errors
     /// When the database cannot be reached.
     pub async fn deliveries(&self, job: &JobId) -> Result<Vec<Value>> {
+        self.deliveries_after(job, 0, LIST_MAX).await
+    }
+
+    /// The same behind the event with this number.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn deliveries_after(&self, job: &JobId, after: i64, limit: u32) -> Result<Vec<Value>> {
         let mut tx = self.begin_read().await?;
         let sql = "select delivery.id, delivery.seq, delivery.url, delivery.state, delivery.tries,
                      delivery_try.number, delivery_try.at_us, delivery_try.status, delivery_try.error
                    from delivery left join delivery_try on delivery_try.delivery_id = delivery.id
-                   where delivery.job_id = $1 order by delivery.seq, delivery_try.number limit 1000";
+                   where delivery.id in (
+                     select id from delivery where job_id = $1 and seq > $2 order by seq limit $3)
+                   order by delivery.seq, delivery_try.number";
         let mut found: Vec<Value> = Vec::new();
-        for row in tx.all(sql, args![job.as_str()]).await? {
+        for row in tx.all(sql, args![job.as_str(), after, i64::from(limit)]).await? {
             let id = row.text("id")?;
             if found.last().is_none_or(|last| last["id"] != id) {
                 found.push(json!({

@@ -82,8 +82,6 @@ macro_rules! erasure_columns {
     };
 }
 
-/// Archives of one person in a list.
-const LIST_MAX: i64 = 20;
 /// Archives that one look removes.
 const BATCH: i64 = 20;
 
@@ -125,15 +123,19 @@ impl Db {
         known.map(|row| Ok((export(&row)?, false))).transpose()?.ok_or_else(|| Error::internal("an export vanished"))
     }
 
-    /// Somebody's archives, the latest first.
+    /// Somebody's archives, the latest first, behind one of them.
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn exports(&self, user: &UserId) -> Result<Vec<Export>> {
+    pub async fn exports(&self, user: &UserId, before: Option<&ExportId>, limit: u32) -> Result<Vec<Export>> {
         let mut tx = self.begin_read().await?;
-        let sql =
-            concat!("select ", export_columns!(), " from account_export where user_id = $1 order by id desc limit $2");
-        tx.all(sql, args![user.as_str(), LIST_MAX]).await?.iter().map(export).collect()
+        let sql = concat!(
+            "select ",
+            export_columns!(),
+            " from account_export where user_id = $1 and ($2 = '' or id < $2) order by id desc limit $3"
+        );
+        let before = before.map_or("", ExportId::as_str);
+        tx.all(sql, args![user.as_str(), before, i64::from(limit)]).await?.iter().map(export).collect()
     }
 
     /// One archive.

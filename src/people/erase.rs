@@ -158,7 +158,7 @@ impl People {
             }
         }
         loop {
-            let exports = self.db.exports(user).await?;
+            let exports = self.db.exports(user, None, 20).await?;
             if exports.is_empty() {
                 return Ok(());
             }

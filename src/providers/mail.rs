@@ -38,8 +38,8 @@ pub struct Options {
 
 /// How long a link that proves an address opens, in microseconds: a day.
 pub const VERIFY_US: i64 = 24 * 3_600_000_000;
-/// How long a link that sets another password opens: an hour.
-pub const RESET_US: i64 = 3_600_000_000;
+/// How long a link that sets another password opens: half an hour (facts §4.6).
+pub const RESET_US: i64 = 30 * 60_000_000;
 /// Mails taken at once.
 const AT_ONCE: u32 = 8;
 /// The longest a mail may take.
@@ -244,7 +244,7 @@ async fn words(db: &Db, mail: &Mail, base_url: &str, clock: &Clock) -> Result<Op
                     subject: "Another password",
                     text: format!(
                         "Hello,\n\nsomebody wants to set another password for your account. If it was you, follow this \
-                         link within an hour:\n\n{link}\n\n{ignore}\n"
+                         link within 30 minutes:\n\n{link}\n\n{ignore}\n"
                     ),
                 }
             }

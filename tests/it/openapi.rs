@@ -124,6 +124,9 @@ fn no_route_is_forgotten_in_the_description() {
             assert!(operation["tags"][0].is_string() && operation["summary"].is_string(), "{here}");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.contains_key("4XX") && responses.contains_key("5XX"), "{here}");
+            // Who may be told to log in knows how; what takes its own proof says that it asks for no other.
+            let says = operation["security"].is_array();
+            assert!(says || !responses.contains_key("401"), "{here} answers 401, and says nothing of `security`");
             // What players and people open refuses in their words.
             for (status, response) in responses.iter().filter(|(status, _)| is_api && status.starts_with(['4', '5'])) {
                 let content = &response["content"]["application/problem+json"]["schema"]["$ref"];

@@ -454,6 +454,8 @@ async fn callbacks_are_written_with_their_event_and_tried_until_dead(db: Db) {
     // A result that comes after somebody else took over changes nothing.
     db.log_try(&second, &tried(None), Backoff::default(), now).await.unwrap();
     let log = db.deliveries(&id).await.unwrap();
+    let page = db.deliveries_after(&id, log[0]["seq"].as_i64().unwrap(), 1).await.unwrap();
+    assert_eq!(page, log[1..2], "behind the first, with all of its tries");
     let of = |id: &str| log.iter().find(|one| one["id"] == id).unwrap();
     assert_eq!((&of(&first.id)["state"], of(&first.id)["tries"].as_array().unwrap().len()), (&"delivered".into(), 1));
     assert_eq!(of(&second.id)["state"], "dead");

@@ -104,7 +104,11 @@ export function enter(form, path, entered) {
     button.disabled = false;
   });
   form.dataset.step = "first";
-  if (mayBeIn()) look();
+  // A provider has sent them: who they are is known, and a cookie that no script reads waits for the code.
+  const half = new URLSearchParams(location.search).has("mfa_required");
+  if (half) history.replaceState(null, "", location.pathname);
+  if (half) show("second");
+  else if (mayBeIn()) look();
   else show("first");
 }
 

@@ -170,7 +170,7 @@ struct Verify {
 /// Completes a login by the second factor.
 #[utoipa::path(
     post, path = "/api/v1/auth/mfa/verify", tag = "auth", summary = "Show the second factor",
-    request_body = Verify,
+    security(()), request_body = Verify,
     responses(
         (status = 200, description = "A session", body = SessionView),
         (status = 400, description = "The body cannot be read", body = ProblemDocument, content_type = "application/problem+json"),

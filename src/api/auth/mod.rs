@@ -260,7 +260,7 @@ struct TicketView {
 /// Logs in with address and password.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "auth", summary = "Log in",
-    request_body = Login,
+    security(()), request_body = Login,
     responses(
         (status = 200, description = "A session, or the second factor is missing", body = LoggedIn),
         (status = 400, description = "The body cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
@@ -463,7 +463,7 @@ struct Refresh {
 /// back ends the session, because two must have it.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "auth", summary = "Go on with a session",
-    request_body(content = Option<Refresh>, description = "Nothing, for browsers: the cookies and X-CSRF-Token do"),
+    security(()), request_body(content = Option<Refresh>, description = "Nothing, for browsers: the cookies and X-CSRF-Token do"),
     params(("X-CSRF-Token" = Option<String>, Header, description = "With cookies")),
     responses(
         (status = 200, description = "The next tokens", body = SessionView),

@@ -11,6 +11,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 use tracing::Instrument as _;
@@ -36,6 +37,8 @@ use crate::providers::oidc::Provider;
 const AWAY_US: i64 = 10 * 60_000_000;
 /// The longest address to return to, in bytes.
 const RETURN_BYTES_MAX: usize = 1024;
+/// Where a login ends when nobody says: a page that asks for the second factor, too.
+const STUDIO: &str = "/studio";
 
 pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
     OpenApiRouter::new().routes(routes!(leave)).routes(routes!(come_back))
@@ -44,7 +47,8 @@ pub(super) fn described() -> OpenApiRouter<Arc<Accounts>> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Leave {
-    /// Where the browser goes in the end: a path of this server, or a whole URL that the operator allows.
+    /// Where the browser goes in the end: a path of this server, or a whole URL that the operator allows. `/studio` when
+    /// nobody says.
     #[param(nullable = false)]
     return_to: Option<String>,
 }
@@ -69,7 +73,7 @@ async fn leave(
 ) -> Answer {
     let provider = accounts.providers.get(&name).ok_or_else(Problem::not_found)?;
     let Query(query) = query.map_err(|cause| wrong_query(&cause))?;
-    let return_to = query.return_to.unwrap_or_else(|| "/".into());
+    let return_to = query.return_to.unwrap_or_else(|| STUDIO.into());
     if !may_return_to(&return_to, &accounts.options.return_to) {
         let detail = "give a path of this server, or a URL below one of auth.return_to";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "return-to", "The login cannot end there", detail));
@@ -192,11 +196,7 @@ async fn recognise(
     let sealed = accounts.ring.seal(&identity.tokens, &format!("identity {} {}", provider.name, identity.subject));
     accounts.db.keep_provider_tokens(key, &sealed).await?;
     let logged_in = proceed(accounts, (&user.id, user.second_factor), &provider.name, (place, headers), true).await?;
-    let end = match user.second_factor {
-        true if login.return_to.contains('?') => format!("{}&mfa_required=1", login.return_to),
-        true => format!("{}?mfa_required=1", login.return_to),
-        false => login.return_to,
-    };
+    let end = if user.second_factor { half(&login.return_to) } else { login.return_to };
     let mut response = to(&end)?;
     for cookie in logged_in.headers().get_all(header::SET_COOKIE) {
         response.headers_mut().append(header::SET_COOKIE, cookie.clone());
@@ -205,13 +205,29 @@ async fn recognise(
     Ok(response)
 }
 
-/// A path of this server, or a whole URL below one that is allowed: nothing that a browser reads as another host.
+/// The same address, which says that the second factor is missing.
+fn half(return_to: &str) -> String {
+    let (address, fragment) = return_to.split_at(return_to.find('#').unwrap_or(return_to.len()));
+    let and = if address.contains('?') { '&' } else { '?' };
+    format!("{address}{and}mfa_required=1{fragment}")
+}
+
+/// A path of this server, or a whole URL below one that is allowed: nothing that a browser reads as another host, or as
+/// another path than it says.
 fn may_return_to(text: &str, allowed: &[String]) -> bool {
     let plain = text.len() <= RETURN_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
     let own = text.starts_with('/') && !text.starts_with("//");
     // What ends with a slash ends a host: https://app.example/ is not the beginning of https://app.example.evil.
     let listed = allowed.iter().any(|allowed| allowed.ends_with('/') && text.starts_with(allowed.as_str()));
-    plain && (own || listed)
+    plain && (own || listed) && !climbs(text)
+}
+
+/// Whether its path has segments that lead up or nowhere, or what some reader takes for a slash, however it is written.
+fn climbs(text: &str) -> bool {
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    let decoded = percent_decode_str(path).collect::<Vec<u8>>();
+    decoded.iter().any(|b| b.is_ascii_control() || *b == b'\\')
+        || decoded.split(|b| *b == b'/').any(|segment| matches!(segment, b"." | b".."))
 }
 
 fn redirect_uri(accounts: &Accounts, provider: &Provider) -> String {
@@ -247,7 +263,15 @@ mod tests {
     #[test]
     fn a_login_ends_here_or_where_the_operator_allows() {
         let allowed = ["https://app.example/".to_owned()];
-        for good in ["/", "/studio?x=1#y", "https://app.example/", "https://app.example/a?b"] {
+        for good in [
+            "/",
+            "/studio?x=1#y",
+            "https://app.example/",
+            "https://app.example/a?b",
+            "/a?b=../c",
+            "/...",
+            "/.well-known/x",
+        ] {
             assert!(may_return_to(good, &allowed), "{good}");
         }
         for bad in [
@@ -262,10 +286,23 @@ mod tests {
             "/a b",
             "/a\r\nSet-Cookie: x",
             "evil.example",
+            "/studio/../admin",
+            "/..",
+            "/a/./b",
             &"/a".repeat(600),
         ] {
             assert!(!may_return_to(bad, &allowed), "{bad:?}");
         }
+        // Below a path, too: nobody climbs out of it, however they write it.
+        let allowed = ["https://app.example/in/".to_owned()];
+        assert!(may_return_to("https://app.example/in/x?to=..", &allowed));
+        for out in
+            ["../x", "../../x", "a/../../x", "%2e%2e/x", "%2E./x", ".%2e%2fx", "..%2Fx", "..%5cx", "%00/x", "a/.."]
+        {
+            assert!(!may_return_to(&format!("https://app.example/in/{out}"), &allowed), "{out}");
+        }
         assert!(!may_return_to("https://app.example/", &[]));
+        assert_eq!(half("/studio"), "/studio?mfa_required=1");
+        assert_eq!(half("/studio?x=1#y"), "/studio?x=1&mfa_required=1#y");
     }
 }

@@ -20,6 +20,7 @@ use crate::payments::Payments;
     path = "/api/v1/admin/disputes",
     tag = "money",
     summary = "What banks took, or want to take",
+    security(("bearer" = [])),
     params(("status" = Option<String>, Query, description = "open, won or lost; without it, all"), ("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
     responses((status = 200, description = "Disputes, the latest first"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "There is no such status", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]

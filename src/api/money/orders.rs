@@ -66,6 +66,7 @@ pub(super) struct Until {
     path = "/api/v1/orders",
     tag = "money",
     summary = "Order, and get what a browser pays with",
+    security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
     responses((status = 201, description = "The order, with the client secret of its payment; 200 when it was there"), (status = 422, description = "It cannot be ordered, or the key was used for something else", body = ProblemDocument), (status = 503, description = "The provider does not answer, or there is none: ask again with the same key", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -118,6 +119,7 @@ fn wrong(name: &'static str, detail: String) -> Problem {
     path = "/api/v1/orders",
     tag = "money",
     summary = "The caller's orders",
+    security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
     responses((status = 200, description = "Orders, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -134,6 +136,7 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
     path = "/api/v1/orders/{id}",
     tag = "money",
     summary = "One order, for its buyer, its sellers and admins",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     responses((status = 200, description = "The order and its refunds"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -163,6 +166,7 @@ async fn find(payments: &Payments, caller: &Principal, id: &str) -> Result<Order
     path = "/api/v1/orders/{id}/refund",
     tag = "money",
     summary = "Ask for the money back, all that is left of it or a part",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path), ("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = Option<Why>,
     responses((status = 202, description = "The refund, pending; 200 when it was there"), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, disputed, not paid, or too late", body = ProblemDocument), (status = 422, description = "More than is left, or the key was used for something else", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -223,6 +227,7 @@ pub(super) async fn refund(
     path = "/api/v1/admin/orders/{id}",
     tag = "money",
     summary = "Give an order its own deadline of refunds",
+    security(("bearer" = [])),
     params(("id" = String, Path)),
     request_body = Until,
     responses((status = 200, description = "The order"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -250,6 +255,7 @@ pub(super) async fn set_deadline(
     path = "/api/v1/licences",
     tag = "money",
     summary = "What the caller may do with what they bought",
+    security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
     responses((status = 200, description = "Licences, revoked ones too"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]

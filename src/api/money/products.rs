@@ -62,6 +62,7 @@ pub(super) struct Changed {
     path = "/api/v1/products",
     tag = "money",
     summary = "Offer something for sale",
+    security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
     responses((status = 201, description = "It is there; 200 when it was"), (status = 422, description = "It cannot be sold like that", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -155,6 +156,7 @@ pub(super) async fn show(
     path = "/api/v1/products/{id}",
     tag = "money",
     summary = "Change a product of the caller",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     request_body = Changed,
     responses((status = 200, description = "The product"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))

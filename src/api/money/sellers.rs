@@ -54,6 +54,7 @@ pub(super) struct ByHand {
     path = "/api/v1/sellers/me/balance",
     tag = "money",
     summary = "What a seller has with us, and owes us",
+    security(("bearer" = []), ("api_key" = [])),
     responses((status = 200, description = "For each currency"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
@@ -73,6 +74,7 @@ pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller
     path = "/api/v1/sellers/me/transfers",
     tag = "money",
     summary = "What a seller was paid",
+    security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
     responses((status = 200, description = "Transfers, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -97,6 +99,7 @@ pub(super) async fn transfers(State(payments): State<Arc<Payments>>, Caller(call
     path = "/api/v1/sellers/me/account",
     tag = "money",
     summary = "Where a seller is paid",
+    security(("bearer" = []), ("api_key" = [])),
     responses((status = 200, description = "A connected account of Stripe, or null"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn account(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
@@ -110,6 +113,7 @@ pub(super) async fn account(State(payments): State<Arc<Payments>>, Caller(caller
     path = "/api/v1/sellers/me/account",
     tag = "money",
     summary = "Say where to be paid",
+    security(("bearer" = []), ("api_key" = [])),
     request_body = Account,
     responses((status = 200, description = "It is used from now on"), (status = 422, description = "Nobody can be paid there", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -131,6 +135,7 @@ pub(super) async fn set_account(State(payments): State<Arc<Payments>>, Caller(ca
     path = "/api/v1/admin/ledger",
     tag = "money",
     summary = "The trial balance, and what is open for too long",
+    security(("bearer" = [])),
     responses((status = 200, description = "Accounts, totals, health"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
@@ -163,6 +168,7 @@ pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller)
     path = "/api/v1/admin/ledger/provider-fees",
     tag = "money",
     summary = "Book what the provider kept, by its statement",
+    security(("bearer" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = Fee,
     responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -205,6 +211,7 @@ pub(super) async fn provider_fee(
     path = "/api/v1/admin/ledger/hand-payouts",
     tag = "money",
     summary = "Book what a seller was paid by hand",
+    security(("bearer" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = ByHand,
     responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked, or we do not owe them so much", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))

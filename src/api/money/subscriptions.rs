@@ -58,6 +58,7 @@ pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     path = "/api/v1/subscriptions",
     tag = "money",
     summary = "Subscribe",
+    security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
     responses((status = 201, description = "The subscription; with a payment when it costs something"), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
@@ -97,6 +98,7 @@ pub(super) async fn create(
     path = "/api/v1/subscriptions/{id}/complete",
     tag = "money",
     summary = "The client secret of an unpaid subscription again",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     responses((status = 200, description = "The subscription and its payment"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It waits for no payment", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -127,6 +129,7 @@ pub(super) async fn complete(
     path = "/api/v1/subscriptions",
     tag = "money",
     summary = "The caller's subscriptions",
+    security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
     responses((status = 200, description = "Subscriptions, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -143,6 +146,7 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
     path = "/api/v1/subscriptions/{id}",
     tag = "money",
     summary = "One subscription, with its invoices",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -175,6 +179,7 @@ pub(super) struct When {
     path = "/api/v1/subscriptions/{id}",
     tag = "money",
     summary = "End a subscription: no more is paid, and it lasts as long as it is paid for",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path), ("now" = Option<bool>, Query, description = "true: it ends at once, whatever is paid for")),
     responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -198,6 +203,7 @@ pub(super) async fn cancel(
     path = "/api/v1/subscriptions/{id}/resume",
     tag = "money",
     summary = "Take back that a subscription ends: as long as it is paid for, it can go on by itself",
+    security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     responses((status = 200, description = "The subscription, which renews"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It has ended, or cannot renew", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
@@ -227,6 +233,7 @@ pub(super) async fn resume(
     path = "/api/v1/subscriptions/access",
     tag = "money",
     summary = "Whether a subscription lets the caller in",
+    security(("bearer" = []), ("api_key" = [])),
     responses((status = 204, description = "It does"), (status = 403, description = "payment-incomplete: complete the payment; upgrade-needed: subscribe", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn access(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {

@@ -25,6 +25,7 @@ const BODY_BYTES_MAX: usize = 256 << 10;
     path = "/api/v1/webhooks/hyperswitch",
     tag = "money",
     summary = "What Hyperswitch tells",
+    security(()),
     params(("X-Webhook-Signature-512" = String, Header, description = "HMAC-SHA512 of the body, hexadecimal")),
     request_body = Object,
     responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Hyperswitch", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
@@ -39,6 +40,7 @@ pub(super) async fn hyperswitch(State(payments): State<Arc<Payments>>, request: 
     path = "/api/v1/webhooks/stripe",
     tag = "money",
     summary = "What Stripe tells",
+    security(()),
     params(("Stripe-Signature" = String, Header, description = "t=…,v1=…")),
     request_body = Object,
     responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Stripe", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))

@@ -206,6 +206,8 @@ pub(in crate::api) struct VersionView {
 #[schema(as = Versions)]
 pub(in crate::api) struct VersionList {
     items: Vec<VersionView>,
+    /// For `before`; null at the end.
+    next: Option<String>,
 }
 
 /// What was measured of the sound that a track shows.
@@ -316,6 +318,8 @@ pub(in crate::api) struct ShareView {
 #[schema(as = Shares)]
 pub(in crate::api) struct ShareList {
     items: Vec<ShareView>,
+    /// For `before`; null at the end.
+    next: Option<String>,
 }
 
 /// A share that was made, with what opens, shown once.

@@ -26,7 +26,8 @@ use crate::tracks::access::Want;
 /// Tracks that may be measured together: a box of records. Each is a read of its index.
 const TOGETHER_MAX: usize = 100;
 
-/// `GET /api/v1/tracks/{id}/media`: to whoever may know of the track.
+/// `GET /api/v1/tracks/{id}/media`: to whoever may play the track, because the name of a version opens its preview and
+/// its poster.
 #[utoipa::path(
     get,
     path = "/api/v1/tracks/{id}/media",
@@ -34,7 +35,7 @@ const TOGETHER_MAX: usize = 100;
     summary = "What was measured of its sound",
     security((), ("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path, description = "The id of the track"), ("share" = Option<String>, Query, description = "The token of a share: `sgs_…`")),
-    responses((status = 200, description = "Of the version that it shows", body = MediaView), (status = 404, description = "There is none that they may know of, or nothing to hear yet", body = ProblemDocument), (status = 451, description = "A legal demand has closed it", body = ProblemDocument))
+    responses((status = 200, description = "Of the version that it shows", body = MediaView), (status = 401, description = "It costs something, and somebody who has bought it may", body = ProblemDocument), (status = 402, description = "It costs something: the offer is in it", body = ProblemDocument), (status = 404, description = "There is none that they may know of, or nothing to hear yet", body = ProblemDocument), (status = 451, description = "A legal demand has closed it", body = ProblemDocument))
 )]
 pub(super) async fn media(
     State(app): State<Arc<App>>,
@@ -44,7 +45,7 @@ pub(super) async fn media(
 ) -> Answer {
     let Query(Shared { share }) = shared.map_err(|cause| wrong_query(&cause))?;
     let known = gate::look(&app, &id, caller.as_ref(), share.as_deref()).await.map_err(problem)?;
-    if let Err(refused) = known.may(Want::See) {
+    if let Err(refused) = known.may(Want::Play) {
         return Ok(refused.problem(&app));
     }
     let track = known.shown(&app).await.map_err(problem)?;
@@ -67,7 +68,7 @@ pub(super) struct Several {
     summary = "How loud several tracks are together",
     security(("bearer" = []), ("api_key" = [])),
     params(("tracks" = String, Query, description = "Up to 100 ids with commas between them; the order does not matter")),
-    responses((status = 200, description = "Each alone, and all as one", body = TogetherView), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "One of them is none that they may know of", body = ProblemDocument), (status = 422, description = "One of them was never measured, or was before this could be said", body = ProblemDocument))
+    responses((status = 200, description = "Each alone, and all as one", body = TogetherView), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "One of them is none that they may play", body = ProblemDocument), (status = 422, description = "One of them was never measured, or was before this could be said", body = ProblemDocument))
 )]
 pub(super) async fn loudness(
     State(app): State<Arc<App>>,
@@ -83,8 +84,8 @@ pub(super) async fn loudness(
     let (mut measured, mut items) = (Vec::new(), Vec::new());
     for id in ids {
         let known = gate::look(&app, id, Some(&caller), None).await.map_err(problem)?;
-        // Who is not told of one is not told of all.
-        known.may(Want::See).map_err(problem)?;
+        // Who may not play one is not told of all.
+        known.may(Want::Play).map_err(problem)?;
         let track = known.shown(&app).await.map_err(problem)?;
         let index = playback::index(&app, &track).await?;
         items.push(json!({ "id": track.id, "version": track.version, "loudness": index.loudness }));

@@ -29,9 +29,9 @@ use self::described::{
     BatchView, ChangedView, PriceView, SeenView, StateView, TrackList, TrackView, VersionList, VisibilityView,
 };
 use super::App;
-use super::caller::{Anyone, Caller};
+use super::caller::{Anyone, Caller, Creator};
 use super::gate::{self, Known, Refused, Shared};
-use super::openapi::ProblemDocument;
+use super::openapi::{ProblemDocument, wrong_cursor};
 use super::problem::Problem;
 use super::transcodes::{given_key, no_store, wrong_query};
 use crate::api::sent::{self, BodyType, Raw, body};
@@ -43,6 +43,7 @@ use crate::db::tracks::{Changes, Cursor, Made, NewTrack, PAGE_MAX, Sourced};
 use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, NewJob};
+use crate::ledger::Currency;
 use crate::origin::blocks::{self, Entry};
 use crate::tracks::access::{Offer, Want};
 use crate::tracks::{self as values, State as Standing, Visibility};
@@ -134,11 +135,9 @@ struct Price {
 impl Price {
     fn checked(self) -> Checked<Offer> {
         let Price { price_minor, currency } = self;
-        let fits = (1..=PRICE_MINOR_MAX).contains(&price_minor)
-            && currency.len() == 3
-            && currency.bytes().all(|b| b.is_ascii_uppercase());
+        let fits = (1..=PRICE_MINOR_MAX).contains(&price_minor) && Currency::decode(&currency).is_some();
         fits.then_some(Offer { price_minor, currency }).ok_or_else(|| {
-            let detail = format!("price_minor is 1 to {PRICE_MINOR_MAX}, currency three capital letters of ISO 4217");
+            let detail = format!("price_minor is 1 to {PRICE_MINOR_MAX}, currency one of ISO 4217, in capitals");
             Problem::unprocessable("price", "The price cannot be used", detail)
         })
     }
@@ -153,9 +152,9 @@ impl Price {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "The same again is the same track")),
     request_body = Asks,
-    responses((status = 201, description = "It is there", body = TrackView), (status = 200, description = "It was there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This credential may not change anything", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
+    responses((status = 201, description = "It is there", body = TrackView), (status = 200, description = "It was there", body = TrackView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only creators may do this", body = ProblemDocument), (status = 409, description = "The upload cannot be used", body = ProblemDocument), (status = 422, description = "It cannot be done like that", body = ProblemDocument))
 )]
-async fn create(State(app): State<Arc<App>>, Caller(caller): Caller, headers: HeaderMap, body: Raw) -> Answer {
+async fn create(State(app): State<Arc<App>>, Creator(caller): Creator, headers: HeaderMap, body: Raw) -> Answer {
     writes(&caller)?;
     let body = sent::bytes(body)?;
     let made_from = hex::encode(&Sha256::digest(&body));
@@ -655,22 +654,52 @@ async fn retry(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Pa
     }
 }
 
-/// `GET /api/v1/tracks/{id}/versions`: the latest first.
+/// A page of what belongs to one track.
+#[derive(Debug, Deserialize)]
+pub(super) struct Part {
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+impl Part {
+    /// What was asked for, and behind what.
+    fn of<T>(
+        asked: Result<Query<Part>, QueryRejection>,
+        decode: impl Fn(&str) -> Option<T>,
+    ) -> Checked<(u32, Option<T>)> {
+        let Query(Part { limit, before }) = asked.map_err(|cause| wrong_query(&cause))?;
+        let before = before.as_deref().map(|text| decode(text).ok_or_else(wrong_cursor)).transpose()?;
+        Ok((limit.unwrap_or(50).clamp(1, 200), before))
+    }
+}
+
+/// A page, and where the next one begins.
+fn part(items: Vec<Value>, limit: u32) -> Response {
+    let next = (items.len() == limit as usize).then(|| items.last().map(|item| item["id"].clone())).flatten();
+    no_store(axum::Json(json!({ "items": items, "next": next })).into_response())
+}
+
+/// `GET /api/v1/tracks/{id}/versions?limit=&before=`: the latest first.
 #[utoipa::path(
     get,
     path = "/api/v1/tracks/{id}/versions",
     tag = "tracks",
     summary = "Its versions",
     security(("bearer" = []), ("api_key" = [])),
-    params(("id" = String, Path, description = "The id of the track")),
-    responses((status = 200, description = "The latest first", body = VersionList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+    params(("id" = String, Path, description = "The id of the track"), ("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says"), ("before" = Option<String>, Query, description = "What `next` of the page before says")),
+    responses((status = 200, description = "The latest first", body = VersionList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
 )]
-async fn versions(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+async fn versions(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    page: Result<Query<Part>, QueryRejection>,
+) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
+    let (limit, before) = Part::of(page, VersionId::decode)?;
     let current = known.row.as_ref().and_then(|row| row.version);
-    let found = app.db.track_versions(known.id).await?;
-    let items: Vec<_> = found.iter().map(|version| view::version(version, current)).collect();
-    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+    let found = app.db.track_versions(known.id, before, limit).await?;
+    Ok(part(found.iter().map(|version| view::version(version, current)).collect(), limit))
 }
 
 /// `POST /api/v1/tracks/{id}/versions/{version}/restore`: shows a version again that it showed before.
@@ -690,7 +719,7 @@ async fn restore(
 ) -> Answer {
     let known = own(&app, &id, &caller).await?;
     let version = VersionId::decode(&version).ok_or_else(Problem::not_found)?;
-    if !app.db.track_versions(known.id).await?.iter().any(|known| known.id == version) {
+    if !app.db.has_shown(known.id, version).await? {
         return Err(Problem::not_found());
     }
     match catalogue::restore(&app.db, &app.store, (known.id, version), &app.clock).await? {

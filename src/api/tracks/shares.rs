@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use super::super::openapi::ProblemDocument;
 use super::super::problem::Problem;
 use super::super::transcodes::no_store;
 use super::described::{MadeShare, Resolved, ShareList};
-use super::{Answer, find_own, own};
+use super::{Answer, Part, find_own, own, part};
 use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
 use crate::db::tracks::{NewShare, Share};
@@ -80,20 +81,26 @@ pub(super) async fn create(
     Ok(no_store((StatusCode::CREATED, axum::Json(body)).into_response()))
 }
 
-/// `GET /api/v1/tracks/{id}/share`: those in force, without their tokens.
+/// `GET /api/v1/tracks/{id}/share?limit=&before=`: those in force, without their tokens, the latest first.
 #[utoipa::path(
     get,
     path = "/api/v1/tracks/{id}/share",
     tag = "shares",
     summary = "Shares in force",
     security(("bearer" = []), ("api_key" = [])),
-    params(("id" = String, Path, description = "The id of the track")),
-    responses((status = 200, description = "Without their tokens", body = ShareList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
+    params(("id" = String, Path, description = "The id of the track"), ("limit" = Option<u32>, Query, description = "1 to 200; 50 when nobody says"), ("before" = Option<String>, Query, description = "What `next` of the page before says")),
+    responses((status = 200, description = "Without their tokens, the latest first", body = ShareList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is no such track of theirs", body = ProblemDocument))
 )]
-pub(super) async fn list(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    page: Result<Query<Part>, QueryRejection>,
+) -> Answer {
     let known = find_own(&app, &id, &caller).await?;
-    let items: Vec<Value> = app.db.shares(known.id, app.clock.unix_us()).await?.iter().map(view).collect();
-    Ok(no_store(axum::Json(json!({ "items": items })).into_response()))
+    let (limit, before) = Part::of(page, ShareId::decode)?;
+    let found = app.db.shares(known.id, before.as_ref(), limit, app.clock.unix_us()).await?;
+    Ok(part(found.iter().map(view).collect(), limit))
 }
 
 /// `DELETE /api/v1/tracks/{id}/share/{share}`.

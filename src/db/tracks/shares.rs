@@ -56,15 +56,23 @@ impl Db {
         Ok((made > 0).then_some(id))
     }
 
-    /// The shares of a track that are in force, the latest first.
+    /// The shares of a track that are in force, the latest first, behind one of them.
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn shares(&self, track: TrackId, now_us: i64) -> Result<Vec<Share>> {
+    pub async fn shares(
+        &self,
+        track: TrackId,
+        before: Option<&ShareId>,
+        limit: u32,
+        now_us: i64,
+    ) -> Result<Vec<Share>> {
         let mut tx = self.begin_read().await?;
         let sql = "select id, track, label, created_us, expires_us, revoked_us from share
-                   where track = $1 and revoked_us is null and expires_us > $2 order by id desc limit $3";
-        tx.all(sql, args![track.as_str(), now_us, SHARES_MAX]).await?.iter().map(share).collect()
+                   where track = $1 and revoked_us is null and expires_us > $2 and ($3 = '' or id < $3)
+                   order by id desc limit $4";
+        let before = before.map_or("", ShareId::as_str);
+        tx.all(sql, args![track.as_str(), now_us, before, i64::from(limit)]).await?.iter().map(share).collect()
     }
 
     /// The share in force whose token has this hash.

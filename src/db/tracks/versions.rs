@@ -6,9 +6,6 @@ use crate::base::{Error, Result};
 use crate::db::Db;
 use crate::db::conn::{Tx, args};
 
-/// Versions in one list.
-const VERSIONS_MAX: i64 = 200;
-
 /// A version that a track has shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Version {
@@ -52,15 +49,30 @@ pub(super) async fn keep(tx: &mut Tx, track: &Track, bytes: Option<u64>, now_us:
 }
 
 impl Db {
-    /// The versions that a track has shown, the latest first.
+    /// Whether a track has shown this version.
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn track_versions(&self, track: TrackId) -> Result<Vec<Version>> {
+    pub async fn has_shown(&self, track: TrackId, version: VersionId) -> Result<bool> {
         let mut tx = self.begin_read().await?;
+        let sql = "select 1 as here from track_version where track = $1 and version = $2";
+        Ok(tx.first(sql, args![track.as_str(), &version.to_string()]).await?.is_some())
+    }
+
+    /// The versions that a track has shown, the latest first, behind one of them.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn track_versions(&self, track: TrackId, before: Option<VersionId>, limit: u32) -> Result<Vec<Version>> {
+        let mut tx = self.begin_read().await?;
+        let before = before.map_or_else(String::new, |version| version.to_string());
         let sql = "select version, bytes, samples, rate, flac, lossless, video, made_us from track_version
-                   where track = $1 order by made_us desc, version limit $2";
-        let rows = tx.all(sql, args![track.as_str(), VERSIONS_MAX]).await?;
+                   where track = $1 and ($2 = '' or exists (
+                     select 1 from track_version last where last.track = $1 and last.version = $2
+                     and (track_version.made_us < last.made_us
+                       or track_version.made_us = last.made_us and track_version.version > last.version)))
+                   order by made_us desc, version limit $3";
+        let rows = tx.all(sql, args![track.as_str(), &before, i64::from(limit)]).await?;
         let one = |row: &crate::db::conn::Row| {
             Ok(Version {
                 id: VersionId::decode(&row.text("version")?)

@@ -1,5 +1,6 @@
 //! Registering, logging in and out, sessions, other passwords, cookies.
 
+use segue::providers::mail::RESET_US;
 use serde_json::json;
 
 use super::{Browser, OTHER_PASSWORD, PASSWORD, Site, is, json_of, on_both};
@@ -134,6 +135,8 @@ fn another_password_by_mail_ends_every_session_and_logs_nobody_in() {
         let (known, unknown) = (ask("a@example.org"), ask("nobody@example.org"));
         assert_eq!((known.status, unknown.status), (200, 200));
         assert_eq!(known.text(), unknown.text());
+        let mail = api.mail("a@example.org", 1);
+        assert!(mail.contains("within 30 minutes") && RESET_US == 30 * 60_000_000, "{mail}");
         let token = api.link("a@example.org", 1);
         let reset = |token: &str, password: &str| {
             api.post("auth/password/reset", json!({ "token": token, "password": password }))

@@ -419,6 +419,10 @@ fn an_archive_has_everything_and_opens_for_its_owner_alone() {
             assert_eq!(by("POST", "users/me/exports", proof()).status, 202, "{number}");
             until(|| by_of(&api, &member.tokens.access, "users/me/exports")["items"][0]["state"] == "ready");
         }
+        let page = by_of(&api, &member.tokens.access, "users/me/exports?limit=2");
+        let path = format!("users/me/exports?before={}", page["next"].as_str().unwrap());
+        let rest = by_of(&api, &member.tokens.access, &path);
+        assert!(rest["items"][0]["id"] == id && rest["next"].is_null(), "the first is the last: {rest}");
         let refused = by("POST", "users/me/exports", proof());
         assert_eq!((refused.status, refused.header("retry-after").is_some()), (429, true), "{}", refused.text());
     });

@@ -227,9 +227,11 @@ fn an_account_is_linked_by_an_address_that_the_provider_vouches_for() {
     let code = json!({ "code": authenticator.code(1) });
     assert_eq!(api.by(&tokens.access, "POST", "auth/mfa/confirm", Some(code)).status, 200);
     let browser = Browser::of(&api);
-    let back = fake.consent(&leave(&browser, OUT), |_| {});
+    // Where nobody said, it ends on a page that is there and asks for the code.
+    let back = fake.consent(&leave(&browser, "/api/v1/auth/oauth/example"), |_| {});
     let half = browser.send("GET", &back, &[], None);
     assert_eq!(half.header("location"), Some("/studio?mfa_required=1"));
+    assert_eq!(browser.send("GET", "/studio?mfa_required=1", &[], None).status, 200);
     assert!(browser.cookie("__Host-segue_access").is_none());
     let code = json!({ "code": authenticator.code(0) });
     assert_eq!(browser.send("POST", "/api/v1/auth/mfa/verify", &[], Some(&code)).status, 200);
@@ -277,6 +279,8 @@ fn what_the_provider_did_not_say_to_us_now_logs_nobody_in() {
         ("/api/v1/auth/oauth/example?return_to=//evil.example", 400, "return-to"),
         ("/api/v1/auth/oauth/example?return_to=https://evil.example/", 400, "return-to"),
         ("/api/v1/auth/oauth/example?return_to=https://app.example.org.evil/", 400, "return-to"),
+        ("/api/v1/auth/oauth/example?return_to=https://app.example.org/in/../x", 400, "return-to"),
+        ("/api/v1/auth/oauth/example?return_to=https://app.example.org/in/%252e%252E/x", 400, "return-to"),
     ] {
         is(&browser.send("GET", path, &[], None), status, kind);
     }

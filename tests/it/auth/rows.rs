@@ -1,10 +1,12 @@
 //! What both databases have to do for accounts, in the same words.
 
+use segue::api::limiter::Limiter;
 use segue::auth::email::Email;
 use segue::auth::opaque::OpaqueToken;
 use segue::auth::principal::{Role, Scopes};
 use segue::auth::throttle::{Limit, Shape};
 use segue::auth::{SessionId, UserId};
+use segue::base::clock::Clock;
 use segue::db::Db;
 use segue::db::api_keys::{KEYS_MAX, Key};
 use segue::db::outbox::{Posted, TRIES_MAX};
@@ -26,6 +28,7 @@ const CASES: &[Case] = cases![
     half_logins_bear_five_tries,
     a_rate_bears_its_burst_and_fills_again,
     a_quota_is_a_number_in_a_window,
+    nodes_take_a_large_quota_by_the_score_and_never_more_than_it,
     a_brake_grows_and_forgets,
     many_at_once_never_take_more_than_there_is,
     keys_open_until_they_are_revoked_or_end,
@@ -298,6 +301,24 @@ async fn a_quota_is_a_number_in_a_window(db: Db) {
     assert_eq!((none.granted, none.left, none.wait_us), (0, 0, SECOND));
     assert_eq!(take(9, NOW + 60 * SECOND).await.granted, 3, "a new window begins with its first use");
     assert_eq!(take(1, NOW + 119 * SECOND).await.granted, 0);
+}
+
+async fn nodes_take_a_large_quota_by_the_score_and_never_more_than_it(db: Db) {
+    let clock = Clock::sim(1_700_000_000);
+    let (limit, nodes) = (Limit::key_reads("key_1"), [(); 2].map(|()| Limiter::new(db.clone(), clock.clone())));
+    let (mut granted, mut last) = (0, 1_000);
+    for turn in 0..1_100 {
+        let taken = nodes[turn % 2].take(&limit).await.unwrap();
+        granted += taken.granted;
+        if turn == 4 {
+            clock.advance(600); // what was taken of an hour lasts as long as it
+        }
+        if turn == 0 {
+            last = db.take(&limit, 1, NOW).await.unwrap().left;
+            granted += 1;
+        }
+    }
+    assert_eq!((granted, last), (1_000, 979), "one node took twenty, and all of them were spent");
 }
 
 async fn a_brake_grows_and_forgets(db: Db) {

@@ -39,7 +39,11 @@ fn each_scope_opens_its_methods_and_no_other() {
         let upload = format!("uploads/{}", json_of(&upload)["id"].as_str().unwrap());
         let status = |bearer: &str, method: &str| api.by(bearer, method, &upload, None).status;
         assert_eq!((status(&read, "GET"), status(&write, "GET"), status(&both, "GET")), (200, 403, 200));
-        is(&announce(&api, &read), 403, "insufficient-scope");
+        // What is refused counts, and says so.
+        let refused = announce(&api, &read);
+        is(&refused, 403, "insufficient-scope");
+        assert!(refused.header("ratelimit").unwrap().starts_with("\"key-write\";r=199;"), "{}", refused.head);
+        assert!(announce(&api, &read).header("ratelimit").unwrap().starts_with("\"key-write\";r=198;"));
         assert_eq!(announce(&api, &write).status, 201);
         is(&api.by(&read, "DELETE", &upload, None), 403, "insufficient-scope");
         // What a request means counts, not what it says it is.
@@ -107,6 +111,8 @@ fn nobody_sees_what_is_not_theirs_and_listeners_do_not_publish() {
         let (one, two) = (creator(&api, "a@example.org"), creator(&api, "b@example.org"));
         let listener = api.member("c@example.org");
         is(&announce(&api, &listener.access), 403, "creator-needed");
+        let made = api.by(&listener.access, "POST", "tracks", Some(json!({ "title": "Mine" })));
+        is(&made, 403, "creator-needed");
         let mine = announce(&api, &one.access);
         assert_eq!(mine.status, 201, "{}", mine.text());
         let path = format!("uploads/{}", json_of(&mine)["id"].as_str().unwrap());

@@ -20,6 +20,7 @@ fn ways(id: &str) -> Vec<String> {
         "/tracks/{id}/artwork/00-640.jpg",
         "/api/v1/tracks/{id}",
         "/api/v1/tracks/{id}/lyrics",
+        "/api/v1/tracks/{id}/media",
     ]
     .map(|path| path.replace("{id}", id))
     .into()
@@ -153,11 +154,15 @@ fn a_paid_track_has_a_price_a_preview_and_licences() {
     let api = site.serve();
     let id = api.track(&json!({ "price": { "price_minor": 990, "currency": "EUR" } }), "published");
     let full = ["master.m3u8", "stream", "stream?format=flac", "download"].map(|way| format!("/tracks/{id}/{way}"));
+    // What was measured names the version, by which its preview would be heard.
+    let full: Vec<String> = full.into_iter().chain([format!("/api/v1/tracks/{id}/media")]).collect();
     let refused = |who, path: &str, status: u16| {
         for method in ["GET", "HEAD"] {
             let reply = api.send(who, method, path, &[("Range", "bytes=0-0")], b"");
             assert_eq!(reply.status, status, "{who:?} {method} {path}");
             assert_eq!(reply.header("cache-control"), Some("no-store"));
+            let policy = reply.header("content-security-policy");
+            assert_eq!(policy, Some("default-src 'none'; frame-ancestors 'none'"), "{path}");
         }
         let offer: serde_json::Value = serde_json::from_slice(&api.get(who, path).body).unwrap();
         assert_eq!(offer["offer"], json!({ "price_minor": 990, "currency": "EUR" }), "{path}");
@@ -167,6 +172,7 @@ fn a_paid_track_has_a_price_a_preview_and_licences() {
         refused(Who::Two, path, 402);
         assert!(api.get(Who::One, path).status < 400, "its owner: {path}");
     }
+    assert_eq!(api.get(Who::Two, &format!("/api/v1/loudness?tracks={id}")).status, 404, "it names the version, too");
     // It can be seen, with its price; no signed address is on the page.
     let page = api.get(Who::Nobody, &format!("/watch/{id}"));
     assert!(page.status == 200 && page.text().contains("9.90 EUR") && !page.text().contains("/a/"), "{}", page.text());
@@ -247,7 +253,7 @@ fn a_blocked_track_is_closed_to_its_owner_too_by_every_way() {
     }
     for who in [Who::One, Who::Two, Who::Nobody] {
         for path in ways(&id) {
-            if who == Who::One && path.starts_with("/api/v1/tracks") && !path.ends_with("lyrics") {
+            if who == Who::One && path == format!("/api/v1/tracks/{id}") {
                 assert_eq!(api.get(who, &path).status, 200, "its owner may know how it stands");
                 continue;
             }

@@ -95,6 +95,17 @@ fn oembed_answers_to_the_letter() {
     assert_eq!(oembed(&api, &page, "&maxheight=150").1["height"], 150);
     assert_eq!(oembed(&api, &page, "&maxheight=9999").1["height"], 180);
     assert_eq!(oembed(&api, &page, "&format=xml").0, 501);
+    // What no page is says so to a browser that opens it.
+    for (path, status) in [
+        (format!("/oembed?url={page}"), 200),
+        ("/oembed?url=x".to_owned(), 400),
+        ("/tracks/trk_never/stream".to_owned(), 404),
+        ("/tracks/trk_never".to_owned(), 404),
+    ] {
+        let reply = api.get(Who::Nobody, &path);
+        let policy = reply.header("content-security-policy");
+        assert_eq!((reply.status, policy), (status, Some("default-src 'none'; frame-ancestors 'none'")), "{path}");
+    }
     assert_eq!(oembed(&api, &page, "&callback=evil").0, 200, "unknown parameters are ignored");
     for bad in ["https://evil.example/watch/x", "https://music.example/", "https://music.example/studio", "x", ""] {
         assert_eq!(oembed(&api, bad, "").0, 400, "{bad}");

@@ -282,11 +282,15 @@ fn owners_list_change_group_and_delete() {
         (json!({ "title": "a\nb" }), "title"),
         (json!({ "price": { "price_minor": 0, "currency": "EUR" } }), "price"),
         (json!({ "price": { "price_minor": 5, "currency": "eur" } }), "price"),
+        (json!({ "price": { "price_minor": 5, "currency": "XXZ" } }), "price"),
+        (json!({ "price": [5, "EUR"] }), "body-invalid"),
+        (json!(["First light"]), "body-invalid"),
         (json!({ "preview_start_s": -1 }), "preview-start"),
         (json!({ "nonsense": 1 }), "body-invalid"),
     ] {
         let (status, problem) = api.json(Who::One, "PATCH", &format!("/api/v1/tracks/{}", ids[3]), &wrong);
         assert!(matches!(status, 400 | 422) && problem["type"] == format!("/problems/{name}"), "{wrong}: {problem}");
+        assert!(!problem.to_string().contains("struct"), "{problem}");
     }
     let words = json!({ "text": "[00:01.00] La\n[00:02.50] la", "language": "fr" });
     let lyrics = format!("/api/v1/tracks/{}/lyrics", ids[3]);
@@ -412,6 +416,27 @@ fn a_look_at_a_track_and_its_alias_cost_one_statement_each() {
         assert!(each <= 2.0, "{route} as {who:?}: {each} statements");
         eprintln!("{route} as {who:?}: {each} statements");
     }
+    // A key of somebody: who has it, the track, and now and then its limit, which every answer tells.
+    let tokens = crate::auth::creator_bearer(api.addr, &site.data());
+    let bearer = format!("Bearer {tokens}");
+    let body = br#"{"name":"player","scopes":["read"]}"#;
+    let made = api.send(Who::Nobody, "POST", "/api/v1/api-keys", &[("Authorization", &bearer), JSON], body);
+    assert_eq!(made.status, 201, "{}", made.text());
+    let key = serde_json::from_slice::<Value>(&made.body).unwrap()["key"].as_str().unwrap().to_owned();
+    for route in ["/api/v1/tracks/{id}", "/tracks/{id}/master.m3u8", "/watch/{id}"] {
+        let before = statements(route);
+        for _ in 0..40 {
+            let path = route.replace("{id}", &id);
+            let reply = api.send(Who::Nobody, "GET", &path, &[("X-Api-Key", &key)], b"");
+            assert!(reply.status < 400, "{route}: {}", reply.text());
+            assert_eq!(reply.header("ratelimit-policy"), Some("\"key-read\";q=1000;w=3600"), "{route}");
+        }
+        let each = (statements(route) - before) / 40.0;
+        assert!(each <= 2.2, "{route} with a key: {each} statements");
+        eprintln!("{route} with a key: {each} statements");
+    }
+    let stranger = api.get(Who::Nobody, &format!("/tracks/{id}/master.m3u8"));
+    assert_eq!(stranger.header("ratelimit"), None, "strangers are not counted where players ask");
 }
 
 /// Issue 6 item 8: a query for each line of a list would show as soon as there are more lines.
@@ -473,6 +498,14 @@ fn a_list_costs_as_many_statements_for_many_as_for_few() {
     more(1);
     let few: Vec<_> = looks.iter().map(|(route, look)| cost(route, look)).collect();
     more(9);
+    // A page says where the next one begins, and the last that there is none.
+    let page = api.shown(Who::One, &format!("{shared}?limit=2"));
+    let rest = api.shown(Who::One, &format!("{shared}?before={}", page["next"].as_str().unwrap()));
+    let listed = |page: &Value| page["items"].as_array().unwrap().len();
+    assert_eq!((listed(&page), listed(&rest), &rest["next"]), (2, 8, &Value::Null), "{page} {rest}");
+    assert_eq!(api.get(Who::One, &format!("{shared}?before=x")).status, 400);
+    let versions = api.shown(Who::One, &shared.replace("/share", "/versions?limit=1"));
+    assert_eq!(versions, json!({ "items": [], "next": null }));
     for ((route, look), (few, items)) in looks.iter().zip(few) {
         let (many, listed) = cost(route, look);
         assert!(listed >= items + 9, "{route}: {items}, then {listed}");

@@ -451,8 +451,10 @@ async fn shares_end_are_revoked_and_are_bounded(db: Db) {
         assert!(share(None, SECOND).await.0.is_some());
     }
     assert!(share(None, SECOND).await.0.is_none(), "enough");
-    assert_eq!(db.shares(id("trk_a"), NOW).await.unwrap().len() as i64, segue::tracks::share::SHARES_MAX);
-    assert!(db.shares(id("trk_a"), NOW + SECOND).await.unwrap().is_empty());
+    let all = db.shares(id("trk_a"), None, 200, NOW).await.unwrap();
+    assert_eq!(all.len() as i64, segue::tracks::share::SHARES_MAX);
+    assert_eq!(db.shares(id("trk_a"), Some(&all[1].id), 2, NOW).await.unwrap(), all[2..4], "a page");
+    assert!(db.shares(id("trk_a"), None, 200, NOW + SECOND).await.unwrap().is_empty());
 }
 
 async fn a_storm_of_ranges_and_retries_is_one_play(db: Db) {
@@ -618,8 +620,13 @@ async fn words_and_versions_are_kept(db: Db) {
     db.track_shows(&one, Backend::Local, Some(1), NOW).await.unwrap();
     db.track_shows(&two, Backend::Local, Some(2), NOW + 1).await.unwrap();
     db.track_shows(&one, Backend::Local, Some(1), NOW + 2).await.unwrap();
-    let versions = db.track_versions(id("trk_a")).await.unwrap();
+    let versions = db.track_versions(id("trk_a"), None, 10).await.unwrap();
     assert_eq!(versions.iter().map(|one| one.id).collect::<Vec<_>>(), [two.version, one.version], "each once");
+    assert_eq!(db.track_versions(id("trk_a"), None, 1).await.unwrap(), versions[..1]);
+    assert_eq!(db.track_versions(id("trk_a"), Some(two.version), 10).await.unwrap(), versions[1..]);
+    assert_eq!(db.track_versions(id("trk_a"), Some(one.version), 10).await.unwrap(), []);
+    assert!(db.has_shown(id("trk_a"), one.version).await.unwrap());
+    assert!(!db.has_shown(id("trk_b"), one.version).await.unwrap());
     assert_eq!(db.track(id("trk_a")).await.unwrap().unwrap().version, Some(one.version));
 }
 
@@ -679,7 +686,7 @@ async fn of_a_deleted_track_no_byte_is_left(db: Db) {
         files.into_iter().filter(|path| path.to_string_lossy().contains(track)).count()
     };
     assert_eq!((left("trk_a"), left("trk_b")), (0, 5));
-    assert!(db.track_versions(id("trk_a")).await.unwrap().is_empty());
+    assert!(db.track_versions(id("trk_a"), None, 10).await.unwrap().is_empty());
 }
 
 /// Every file below a directory.
