@@ -224,7 +224,7 @@ fn sold(site: &Site, user: &str, track: &str) {
         format!("insert into seller_account (seller, destination, updated_us) values ('{user}', 'acct_quill', 1)"),
         format!("insert into entitlement (subject, track, granted_us) values ('{user}', 'trk_other', 1)"),
         format!("insert into webhook_delivery (id, provider, payload, signature_valid, result, source_ip, request_id, received_us, processed_us) values ('whd_1', 'hyperswitch', 'about pay_quill of {address}', 1, 'ok', '192.0.2.77', 'r', 2, 2)"),
-        "insert into webhook_delivery (id, provider, payload, signature_valid, result, request_id, received_us) values ('whd_2', 'hyperswitch', 'of somebody else', 1, 'ok', 'r', 2)".into(),
+        "insert into webhook_delivery (id, provider, payload, signature_valid, result, request_id, received_us) values ('whd_2', 'hyperswitch', 'of somebody else', 1, 'ok', 'r', 9000000000000000)".into(),
     ];
     let done = rows(site, &statements.map(|sql| format!("{sql};")).concat(), true);
     assert!(done.is_empty());

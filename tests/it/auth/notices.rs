@@ -34,6 +34,7 @@ fn both_sides_of_a_notice_hear_of_it_and_an_undisputed_counter_notice_brings_the
         let site = site.with("SEGUE_WORKER__LEASE_S", "3");
         let api = site.serve();
         let owner = api.member("owner@example.org");
+        assert_eq!(api.by(&owner.access, "PATCH", "users/me", Some(json!({ "role": "creator" }))).status, 200);
         let track = json_of(&api.by(&owner.access, "POST", "tracks", Some(json!({ "title": "Song" }))));
         let track = track["id"].as_str().unwrap_or_else(|| panic!("{track:#}")).to_owned();
         let state = || json_of(&api.by(&owner.access, "GET", &format!("tracks/{track}"), None))["state"].clone();
