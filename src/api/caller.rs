@@ -146,8 +146,7 @@ const CLOSED: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-
 /// What every answer beside the API carries: pages have said what they need, files and redirects show nothing (ASVS 3.4.6).
 fn closed(door: &Door, mut response: Response, is_asset: bool) -> Response {
     let (status, is_file) = (response.status(), is_asset || response.extensions().get::<Beside>().is_some());
-    let shows = !(status.is_redirection() || status.is_success() && is_file);
-    if shows {
+    if !(status.is_redirection() || status.is_success() && is_file) {
         response.headers_mut().entry(header::CONTENT_SECURITY_POLICY).or_insert(CLOSED);
     }
     strict(door, response)

@@ -26,6 +26,7 @@ mod sent;
 mod tracks;
 pub mod transcodes;
 mod tus;
+mod tus_described;
 pub mod uploads;
 pub mod users;
 

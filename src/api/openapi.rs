@@ -31,8 +31,8 @@ use crate::base::hex;
         title = "Segue",
         version = "1",
         description = "The control API. Errors are `application/problem+json` (RFC 9457); every answer below `/api/` says in \
-                       `RateLimit` what is left. Uploads can also be sent by tus 1.0 at `/api/v1/uploads/tus`, which its own \
-                       protocol describes: https://tus.io/protocols/resumable-upload.",
+                       `RateLimit` what is left. Uploads can also be sent by tus 1.0 at `/api/v1/uploads/tus`: \
+                       https://tus.io/protocols/resumable-upload.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     modifiers(&Schemes),
@@ -134,7 +134,8 @@ fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
         let is_api = path.starts_with("/api/") || path.starts_with("/webhooks/");
         let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-        for operation in all.into_iter().flatten() {
+        let all = all.into_iter().chain([&mut item.head, &mut item.options]);
+        for operation in all.flatten() {
             // Every refusal is a problem, also where a route only says which.
             for (status, response) in &mut operation.responses.responses {
                 if let (RefOr::T(response), true) = (response, is_api && status.starts_with(['4', '5'])) {

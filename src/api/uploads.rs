@@ -16,7 +16,7 @@ use multer::{Constraints, Field, Multipart, SizeLimit};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use utoipa::ToSchema;
+use utoipa::{OpenApi as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -27,6 +27,7 @@ use super::problem::Problem;
 use super::sent::{self, BodyType, body};
 use super::transcodes::{given_key, no_store, wrong_query};
 use super::tus;
+use super::tus_described::Described;
 use crate::base::Error;
 use crate::base::clock::rfc3339;
 use crate::base::id::TrackId;
@@ -58,7 +59,7 @@ pub fn routes(uploads: Arc<Uploads>) -> OpenApiRouter {
 
 /// The routes and what they say of themselves, without what they need.
 pub(super) fn described() -> OpenApiRouter<Arc<Uploads>> {
-    OpenApiRouter::new()
+    OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(limits))
         .routes(routes!(create, list))
         .routes(routes!(show, remove))

@@ -223,7 +223,7 @@ fn sold(site: &Site, user: &str, track: &str) {
         format!("insert into refund (id, order_id, payment_id, amount_minor, status, requested_by, reason, created_us, updated_us) values ('ref_1', 'ord_1', 'pay_quill', 100, 'succeeded', '{user}', '{WORDS}', 1, 1)"),
         format!("insert into seller_account (seller, destination, updated_us) values ('{user}', 'acct_quill', 1)"),
         format!("insert into entitlement (subject, track, granted_us) values ('{user}', 'trk_other', 1)"),
-        format!("insert into webhook_delivery (id, provider, payload, signature_valid, result, source_ip, request_id, received_us, processed_us) values ('whd_1', 'hyperswitch', 'about pay_quill of {address}', 1, 'ok', '192.0.2.77', 'r', 2, 2)"),
+        format!("insert into webhook_delivery (id, provider, payload, signature_valid, result, source_ip, request_id, received_us, processed_us) values ('whd_1', 'hyperswitch', 'about pay_quill of {address}', 1, 'ok', '192.0.2.77', 'r', 9000000000000000, 9000000000000000)"),
         "insert into webhook_delivery (id, provider, payload, signature_valid, result, request_id, received_us) values ('whd_2', 'hyperswitch', 'of somebody else', 1, 'ok', 'r', 9000000000000000)".into(),
     ];
     let done = rows(site, &statements.map(|sql| format!("{sql};")).concat(), true);
