@@ -60,8 +60,8 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     let (rest, lanes) = (again()?, [again()?, again()?]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (turns, halt) = (Turns::new(cores.saturating_sub(LANES)), AtomicBool::new(false));
-    let at_work = AtomicUsize::new(LANES + 1);
-    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, first: &at_work };
+    let (at_work, measured) = (AtomicUsize::new(LANES + 1), AtomicBool::new(false));
+    let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, first: &at_work, measured: &measured };
     std::thread::scope(|scope| {
         let (mut others, mut files) = (Vec::new(), Some((lanes, rest)));
         let first = pass.first(file, &mut |parts, rungs| {
@@ -105,11 +105,14 @@ struct Pass<'a> {
     pipe: &'a Pipe,
     /// Set when another pass has failed.
     halt: &'a AtomicBool,
-    /// What the rest waits for. Each lane of the first rung adds one when it is done: a core is free.
+    /// What the rest waits for. A lane of the first rung adds one when it is done, if the pass that measures is: a core is
+    /// free. Before that the core is that pass's, because a new track waits for it, too.
     turns: &'a Arc<Turns>,
     /// Lanes at work, and the pass that measures and cuts the preview. With the last of them a new track plays, and what is
     /// left has all cores.
     first: &'a AtomicUsize,
+    /// The pass that measures and cuts the preview is over.
+    measured: &'a AtomicBool,
 }
 
 /// How many samples were decoded, and what encoded them.
@@ -151,6 +154,7 @@ impl<'a> Pass<'a> {
             Ok(hop)
         })?;
         let mut outcome = hop.finish_first(codec)?;
+        self.measured.store(true, Ordering::Relaxed);
         // Without lanes it made the first rung, too. With them it may be what a new track waits for.
         if joiner.is_none() || self.first_ended() {
             self.turns.open();
@@ -179,7 +183,8 @@ impl<'a> Pass<'a> {
         let done = self.encode(file, part);
         match self.first_ended() {
             true => self.turns.open(),
-            false => self.turns.add(1),
+            false if self.measured.load(Ordering::Relaxed) => self.turns.add(1),
+            false => {}
         }
         done
     }
