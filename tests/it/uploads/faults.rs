@@ -75,7 +75,7 @@ fn a_full_disk_below_a_job_is_waited_out() {
     assert!(failed["finished_at"].is_null(), "it is tried again: {failed:#}");
     assert!(failed["error"].as_str().unwrap().contains("File too large"), "{failed:#}");
     let versions = || std::fs::read_dir(site.data().join("store/v")).unwrap().count();
-    assert_eq!(versions(), 0, "nothing is shown");
+    assert!(versions() <= 1, "nothing but its first rung is shown, which may be whole before the disk is full");
     limit("unlimited");
     loop {
         let job = show();
