@@ -307,16 +307,12 @@ impl Config {
         secrets
     }
 
-    /// In production no secret serves two purposes.
+    /// In production no secret serves two purposes; one that a list has twice is the list's own affair.
     fn shared_secret_problems(&self) -> Vec<String> {
-        let secrets = self.other_secrets();
-        let twice = secrets.iter().enumerate().filter_map(|(n, (name, secret))| {
-            let (other, _) = secrets[..n].iter().find(|(other, known)| other != name && known == secret)?;
-            Some(format!(
-                "{name} is the same as {other}: whoever has the one has the other, and one leak is two; make another"
-            ))
-        });
-        if self.profile == Profile::Production { twice.collect() } else { Vec::new() }
+        let mut secrets = self.other_secrets();
+        secrets.sort_unstable();
+        secrets.dedup();
+        if self.profile == Profile::Production { shared_secrets(&secrets, &[]) } else { Vec::new() }
     }
 
     /// What is wrong with the settings about money.
@@ -429,6 +425,17 @@ fn read_file(path: &Path) -> Result<(toml::Table, Vec<String>)> {
         ))
     };
     explain::decode(&text::read(path, FILE_BYTES_MAX).map_err(unreadable)?, &name.to_string())
+}
+
+/// Which of `ours`, each with its key, are also another of them or one of `others`.
+fn shared_secrets(ours: &[(&str, &str)], others: &[(&str, &str)]) -> Vec<String> {
+    let twice = ours.iter().enumerate().filter_map(|(n, (name, secret))| {
+        let (other, _) = ours[..n].iter().chain(others).find(|(_, known)| known == secret)?;
+        Some(format!(
+            "{name} is the same as {other}: whoever has the one has the other, and one leak is two; make another"
+        ))
+    });
+    twice.collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::jobs::beside;
@@ -29,12 +29,8 @@ pub(super) enum LedgerCommand {
     Balance {
         /// Its code, as `segue ledger trial-balance` lists it.
         account: AccountCode,
-        /// Only what was so until then: 2026-11-21, or 2026-11-21T12:00:00Z [default: everything].
-        #[arg(long, value_name = "TIME", value_parser = time)]
-        as_of: Option<i64>,
-        /// Which time of a journal has to be until then.
-        #[arg(long, value_enum, default_value_t = Axis::Effective, requires = "as_of")]
-        by: Axis,
+        #[command(flatten)]
+        when: When,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -54,18 +50,35 @@ pub(super) enum LedgerCommand {
     },
     /// List what was posted to each account, and whether it balances. Exit code 1 when it does not.
     TrialBalance {
-        /// Only what was so until then: 2026-11-21, or 2026-11-21T12:00:00Z [default: everything].
-        #[arg(long, value_name = "TIME", value_parser = time)]
-        as_of: Option<i64>,
-        /// Which time of a journal has to be until then.
-        #[arg(long, value_enum, default_value_t = Axis::Effective, requires = "as_of")]
-        by: Axis,
+        #[command(flatten)]
+        when: When,
         /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         settings: Settings,
     },
+}
+
+/// As of when something is asked for.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct When {
+    /// Only what was so until then: 2026-11-21, or 2026-11-21T12:00:00Z [default: everything].
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    as_of: Option<i64>,
+    /// Which time of a journal has to be until then.
+    #[arg(long, value_enum, default_value_t = Axis::Effective, requires = "as_of")]
+    by: Axis,
+}
+
+impl When {
+    fn as_of(self) -> AsOf {
+        match (self.as_of, self.by) {
+            (None, _) => AsOf::Now,
+            (Some(at), Axis::Effective) => AsOf::Effective(at),
+            (Some(at), Axis::Recorded) => AsOf::Recorded(at),
+        }
+    }
 }
 
 /// The two times of a journal.
@@ -89,25 +102,15 @@ fn time(text: &str) -> std::result::Result<i64, String> {
 pub(super) fn run(command: &LedgerCommand) -> Result<ExitCode> {
     match command {
         LedgerCommand::Verify { json, settings } => beside(settings, async |db| verify(&db, *json).await),
-        LedgerCommand::Balance { account, as_of, by, json, settings } => {
-            let as_of = moment(*as_of, *by);
-            beside(settings, async |db| balance(&db, account, as_of, *json).await)
+        LedgerCommand::Balance { account, when, json, settings } => {
+            beside(settings, async |db| balance(&db, account, when.as_of(), *json).await)
         }
         LedgerCommand::Close { through, dry_run, settings } => {
             beside(settings, async |db| close(&db, *through, *dry_run).await)
         }
-        LedgerCommand::TrialBalance { as_of, by, json, settings } => {
-            let as_of = moment(*as_of, *by);
-            beside(settings, async |db| trial_balance(&db, as_of, *json).await)
+        LedgerCommand::TrialBalance { when, json, settings } => {
+            beside(settings, async |db| trial_balance(&db, when.as_of(), *json).await)
         }
-    }
-}
-
-fn moment(as_of: Option<i64>, by: Axis) -> AsOf {
-    match (as_of, by) {
-        (None, _) => AsOf::Now,
-        (Some(at), Axis::Effective) => AsOf::Effective(at),
-        (Some(at), Axis::Recorded) => AsOf::Recorded(at),
     }
 }
 

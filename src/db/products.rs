@@ -95,10 +95,10 @@ macro_rules! select {
 
 /// The licences of which products, the cheapest first; never more than those of a page have.
 macro_rules! licences {
-    ($of:literal) => {
+    ($($of:tt)+) => {
         concat!(
             "select product_id, kind, price_minor from product_licence ",
-            $of,
+            $($of)+,
             " order by product_id, price_minor, kind limit 2000"
         )
     };
@@ -106,8 +106,16 @@ macro_rules! licences {
 
 /// The pictures of which products, in their order; likewise.
 macro_rules! images {
-    ($of:literal) => {
-        concat!("select product_id, url from product_image ", $of, " order by product_id, position limit 20000")
+    ($($of:tt)+) => {
+        concat!("select product_id, url from product_image ", $($of)+, " order by product_id, position limit 20000")
+    };
+}
+
+/// Those of a page: from the first to the latest id, of a seller or what can be bought, of a track.
+macro_rules! of_page {
+    () => {
+        "where product_id in (select id from product where id between $1 and $2
+           and ((cast($3 as text) is null and active = 1) or seller = $3) and (cast($4 as text) is null or track = $4))"
     };
 }
 
@@ -176,18 +184,12 @@ impl Db {
         let (Some(latest), Some(first)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
         let (first, latest) = (first.text("id")?, latest.text("id")?);
         // Of those between that others have, nothing is read: whose list it is stands in every statement.
-        let sql = licences!(
-            "where product_id in (select id from product where id between $1 and $2
-               and ((cast($3 as text) is null and active = 1) or seller = $3) and (cast($4 as text) is null or track = $4))"
-        );
+        let sql = licences!(of_page!());
         let mut licences: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for row in tx.all(sql, args![&first, &latest, seller, track]).await? {
             licences.entry(row.text("product_id")?).or_default().push(decode_licence(&row)?);
         }
-        let sql = images!(
-            "where product_id in (select id from product where id between $1 and $2
-               and ((cast($3 as text) is null and active = 1) or seller = $3) and (cast($4 as text) is null or track = $4))"
-        );
+        let sql = images!(of_page!());
         let mut images: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for row in tx.all(sql, args![&first, &latest, seller, track]).await? {
             images.entry(row.text("product_id")?).or_default().push(row.text("url")?);

@@ -1019,6 +1019,12 @@ fn nothing_is_replaced_by_the_shell_of_sqlite() {
     assert!(whole.status.success(), "{}", crate::support::said(&whole));
 }
 
+/// `segue ledger …` on a data directory: its exit code, and what it said.
+fn asked(data: &str, args: &[&str]) -> (Option<i32>, String) {
+    let done = run([&["ledger"], args, &["--data", data]].concat());
+    (done.status.code(), crate::support::said(&done))
+}
+
 /// What was changed past the triggers, which are back: balances stand as they stood, and the sums of postings do not.
 #[test]
 fn a_trial_balance_is_of_postings_and_guards_are_those_of_the_chart() {
@@ -1038,10 +1044,7 @@ fn a_trial_balance_is_of_postings_and_guards_are_those_of_the_chart() {
         tx.commit().await.unwrap();
         db.close().await;
     });
-    let ask = |args: &[&str]| {
-        let done = run([&["ledger"], args, &["--data", &data]].concat());
-        (done.status.code(), crate::support::said(&done))
-    };
+    let ask = |args: &[&str]| asked(&data, args);
     assert_eq!(ask(&["verify"]).0, Some(0));
     change("ledger_account_stays_1", "update ledger_account set guard = 'none' where code = 'seller:one:payable:USD'");
     change("ledger_balance_stays", "update ledger_balance set guard = 'none'");
@@ -1062,12 +1065,8 @@ fn one_balance_is_told_and_the_books_are_closed_from_a_terminal() {
         prepare(&db).await;
         db.close().await;
     });
-    let ask = |args: &[&str]| {
-        let done = run([&["ledger"], args, &["--data", data]].concat());
-        (done.status.code(), crate::support::said(&done))
-    };
     let told = |args: &[&str], expected: (i32, &str)| {
-        let (code, words) = ask(args);
+        let (code, words) = asked(data, args);
         assert!(code == Some(expected.0) && words.contains(expected.1), "{args:?}: {words}");
     };
     told(&["balance", "seller:1"], (0, "debits 0"));
