@@ -53,10 +53,10 @@ hostile: setup-test ## Damaged media, many more than make test tries (INPUTS=500
 
 FUZZ_S ?= 60
 .PHONY: fuzz
-fuzz: setup-fuzz web-bundle ## Real fuzzing of every target with a nightly compiler (FUZZ_S=60 seconds each, TARGET_OF=range for one)
-	@for target in $(or $(TARGET_OF),$$(cargo +nightly fuzz list)); do \
+fuzz: setup-fuzz web-bundle ## Real fuzzing of every target, by coverage (FUZZ_S=60 seconds each, TARGET_OF=range for one)
+	@for target in $(or $(TARGET_OF),$$(cargo fuzz list)); do \
 	  echo "── $$target"; \
-	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_S) -rss_limit_mb=1024 -verbosity=0 || exit; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_S) -rss_limit_mb=1024 -verbosity=0 || exit; \
 	done
 
 .PHONY: garage

@@ -13,7 +13,8 @@ pub fn options(config: &Config) -> Options {
         Some(url) => Place::Postgres(url.clone()),
         None => Place::Sqlite(config.data.join("segue.db")),
     };
-    Options { place, connections_max: config.database.connections_max }
+    let (connections_max, prepared_statements) = (config.database.connections_max, config.database.prepared_statements);
+    Options { place, connections_max, prepared_statements }
 }
 
 /// Opens it and applies what is missing.

@@ -459,7 +459,8 @@ async fn close(db: crate::db::Db) {
     let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
 }
 
-fn telemetry_options(config: &Config) -> telemetry::Options {
+/// What is logged and traced with these settings.
+pub fn telemetry_options(config: &Config) -> telemetry::Options {
     let (log, traces) = (&config.log, &config.telemetry);
     telemetry::Options {
         filter: log.filter.clone(),

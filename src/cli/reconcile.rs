@@ -8,7 +8,7 @@ use serde_json::json;
 use super::jobs::beside_with;
 use super::{Settings, say};
 use crate::app;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, telemetry};
 use crate::payments::sweep::Compared;
 
 /// Look at every payment and refund that is open for too long, compare the last three days both ways, and believe what the
@@ -28,6 +28,8 @@ pub(super) struct ReconcileArgs {
 
 pub(super) fn run(args: &ReconcileArgs) -> Result<ExitCode> {
     beside_with(&args.settings, async |config, db| {
+        // What a server would log of it, from warnings up: an orphan that failed is an error.
+        let _telemetry = telemetry::start(&telemetry::Options { filter: "warn".into(), ..app::telemetry_options(config) })?;
         let payments = app::payments::payments(config, &db);
         if payments.hyperswitch.is_none() {
             return Err(Error::usage("there is no provider to ask; set payments.enabled to true, and its keys"));

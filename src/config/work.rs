@@ -15,6 +15,9 @@ pub struct Database {
     pub url: Option<String>,
     /// Connections open at most, by each process.
     pub connections_max: u32,
+    /// Statements are prepared once in each session of PostgreSQL: where nothing stands between, or what gives a client one
+    /// session for all. PgBouncer in transaction mode needs `false`.
+    pub prepared_statements: bool,
 }
 
 /// The pool that transcodes.
@@ -75,7 +78,7 @@ pub struct Callbacks {
 
 impl Default for Database {
     fn default() -> Database {
-        Database { url: None, connections_max: 10 }
+        Database { url: None, connections_max: 10, prepared_statements: false }
     }
 }
 
@@ -230,7 +233,8 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        let mut database = Database { url: Some("postgres://me:hush-hush@db/segue".into()), connections_max: 1 };
+        let url = Some("postgres://me:hush-hush@db/segue".into());
+        let mut database = Database { url, ..Database::default() };
         database.mask();
         assert!(!database.url.unwrap().contains("hush"));
     }

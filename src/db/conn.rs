@@ -43,7 +43,10 @@ enum Inner {
     Sqlite(Transaction<'static, sqlx::Sqlite>),
     /// No transaction: each statement is one.
     SqliteOnce(PoolConnection<sqlx::Sqlite>),
-    Postgres(Transaction<'static, sqlx::Postgres>),
+    /// And whether its statements are prepared in the session.
+    Postgres(Transaction<'static, sqlx::Postgres>, bool),
+    /// As `SqliteOnce`; prepared.
+    PostgresOnce(PoolConnection<sqlx::Postgres>),
 }
 
 /// One parameter; `None` is NULL.
@@ -113,8 +116,12 @@ impl Tx {
         Tx(Inner::SqliteOnce(connection))
     }
 
-    pub(super) fn postgres(tx: Transaction<'static, sqlx::Postgres>) -> Tx {
-        Tx(Inner::Postgres(tx))
+    pub(super) fn postgres(tx: Transaction<'static, sqlx::Postgres>, prepared: bool) -> Tx {
+        Tx(Inner::Postgres(tx, prepared))
+    }
+
+    pub(super) fn postgres_once(connection: PoolConnection<sqlx::Postgres>) -> Tx {
+        Tx(Inner::PostgresOnce(connection))
     }
 
     /// Makes what was done visible and durable.
@@ -126,8 +133,8 @@ impl Tx {
         crash::point().await;
         match self.0 {
             Inner::Sqlite(tx) => within(what, tx.commit()).await?,
-            Inner::SqliteOnce(_) => {}
-            Inner::Postgres(tx) => within(what, tx.commit()).await?,
+            Inner::SqliteOnce(_) | Inner::PostgresOnce(_) => {}
+            Inner::Postgres(tx, _) => within(what, tx.commit()).await?,
         }
         crash::point().await;
         Ok(())
@@ -136,44 +143,41 @@ impl Tx {
     pub(super) fn dialect(&self) -> Dialect {
         match self.0 {
             Inner::Sqlite(_) | Inner::SqliteOnce(_) => Dialect::Sqlite,
-            Inner::Postgres(_) => Dialect::Postgres,
+            Inner::Postgres(..) | Inner::PostgresOnce(_) => Dialect::Postgres,
         }
     }
 
     /// Runs one statement and says how many rows it changed.
     pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64> {
         count();
-        match &mut self.0 {
-            Inner::Sqlite(tx) => {
-                within(sql, bound!(sql, args, true).execute(&mut **tx)).await.map(|done| done.rows_affected())
-            }
-            Inner::SqliteOnce(connection) => {
-                let done = within(sql, bound!(sql, args, true).execute(&mut **connection)).await;
-                done.map(|done| done.rows_affected())
-            }
-            Inner::Postgres(tx) => {
-                within(sql, bound!(sql, args, false).execute(&mut **tx)).await.map(|done| done.rows_affected())
-            }
+        macro_rules! run {
+            ($connection:expr, $prepared:expr) => {
+                within(sql, bound!(sql, args, $prepared).execute($connection)).await?.rows_affected()
+            };
         }
+        Ok(match &mut self.0 {
+            Inner::Sqlite(tx) => run!(&mut **tx, true),
+            Inner::SqliteOnce(connection) => run!(&mut **connection, true),
+            Inner::Postgres(tx, prepared) => run!(&mut **tx, *prepared),
+            Inner::PostgresOnce(connection) => run!(&mut **connection, true),
+        })
     }
 
     /// Runs one statement and returns every row of its answer: bound it by `limit`.
     pub(super) async fn all(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         count();
-        match &mut self.0 {
-            Inner::Sqlite(tx) => {
-                let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **tx)).await?;
-                Ok(rows.into_iter().map(Row::Sqlite).collect())
-            }
-            Inner::SqliteOnce(connection) => {
-                let rows = within(sql, bound!(sql, args, true).fetch_all(&mut **connection)).await?;
-                Ok(rows.into_iter().map(Row::Sqlite).collect())
-            }
-            Inner::Postgres(tx) => {
-                let rows = within(sql, bound!(sql, args, false).fetch_all(&mut **tx)).await?;
-                Ok(rows.into_iter().map(Row::Postgres).collect())
-            }
+        macro_rules! run {
+            ($connection:expr, $prepared:expr, $row:expr) => {{
+                let rows = within(sql, bound!(sql, args, $prepared).fetch_all($connection)).await?;
+                rows.into_iter().map($row).collect()
+            }};
         }
+        Ok(match &mut self.0 {
+            Inner::Sqlite(tx) => run!(&mut **tx, true, Row::Sqlite),
+            Inner::SqliteOnce(connection) => run!(&mut **connection, true, Row::Sqlite),
+            Inner::Postgres(tx, prepared) => run!(&mut **tx, *prepared, Row::Postgres),
+            Inner::PostgresOnce(connection) => run!(&mut **connection, true, Row::Postgres),
+        })
     }
 
     /// Runs one statement and returns the first row of its answer.
@@ -183,10 +187,16 @@ impl Tx {
 
     /// Runs several statements without parameters: a migration.
     pub(super) async fn script(&mut self, sql: &'static str) -> Result<()> {
+        macro_rules! run {
+            ($connection:expr) => {
+                within(sql, sqlx::raw_sql(sql).execute($connection)).await.map(drop)
+            };
+        }
         match &mut self.0 {
-            Inner::Sqlite(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
-            Inner::SqliteOnce(connection) => within(sql, sqlx::raw_sql(sql).execute(&mut **connection)).await.map(drop),
-            Inner::Postgres(tx) => within(sql, sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+            Inner::Sqlite(tx) => run!(&mut **tx),
+            Inner::SqliteOnce(connection) => run!(&mut **connection),
+            Inner::Postgres(tx, _) => run!(&mut **tx),
+            Inner::PostgresOnce(connection) => run!(&mut **connection),
         }
     }
 }
@@ -247,6 +257,12 @@ pub(super) fn failed(what: &str, cause: sqlx::Error) -> Error {
             Some("40001" | "40P01" | "55P03" | "5" | "6" | "517") => Kind::Busy,
             // PostgreSQL: shutting down, starting up, too many connections (Appendix A, "Error Codes").
             Some("57P01" | "57P02" | "57P03" | "53300") => Kind::Unavailable,
+            // PostgreSQL: a statement that the session does not know, or knows already.
+            Some("26000" | "42P05") => {
+                let what = "a session of PostgreSQL lost its prepared statements, as behind a pooler of transactions; set \
+                            database.prepared_statements = false";
+                return Error::new(Kind::Internal, what).because(cause);
+            }
             Some(code) if is_disk(code) => {
                 let what =
                     format!("the database cannot use its disk: {what}; see that it is not full, and that it is whole");

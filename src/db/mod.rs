@@ -3,8 +3,8 @@
 //!
 //! One set of SQL serves both dialects: `$1` parameters, text ids, whole microseconds since 1970, JSON as
 //! text, no booleans. Where they differ, `Dialect` says so at the place. SQLite is for one machine and has
-//! one writer; PostgreSQL may stand behind PgBouncer in transaction mode: no session state, no prepared
-//! statement that outlives its query, no `LISTEN`.
+//! one writer; PostgreSQL may stand behind PgBouncer in transaction mode: no session state, no `LISTEN`, and no
+//! prepared statement that outlives its query unless the settings say that nothing stands there.
 
 pub mod api_keys;
 mod conn;
@@ -44,6 +44,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
@@ -61,6 +62,9 @@ pub struct Options {
     pub place: Place,
     /// Connections open at most; on SQLite those that read, beside the one that writes.
     pub connections_max: u32,
+    /// PostgreSQL's sessions are ours alone: nothing that pools transactions stands before it. Statements are then
+    /// prepared once in each, and a single one needs no transaction.
+    pub prepared_statements: bool,
 }
 
 /// Which database.
@@ -78,7 +82,7 @@ pub enum Db {
     /// The embedded one.
     Sqlite(Sqlite),
     /// A server that several processes share.
-    Postgres(PgPool),
+    Postgres(Postgres),
 }
 
 /// The embedded database: one connection that writes, so that nobody waits for a lock inside the process.
@@ -86,6 +90,14 @@ pub enum Db {
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+}
+
+/// A server of PostgreSQL, or what pools its sessions.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pool: PgPool,
+    /// See `Options`.
+    prepared_statements: bool,
 }
 
 /// What differs between the two.
@@ -99,6 +111,10 @@ pub enum Dialect {
 
 /// How long to wait for a connection. Longer than a busy moment, shorter than a client's patience.
 const ACQUIRE_MAX: Duration = Duration::from_secs(5);
+/// Prepared statements that a connection keeps: more than there are of ours.
+const STATEMENTS_KEPT: usize = 512;
+/// A connection to PostgreSQL that rested for less is taken to be alive.
+const UNASKED_MAX: Duration = Duration::from_secs(1);
 /// How long SQLite waits for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 
@@ -111,7 +127,7 @@ impl Db {
     pub async fn open(options: &Options) -> Result<Db> {
         match &options.place {
             Place::Sqlite(file) => Sqlite::open(file, options.connections_max).await.map(Db::Sqlite),
-            Place::Postgres(url) => open_postgres(url, options.connections_max).await.map(Db::Postgres),
+            Place::Postgres(url) => Postgres::open(url, options).await.map(Db::Postgres),
         }
     }
 
@@ -125,7 +141,10 @@ impl Db {
             // IMMEDIATE: a transaction that reads first and then writes would fail when somebody wrote in between
             // (https://www.sqlite.org/lang_transaction.html).
             Db::Sqlite(sqlite) => within(what, sqlite.writer.begin_with("begin immediate")).await.map(Tx::sqlite),
-            Db::Postgres(pool) => within(what, pool.begin()).await.map(Tx::postgres),
+            Db::Postgres(postgres) => {
+                let begun = within(what, postgres.pool.begin()).await?;
+                Ok(Tx::postgres(begun, postgres.prepared_statements))
+            }
         }
     }
 
@@ -153,14 +172,18 @@ impl Db {
         row.await?.map(|row| row.int("now_us")).transpose()
     }
 
-    /// For reading by one statement: as `begin_read`, without what begins and ends a transaction on SQLite. Statements
-    /// beyond the first would see what was written between them.
+    /// For reading by one statement: as `begin_read`, without what begins and ends a transaction where a session is ours
+    /// alone. Statements beyond the first would see what was written between them.
     ///
     /// # Errors
     /// As `begin`.
     async fn begin_one(&self) -> Result<Tx> {
+        let what = "cannot begin to read";
         match self {
-            Db::Sqlite(sqlite) => within("cannot begin to read", sqlite.readers.acquire()).await.map(Tx::sqlite_once),
+            Db::Sqlite(sqlite) => within(what, sqlite.readers.acquire()).await.map(Tx::sqlite_once),
+            Db::Postgres(Postgres { pool, prepared_statements: true }) => {
+                within(what, pool.acquire()).await.map(Tx::postgres_once)
+            }
             // PgBouncer may give every statement outside of a transaction another session, sqlx's own two halves of it too.
             Db::Postgres(_) => self.begin().await,
         }
@@ -200,7 +223,7 @@ impl Db {
                 sqlite.readers.close().await;
                 sqlite.writer.close().await;
             }
-            Db::Postgres(pool) => pool.close().await,
+            Db::Postgres(postgres) => postgres.pool.close().await,
         }
     }
 }
@@ -222,7 +245,7 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(BUSY_MAX)
             // More statements than we have: preparing one that stores a journal compiles all of its triggers.
-            .statement_cache_capacity(512)
+            .statement_cache_capacity(STATEMENTS_KEPT)
             .pragma("trusted_schema", "off")
             // Without it INSERT OR REPLACE deletes rows behind the triggers' backs (https://www.sqlite.org/lang_conflict.html).
             .pragma("recursive_triggers", "on")
@@ -287,20 +310,29 @@ impl Sqlite {
     }
 }
 
-async fn open_postgres(url: &str, connections_max: u32) -> Result<PgPool> {
-    let options = PgConnectOptions::from_str(url).map_err(|cause| {
-        Error::usage("DATABASE_URL cannot be read; set it to postgres://user:password@host:5432/database")
-            .because(cause.to_string())
-    })?;
-    // PgBouncer in transaction mode gives every transaction another session: no statement may be kept in one, and
-    // it refuses start-up parameters that it does not know (https://www.pgbouncer.org/config.html).
-    let options = options.statement_cache_capacity(0).extra_float_digits(None).application_name("segue");
-    let (host, port) = (options.get_host().to_owned(), options.get_port());
-    PgPoolOptions::new()
-        .max_connections(connections_max.max(1))
-        .acquire_timeout(ACQUIRE_MAX)
-        .max_lifetime(Duration::from_secs(30 * 60)) // a server behind a balancer may be gone
-        .connect_with(options)
-        .await
-        .map_err(|cause| failed(&format!("cannot reach PostgreSQL at {host}:{port} (DATABASE_URL)"), cause))
+impl Postgres {
+    async fn open(url: &str, how: &Options) -> Result<Postgres> {
+        let options = PgConnectOptions::from_str(url).map_err(|cause| {
+            Error::usage("DATABASE_URL cannot be read; set it to postgres://user:password@host:5432/database")
+                .because(cause.to_string())
+        })?;
+        // PgBouncer in transaction mode gives every transaction another session: no statement may be kept in one, and
+        // it refuses start-up parameters that it does not know (https://www.pgbouncer.org/config.html).
+        let kept = if how.prepared_statements { STATEMENTS_KEPT } else { 0 };
+        let options = options.statement_cache_capacity(kept).extra_float_digits(None).application_name("segue");
+        let (host, port) = (options.get_host().to_owned(), options.get_port());
+        let pool = PgPoolOptions::new()
+            .max_connections(how.connections_max.max(1))
+            .acquire_timeout(ACQUIRE_MAX)
+            .max_lifetime(Duration::from_secs(30 * 60)) // a server behind a balancer may be gone
+            // Whoever answered a moment ago is not asked again whether it is there.
+            .test_before_acquire(false)
+            .before_acquire(|session, used| {
+                Box::pin(async move { Ok(used.idle_for < UNASKED_MAX || session.ping().await.is_ok()) })
+            })
+            .connect_with(options)
+            .await
+            .map_err(|cause| failed(&format!("cannot reach PostgreSQL at {host}:{port} (DATABASE_URL)"), cause))?;
+        Ok(Postgres { pool, prepared_statements: how.prepared_statements })
+    }
 }

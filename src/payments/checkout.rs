@@ -233,10 +233,10 @@ fn hinted(standing: Standing) -> Standing {
 /// What came of subscribing.
 #[derive(Debug)]
 pub enum Joined {
-    /// It is in force, or its trial is: nothing to pay.
-    InForce(Subscription),
-    /// To be paid with the payment's client secret.
-    Pay(Subscription, Payment),
+    /// It is in force, or its trial is: nothing to pay; and whether it was so before, under this key.
+    InForce(Subscription, bool),
+    /// To be paid with the payment's client secret; likewise.
+    Pay(Subscription, Payment, bool),
     /// The key was used for another request.
     Conflict(String),
     /// They have one already.
@@ -288,12 +288,12 @@ impl Payments {
             Subscribed::Claimed(Claim::Known(subscription)) => (subscription, true),
         };
         if subscription.status != subscription::Status::PendingPayment {
-            return Ok(Joined::InForce(subscription));
+            return Ok(Joined::InForce(subscription, again));
         }
         let gone = || Error::internal(format!("the payment of {} vanished", subscription.id));
         let payment = self.db.subscription_payment(&subscription.id).await?.ok_or_else(gone)?;
         if payment.client_secret.is_some() {
-            return Ok(Joined::Pay(subscription, payment));
+            return Ok(Joined::Pay(subscription, payment, again));
         }
         match self.begin(&payment, first(&subscription), again).await? {
             Begun::Unknown(why) => Ok(Joined::Unknown(subscription, why)),
@@ -305,7 +305,7 @@ impl Payments {
             Begun::Known => {
                 let payment = self.db.subscription_payment(&subscription.id).await?.ok_or_else(gone)?;
                 let now = self.db.subscription(&subscription.id).await?;
-                Ok(Joined::Pay(now.unwrap_or(subscription), payment))
+                Ok(Joined::Pay(now.unwrap_or(subscription), payment, again))
             }
         }
     }

@@ -352,7 +352,7 @@ mod tests {
 
     async fn database(directory: &std::path::Path) -> Db {
         let place = Place::Sqlite(directory.join("segue.db"));
-        let db = Db::open(&Options { place, connections_max: 2 }).await.unwrap();
+        let db = Db::open(&Options { place, connections_max: 2, prepared_statements: false }).await.unwrap();
         db.migrate().await.unwrap();
         db
     }

@@ -121,9 +121,12 @@ pub(crate) struct PgBouncer {
     directory: tempfile::TempDir,
 }
 
+/// What their directories, and so their URLs, begin with.
+const BOUNCERS: &str = "segue-pgb-";
+
 impl PgBouncer {
     pub(crate) fn before(server: &Postgres) -> PgBouncer {
-        let directory = tempfile::Builder::new().prefix("segue-pgb-").tempdir().unwrap();
+        let directory = tempfile::Builder::new().prefix(BOUNCERS).tempdir().unwrap();
         let path = directory.path().display();
         let config = format!(
             "[databases]\n* = host={} user=test\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = {path}\n\
@@ -173,7 +176,8 @@ impl Drop for PgBouncer {
 
 /// The options of a database.
 pub(crate) fn at(place: Place) -> Options {
-    Options { place, connections_max: 10 }
+    let prepared_statements = matches!(&place, Place::Postgres(url) if !url.contains(BOUNCERS));
+    Options { place, connections_max: 10, prepared_statements }
 }
 
 /// An open, migrated database.

@@ -61,7 +61,7 @@ pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
-    responses((status = 201, description = "The subscription; with a payment when it costs something"), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "The subscription; with a payment when it costs something"), (status = 200, description = "The same, again, under the same key"), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
@@ -72,9 +72,9 @@ pub(super) async fn create(
     let caller = writer(caller)?;
     let (New { plan }, value) = read(body)?;
     let keyed = Keyed::of(&caller, &headers, "subscriptions", &value)?;
-    let (subscription, payment) = match payments.subscribe(&caller.subject, &plan, keyed.request()).await? {
-        Joined::InForce(subscription) => (subscription, None),
-        Joined::Pay(subscription, payment) => (subscription, Some(payment)),
+    let (subscription, payment, again) = match payments.subscribe(&caller.subject, &plan, keyed.request()).await? {
+        Joined::InForce(subscription, again) => (subscription, None, again),
+        Joined::Pay(subscription, payment, again) => (subscription, Some(payment), again),
         Joined::Conflict(id) => return Err(reused(&id)),
         Joined::Live(id) => {
             let detail = format!("{id} is yours; end it first, with ?now=true where it is paid for longer");
@@ -89,7 +89,8 @@ pub(super) async fn create(
         Joined::Declined(subscription, why) => return Err(declined(subscription.id.as_str(), &why)),
     };
     let path = format!("/api/v1/subscriptions/{}", subscription.id);
-    Ok(placed(StatusCode::CREATED, path, view(&subscription, payment.as_ref(), &[])))
+    let status = if again { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(placed(status, path, view(&subscription, payment.as_ref(), &[])))
 }
 
 /// `POST /api/v1/subscriptions/{id}/complete`: the same client secret again.

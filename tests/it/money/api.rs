@@ -211,6 +211,8 @@ fn a_shop_from_outside() {
     assert_eq!(join("none", "n").status, 422);
     let joined = join("pro", "j");
     assert_eq!((joined.status, joined.body["status"].as_str()), (201, Some("pending_payment")), "{}", joined.body);
+    let again = join("pro", "j");
+    assert_eq!((again.status, again.body), (200, joined.body.clone()));
     let subscription = format!("/api/v1/subscriptions/{}", joined.body["id"].as_str().unwrap());
     let complete = |who: &str| site.ask("POST", &format!("{subscription}/complete"), Some(who), None, &Value::Null);
     assert_eq!(complete(buyer).body["payment"], joined.body["payment"]);
@@ -279,6 +281,7 @@ fn a_shop_from_outside() {
     assert_eq!(silent.status.code(), Some(1), "{out}{err}");
     assert!(out.starts_with("payments: 1 looked at, 0 moved, 1 not read\n"), "{out}");
     assert!(err.contains("segue: 1 rows could not be looked at: the provider did not answer; they wait"), "{err}");
+    assert!(err.contains("WARN") && err.contains(payment), "which one, and why: {err}");
     for moved in [1, 0] {
         let swept = reconcile(&["--json"], None);
         assert!(swept.status.success(), "{}", said(&swept));

@@ -951,7 +951,7 @@ async fn disputes_of_subscriptions_end_them(db: Db) {
     let shop = Shop::new(&db);
     let join = async |key: &str| {
         let request = Request { subject: "u", key, fingerprint: "pro" };
-        let Joined::Pay(sub, payment) = shop.payments.subscribe("u", "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = shop.payments.subscribe("u", "pro", request).await.unwrap() else { panic!() };
         shop.world.with(|world| world.pay(&payment.id, "succeeded"));
         assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
         (sub.id, payment.id)
@@ -1299,10 +1299,10 @@ async fn subscriptions_let_in_whoever_paid(db: Db) {
     let provider = shop.payments.hyperswitch.take();
     assert!(matches!(join(&shop, "u", "pro", "k1").await, Joined::NoProvider));
     assert_eq!(gate(&shop, "u").await, Gate::Upgrade);
-    assert!(matches!(join(&shop, "f", "free", "k1").await, Joined::InForce(s) if s.status == SubStatus::Active));
+    assert!(matches!(join(&shop, "f", "free", "k1").await, Joined::InForce(s, _) if s.status == SubStatus::Active));
     assert_eq!(gate(&shop, "f").await, Gate::Open);
     shop.payments.hyperswitch = provider;
-    let Joined::Pay(sub, payment) = join(&shop, "u", "pro", "k2").await else { panic!() };
+    let Joined::Pay(sub, payment, _) = join(&shop, "u", "pro", "k2").await else { panic!() };
     assert_eq!((sub.status, payment.id.as_str()), (SubStatus::PendingPayment, sub.id.as_str()));
     assert_eq!(gate(&shop, "u").await, Gate::CompletePayment);
     assert!(matches!(join(&shop, "u", "try", "k3").await, Joined::Live(id) if id == sub.id));
@@ -1327,12 +1327,12 @@ async fn subscriptions_let_in_whoever_paid(db: Db) {
     assert_eq!(shop.payments.sweep().await.unwrap().subscriptions, 1);
     assert_eq!(shop.db().subscription(&sub.id).await.unwrap().unwrap().status, SubStatus::Expired);
     // A trial, once in a life.
-    assert!(matches!(join(&shop, "t", "try", "k4").await, Joined::InForce(s) if s.status == SubStatus::Trialing));
+    assert!(matches!(join(&shop, "t", "try", "k4").await, Joined::InForce(s, _) if s.status == SubStatus::Trialing));
     assert_eq!(gate(&shop, "t").await, Gate::Open);
     shop.clock.advance(7 * 86_400);
     assert_eq!(gate(&shop, "t").await, Gate::Upgrade);
     shop.payments.sweep().await.unwrap();
-    let Joined::Pay(second, payment) = join(&shop, "t", "try", "k5").await else { panic!() };
+    let Joined::Pay(second, payment, _) = join(&shop, "t", "try", "k5").await else { panic!() };
     // A payment that fails, and is paid after all: the invoice follows, the subscription has ended.
     shop.world.with(|world| world.pay(&payment.id, "failed"));
     assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("failed"));
@@ -1351,7 +1351,7 @@ async fn subscriptions_let_in_whoever_paid(db: Db) {
         };
         assert!(payment.client_secret.is_some(), "{mood:?}");
     }
-    let Joined::Pay(left, _) = join(&shop, "leaves", "pro", "k").await else { panic!() };
+    let Joined::Pay(left, _, _) = join(&shop, "leaves", "pro", "k").await else { panic!() };
     assert!(shop.db().cancel_subscription(&left.id, false, shop.now_us()).await.unwrap());
     assert!(!shop.db().cancel_subscription(&left.id, false, shop.now_us()).await.unwrap());
     // Its payment is ended too, so that nobody pays for what they left.
@@ -1367,7 +1367,7 @@ impl Shop {
     /// Somebody with the plan "pro" (30 days), which they have paid for.
     async fn subscribed(&self, who: &str) -> Subscription {
         let request = Request { subject: who, key: "sub", fingerprint: "pro" };
-        let Joined::Pay(sub, payment) = self.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = self.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
         assert!(sub.renews, "{sub:?}");
         self.world.with(|world| world.pay(&payment.id, "succeeded"));
         assert_eq!(self.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
@@ -1447,7 +1447,7 @@ async fn subscriptions_go_on_by_what_was_saved(db: Db) {
     let ending = shop.subscription(&old).await;
     assert_eq!((ending.status, ending.renews, shop.billed(&old).await), (SubStatus::Active, false, vec![Paid]));
     let request = Request { subject: "n", key: "n", fingerprint: "pro" };
-    let Joined::Pay(never, payment) = shop.payments.subscribe("n", "pro", request).await.unwrap() else { panic!() };
+    let Joined::Pay(never, payment, _) = shop.payments.subscribe("n", "pro", request).await.unwrap() else { panic!() };
     shop.world.with(|world| world.pay(&payment.id, "succeeded"));
     shop.payments.look_at_payment(&payment.id).await.unwrap();
     let never = shop.subscription(&never).await;
@@ -1594,7 +1594,7 @@ async fn whatever_a_renewal_meets_it_is_paid_once(db: Db) {
 /// A subscription that had ended when its payment came.
 async fn paid_too_late(shop: &Shop, who: &str) -> String {
     let request = Request { subject: who, key: "late", fingerprint: "pro" };
-    let Joined::Pay(sub, payment) = shop.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
+    let Joined::Pay(sub, payment, _) = shop.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
     assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
     shop.world.with(|world| world.pay(&payment.id, "succeeded"));
     assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid_too_late"));
@@ -1670,7 +1670,7 @@ async fn what_is_paid_after_the_end_goes_back(db: Db) {
         let who = format!("m{n}");
         // The payment's look and the refund's are fine; then it is asked for.
         let request = Request { subject: &who, key: "late", fingerprint: "pro" };
-        let Joined::Pay(sub, payment) = shop.payments.subscribe(&who, "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = shop.payments.subscribe(&who, "pro", request).await.unwrap() else { panic!() };
         assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
         shop.world.with(|world| {
             world.pay(&payment.id, "succeeded");

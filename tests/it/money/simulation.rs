@@ -810,7 +810,7 @@ impl Story {
     async fn subscribed(&mut self, place: u32) -> SubscriptionId {
         let (who, key) = (format!("u{place}-{}", self.keys), format!("sub-{place}"));
         self.keys += 1;
-        let Joined::Pay(subscription, _) = join(&self.payments, &who, &key).await else { panic!() };
+        let Joined::Pay(subscription, _, _) = join(&self.payments, &who, &key).await else { panic!() };
         self.world.with(|world| world.pay(subscription.id.as_str(), "succeeded"));
         subscription.id
     }

@@ -63,7 +63,7 @@ impl Slate {
 
     async fn postgres(url: &str) -> Slate {
         // Few sessions, each of which has soon seen everything: a new one reads the catalogue and compiles triggers first.
-        let options = Options { place: Place::Postgres(url.to_owned()), connections_max: 3 };
+        let options = Options { connections_max: 3, ..at(Place::Postgres(url.to_owned())) };
         let db = Db::open(&options).await.unwrap();
         db.migrate().await.unwrap();
         let mut shell = Shell::start(Command::new("psql").args(["-XqAt", "-v", "ON_ERROR_STOP=1", url]));
