@@ -59,7 +59,7 @@ pub(super) fn run(plan: &Plan, file: File, pipe: &Pipe) -> Result<Outcome> {
     };
     let (rest, lanes) = (again()?, [again()?, again()?]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (turns, halt) = (Turns::new(cores.saturating_sub(LANES), cores), AtomicBool::new(false));
+    let (turns, halt) = (Turns::new(cores.saturating_sub(LANES)), AtomicBool::new(false));
     let (at_work, measured) = (AtomicUsize::new(LANES + 1), AtomicBool::new(false));
     let pass = &Pass { plan, pipe, halt: &halt, turns: &turns, first: &at_work, measured: &measured };
     std::thread::scope(|scope| {
@@ -109,7 +109,7 @@ struct Pass<'a> {
     /// free. Before that the core is that pass's, because a new track waits for it, too.
     turns: &'a Arc<Turns>,
     /// Lanes at work, and the pass that measures and cuts the preview. With the last of them a new track plays, and what is
-    /// left has all cores: as many encoders run as there are.
+    /// left has all cores.
     first: &'a AtomicUsize,
     /// The pass that measures and cuts the preview is over.
     measured: &'a AtomicBool,

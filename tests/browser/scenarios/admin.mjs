@@ -6,7 +6,8 @@ import { nameless } from "../lib/names.mjs";
 
 export async function admin({ page, checks, trouble, options }) {
   await page.goto(options.url, { waitUntil: "load" });
-  await enter(page, options);
+  await enter(page, { ...options, lands: true });
+  checks.that(page.url() === options.url, `the address still says that a code is missing: ${page.url()}`);
 
   // A notice: received, taken down, put back.
   const base = new URL(options.url).origin;

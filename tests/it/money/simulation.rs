@@ -1308,7 +1308,7 @@ fn whatever_happens_the_books_are_right_in_the_end() {
 fn whatever_happens_the_books_are_right_on_postgresql_too() {
     let server = Postgres::start();
     let place = |number| Place::Postgres(server.database(&format!("stories{number}")));
-    let told = stories(100_001, 4_000, BUDGET / 2, place);
+    let told = stories(100_001, 4_000, BUDGET, place);
     eprintln!("{told} stories");
     assert!(told > 0);
 }
