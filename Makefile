@@ -43,6 +43,13 @@ bench-origin bench-transcode bench-ledger bench-control: bench-%:
 	@mkdir -p '$(TARGET)/bench'
 	cargo bench --locked --bench $* -- --markdown '$(TARGET)/bench/$*.md' --json '$(TARGET)/bench/$*.json' $(ARGS)
 
+.PHONY: bench-fdk test-fdk
+bench-fdk: setup-bench web-bundle ## The transcoder with Fraunhofer's encoder (feature fdk-aac) beside one ffmpeg
+	@mkdir -p '$(TARGET)/bench'
+	cargo bench --locked --features fdk-aac --bench transcode -- --fdk --markdown '$(TARGET)/bench/fdk.md' --json '$(TARGET)/bench/fdk.json' $(ARGS)
+test-fdk: setup-test web-bundle ## What Fraunhofer's encoder makes, by the tests of the other (feature fdk-aac)
+	cargo nextest run --locked --features fdk-aac -E 'test(by_fdk)'
+
 INPUTS ?= 5000
 FILMS ?= 500
 SEED ?= 1

@@ -29,7 +29,8 @@ pub(super) struct ReconcileArgs {
 pub(super) fn run(args: &ReconcileArgs) -> Result<ExitCode> {
     beside_with(&args.settings, async |config, db| {
         // What a server would log of it, from warnings up: an orphan that failed is an error.
-        let _telemetry = telemetry::start(&telemetry::Options { filter: "warn".into(), ..app::telemetry_options(config) })?;
+        let _telemetry =
+            telemetry::start(&telemetry::Options { filter: "warn".into(), ..app::telemetry_options(config) })?;
         let payments = app::payments::payments(config, &db);
         if payments.hyperswitch.is_none() {
             return Err(Error::usage("there is no provider to ask; set payments.enabled to true, and its keys"));

@@ -49,16 +49,26 @@ pub enum Encoder {
     AvencAac,
     /// libFLAC.
     Flacenc,
+    /// Fraunhofer's AAC-LC encoder.
+    #[cfg(feature = "fdk-aac")]
+    Fdk,
 }
 
 impl Encoder {
-    const ALL: [Encoder; 2] = [Encoder::AvencAac, Encoder::Flacenc];
+    const ALL: &[Encoder] = &[
+        Encoder::AvencAac,
+        Encoder::Flacenc,
+        #[cfg(feature = "fdk-aac")]
+        Encoder::Fdk,
+    ];
 
-    /// The name in the ladder file, which is also the GStreamer element's.
+    /// The name in the ladder file; of GStreamer's own encoders also the element's.
     pub fn as_str(self) -> &'static str {
         match self {
             Encoder::AvencAac => "avenc_aac",
             Encoder::Flacenc => "flacenc",
+            #[cfg(feature = "fdk-aac")]
+            Encoder::Fdk => "fdk",
         }
     }
 
@@ -67,6 +77,8 @@ impl Encoder {
         match self {
             Encoder::AvencAac => Family::Aac,
             Encoder::Flacenc => Family::Flac,
+            #[cfg(feature = "fdk-aac")]
+            Encoder::Fdk => Family::Aac,
         }
     }
 
@@ -75,6 +87,8 @@ impl Encoder {
         match self {
             Encoder::AvencAac => AAC_FRAME,
             Encoder::Flacenc => 0,
+            #[cfg(feature = "fdk-aac")]
+            Encoder::Fdk => 2 * AAC_FRAME,
         }
     }
 }
@@ -222,9 +236,12 @@ impl RungTable {
     fn encoder_of(&self, family: Family) -> Result<Encoder, Wrong> {
         let known = |e: &Encoder| e.family() == family;
         let asked = self.encoder.get_ref().as_str();
-        Encoder::ALL.into_iter().filter(known).find(|e| e.as_str() == asked).ok_or_else(|| {
+        Encoder::ALL.iter().copied().filter(known).find(|e| e.as_str() == asked).ok_or_else(|| {
             let names: Vec<&str> = Encoder::ALL.iter().filter(|e| known(e)).map(|e| e.as_str()).collect();
-            let what = format!("{asked:?} is not known for {}; known: {}", family.as_str(), names.join(", "));
+            let mut what = format!("{asked:?} is not known for {}; known: {}", family.as_str(), names.join(", "));
+            if asked == "fdk" && family == Family::Aac {
+                what.push_str("; this program was built without the feature fdk-aac (docs/decisions/0091)");
+            }
             wrong(&self.encoder, "rung.encoder", what)
         })
     }
@@ -289,6 +306,14 @@ fn follows(before: &[Rung], rung: &Rung, table: &Spanned<RungTable>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(not(feature = "fdk-aac"))]
+    #[test]
+    fn an_encoder_that_this_build_lacks_says_how_to_get_it() {
+        let text = include_str!("../../pipelines/audio.toml").replacen("\"avenc_aac\"", "\"fdk\"", 1);
+        let said = Ladder::decode(&text, "mine.toml").unwrap_err().to_string();
+        assert!(said.starts_with("mine.toml:14: rung.encoder: ") && said.contains("feature fdk-aac"), "{said}");
+    }
 
     #[test]
     fn the_built_in_ladder_is_four_aac_rungs_and_flac() {

@@ -2,6 +2,8 @@
 
 mod decode;
 mod encode;
+#[cfg(feature = "fdk-aac")]
+mod fdk;
 mod feed;
 mod join;
 mod lane;
@@ -27,6 +29,7 @@ use super::plan::{Format, Plan, RungPlan, Trim};
 use super::preview::Highlight;
 use super::protocol::{Event, Outcome};
 use crate::base::{Error, Kind, Result};
+use crate::hls::ladder::Encoder as Codec;
 use crate::hls::package::rescale;
 use crate::hls::version::Family;
 use decode::{Decoder, Pull};
@@ -134,8 +137,10 @@ impl<'a> Pass<'a> {
             let lowest = lowest.map(|lowest| rungs.remove(lowest));
             let mut lanes = Vec::new();
             match lowest {
-                // The resampler costs too much to be run once for each lane.
-                Some((index, plan)) if plan.rate != format.rate => here.push((index, plan)),
+                // The resampler costs too much to be run once for each lane, and what is no search needs none.
+                Some((index, plan)) if plan.rate != format.rate || plan.rung.encoder != Codec::AvencAac => {
+                    here.push((index, plan));
+                }
                 Some((index, plan)) => {
                     let joined = Joiner::new(Segmenter::new(index, &plan, self.pipe));
                     for number in 0..LANES {

@@ -78,8 +78,14 @@ fn choose_tools(encoder: &gst::Element, plan: &RungPlan) {
 
 /// The elements that encode PCM into frames for `sink`, to be linked in this order.
 pub(super) fn encoder(plan: &RungPlan, sink: gst_app::AppSink) -> Result<Vec<gst::Element>> {
-    let encoder = make(plan.rung.encoder.as_str())?;
+    let encoder = match plan.rung.encoder {
+        #[cfg(feature = "fdk-aac")]
+        Encoder::Fdk => super::fdk::FdkEncoder::element(plan),
+        element => make(element.as_str())?,
+    };
     match plan.rung.encoder {
+        #[cfg(feature = "fdk-aac")]
+        Encoder::Fdk => {}
         Encoder::AvencAac => {
             let_aac_choose_stereo(&encoder);
             choose_tools(&encoder, plan);
@@ -140,7 +146,12 @@ pub(super) fn report(sink: &gst_app::AppSink, result: Result<()>) -> Result<(), 
 }
 
 /// Name and version of an encoder.
-fn version_of(encoder: &str) -> String {
+fn version_of(encoder: Encoder) -> String {
+    #[cfg(feature = "fdk-aac")]
+    if encoder == Encoder::Fdk {
+        return super::fdk::VERSION.to_owned();
+    }
+    let encoder = encoder.as_str();
     let plugin = gst::ElementFactory::find(encoder).and_then(|factory| factory.plugin());
     format!("{encoder} {}", plugin.map(|plugin| plugin.version().to_string()).unwrap_or_default())
 }
@@ -177,7 +188,7 @@ impl Segmenter {
     pub(super) fn new(index: usize, plan: &RungPlan, pipe: &Pipe) -> Segmenter {
         Segmenter {
             index,
-            encoder: version_of(plan.rung.encoder.as_str()),
+            encoder: version_of(plan.rung.encoder),
             plan: plan.clone(),
             pipe: pipe.clone(),
             header: None,

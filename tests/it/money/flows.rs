@@ -951,7 +951,9 @@ async fn disputes_of_subscriptions_end_them(db: Db) {
     let shop = Shop::new(&db);
     let join = async |key: &str| {
         let request = Request { subject: "u", key, fingerprint: "pro" };
-        let Joined::Pay(sub, payment, _) = shop.payments.subscribe("u", "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = shop.payments.subscribe("u", "pro", request).await.unwrap() else {
+            panic!()
+        };
         shop.world.with(|world| world.pay(&payment.id, "succeeded"));
         assert_eq!(shop.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
         (sub.id, payment.id)
@@ -1367,7 +1369,9 @@ impl Shop {
     /// Somebody with the plan "pro" (30 days), which they have paid for.
     async fn subscribed(&self, who: &str) -> Subscription {
         let request = Request { subject: who, key: "sub", fingerprint: "pro" };
-        let Joined::Pay(sub, payment, _) = self.payments.subscribe(who, "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = self.payments.subscribe(who, "pro", request).await.unwrap() else {
+            panic!()
+        };
         assert!(sub.renews, "{sub:?}");
         self.world.with(|world| world.pay(&payment.id, "succeeded"));
         assert_eq!(self.payments.look_at_payment(&payment.id).await.unwrap(), Applied::Changed("paid"));
@@ -1670,7 +1674,9 @@ async fn what_is_paid_after_the_end_goes_back(db: Db) {
         let who = format!("m{n}");
         // The payment's look and the refund's are fine; then it is asked for.
         let request = Request { subject: &who, key: "late", fingerprint: "pro" };
-        let Joined::Pay(sub, payment, _) = shop.payments.subscribe(&who, "pro", request).await.unwrap() else { panic!() };
+        let Joined::Pay(sub, payment, _) = shop.payments.subscribe(&who, "pro", request).await.unwrap() else {
+            panic!()
+        };
         assert!(shop.db().cancel_subscription(&sub.id, true, shop.now_us()).await.unwrap());
         shop.world.with(|world| {
             world.pay(&payment.id, "succeeded");

@@ -116,11 +116,18 @@ pub(super) fn options() -> Options {
 
 /// Two AAC rungs far apart and FLAC, in segments of about a second, so that short inputs have many.
 pub(super) fn ladder() -> Ladder {
-    let text = "format = 1\n[segment]\nframes_44100 = 44\nframes_48000 = 48\n\
-        [[rung]]\nname = \"64\"\ncodec = \"aac\"\nencoder = \"avenc_aac\"\nbitrate_bps = 64_000\n\
-        [[rung]]\nname = \"256\"\ncodec = \"aac\"\nencoder = \"avenc_aac\"\nbitrate_bps = 256_000\n\
-        [[rung]]\ncodec = \"flac\"\nencoder = \"flacenc\"\n";
-    Ladder::decode(text, "test.toml").unwrap()
+    ladder_by("avenc_aac")
+}
+
+/// The same by an encoder.
+pub(super) fn ladder_by(encoder: &str) -> Ladder {
+    let text = format!(
+        "format = 1\n[segment]\nframes_44100 = 44\nframes_48000 = 48\n\
+         [[rung]]\nname = \"64\"\ncodec = \"aac\"\nencoder = \"{encoder}\"\nbitrate_bps = 64_000\n\
+         [[rung]]\nname = \"256\"\ncodec = \"aac\"\nencoder = \"{encoder}\"\nbitrate_bps = 256_000\n\
+         [[rung]]\ncodec = \"flac\"\nencoder = \"flacenc\"\n"
+    );
+    Ladder::decode(&text, "test.toml").unwrap()
 }
 
 impl Made {

@@ -3,7 +3,7 @@
 use segue::hls::ladder::Ladder;
 use segue::hls::version::{Family, digest128};
 
-use super::bench::{Bench, Made, decode, error, first_channel, options};
+use super::bench::{Bench, Made, decode, error, first_channel, ladder, options};
 
 const FRAMES: u32 = 5 * 45_056 + 333;
 
@@ -16,10 +16,33 @@ fn lag(source: &[f32], ours: &[f32], at: usize) -> i64 {
 
 #[test]
 fn aac_rungs_lie_on_the_source_to_the_sample_without_drift() {
+    lies_on_the_source(&ladder());
+}
+
+/// The same by Fraunhofer's encoder: `make test-fdk`.
+#[cfg(feature = "fdk-aac")]
+#[test]
+fn rungs_by_fdk_lie_on_the_source_to_the_sample_and_are_the_same_twice() {
+    let ladder = super::bench::ladder_by("fdk");
+    lies_on_the_source(&ladder);
+    let bench = Bench::new();
+    let music = bench.music(44_100, 2, FRAMES);
+    let [first, second] = [0, 1].map(|_| bench.try_make(&music, &ladder, &options()).unwrap());
+    assert_eq!(first.index.encoders[0], "fdk-aac-sys 0.5.0");
+    for rung in &first.index.rungs {
+        assert_eq!(first.bytes(rung), second.bytes(rung), "{}", rung.object.name);
+    }
+    // A few samples, and whole frames.
+    for length in [1, 1023, 1024, 45_056] {
+        bench.try_make(&bench.music(44_100, 1, length), &ladder, &options()).unwrap().check(u64::from(length));
+    }
+}
+
+fn lies_on_the_source(ladder: &Ladder) {
     let check = |rate: u32, channels: u16| {
         let bench = Bench::new();
         let music = bench.music(rate, channels, FRAMES);
-        let made = bench.make(&music);
+        let made = bench.try_make(&music, ladder, &options()).unwrap();
         made.check(u64::from(FRAMES));
         for name in ["64", "256"] {
             let rung = made.rung(name);
