@@ -334,7 +334,29 @@ impl Config {
             );
         }
         notes.extend(self.uploads.notes());
+        if self.profile == Profile::Production {
+            notes.extend(self.waived().into_iter().map(str::to_owned));
+        }
         notes
+    }
+
+    /// What production would refuse, had nobody said that it is meant.
+    fn waived(&self) -> Vec<&'static str> {
+        let mut waived = Vec::new();
+        if self.uploads.unscanned && self.uploads.clamd.is_none() {
+            waived.push(
+                "uploads.unscanned is true in production: what somebody uploads is published without a scanner's look; set \
+                 uploads.clamd",
+            );
+        }
+        #[cfg(feature = "control")]
+        if self.payments.enabled == Some(false) {
+            waived.push(
+                "payments.enabled is false in production: nothing can be bought, and what is paid for stays closed; set it to true, \
+                 with its keys, unless nothing is sold here",
+            );
+        }
+        waived
     }
 
     /// Refuses settings that have problems, listing all of them.
@@ -579,6 +601,10 @@ mod tests {
             (config.key_weaknesses(), config.problems())
         };
         let (good, other) = ("0123456789abcdef", "fedcba9876543210");
+        let mut meant = Config { profile: Profile::Production, ..Config::default() };
+        assert_eq!(meant.waived(), [""; 0]);
+        meant.uploads.unscanned = true;
+        assert!(meant.notes().iter().any(|note| note.starts_with("uploads.unscanned is true in production")));
         assert_eq!(weak(Profile::Production, &[good, other], &["a key of its own"]), (vec![], vec![]));
         // One for two purposes, though each is strong.
         let (weak_ones, shared) = weak(Profile::Production, &[good, other], &[good]);
