@@ -38,13 +38,14 @@ pub(super) fn decode(file: &Path, rate: u32) -> Outcome<Vec<f32>> {
     Ok(done.stdout.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
-/// Compares `coded` with `source`. ffmpeg does not cut an encoder's priming off, whoever wrote it: one frame of AAC.
+/// Compares `coded` with `source`. ffmpeg does not cut an encoder's priming off, whoever wrote it: one frame of AAC, or two.
 pub(super) fn compare(source: &[f32], coded: &[f32], window: &Window) -> Quality {
     let late = |by: usize| coded.get(by * 2..).unwrap_or_default();
     let error = |coded: &[f32]| -> f64 {
         source.iter().zip(coded).take(10 * 44_100).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     };
-    let coded = if error(late(1024)) < error(late(0)) { late(1024) } else { late(0) };
+    let primed = [0, 1024, 2048].map(late).into_iter().min_by(|a, b| error(a).total_cmp(&error(b)));
+    let coded = primed.unwrap_or(coded);
     let frames = source.len().min(coded.len()) / 2;
     let (mut snrs, mut nmr, mut counted) = (Vec::new(), 0.0, 0u32);
     for start in (0..frames.saturating_sub(FRAME)).step_by(HOP) {
