@@ -314,7 +314,9 @@ fn first_rung(scratch: &Path, input: &Path, ladder: Option<&Path>) -> Outcome<Fi
     let data = scratch.join("data");
     let mut segue = Command::new(env!("CARGO_BIN_EXE_segue"));
     segue.args(["publish", "--json", "--early", "--events", "--data"]).arg(&data).arg(input);
-    ladder.into_iter().for_each(|ladder| drop(segue.arg("--ladder").arg(ladder)));
+    if let Some(ladder) = ladder {
+        segue.arg("--ladder").arg(ladder);
+    }
     let start = Instant::now();
     let spawned = segue.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.map_err(|e| format!("cannot start segue: {e}"))?;
