@@ -106,17 +106,18 @@ impl Encoding {
             if given.output_size > 0 {
                 let frame = self.bytes.get(..given.output_size).ok_or("the encoder says more than there is")?;
                 self.frames += 1;
-                frames.push(self.frame(frame.to_vec(), u64::from(AAC_FRAME)));
+                let mut frame = gst::Buffer::from_mut_slice(frame.to_vec());
+                self.last(&mut frame, u64::from(AAC_FRAME));
+                frames.push(frame);
             }
         }
         Ok(frames)
     }
 
-    fn frame(&self, bytes: Vec<u8>, samples: u64) -> gst::Buffer {
-        let mut buffer = gst::Buffer::from_mut_slice(bytes);
+    /// Lets a frame last so many samples.
+    fn last(&self, frame: &mut gst::Buffer, samples: u64) {
         let ns = samples.mul_div_round(1_000_000_000, u64::from(self.rate)).expect("a frame is short");
-        buffer.get_mut().expect("nobody else has it").set_duration(gst::ClockTime::from_nseconds(ns));
-        buffer
+        frame.get_mut().expect("nobody else has it").set_duration(gst::ClockTime::from_nseconds(ns));
     }
 
     /// The frames that are still inside. The last is as long as what is left of the source.
@@ -129,8 +130,7 @@ impl Encoding {
             return Err(format!("{} frames came out, not {wanted}", self.frames));
         }
         if let Some(last) = frames.last_mut() {
-            let bytes = last.map_readable().map_err(|_| "a frame cannot be read")?.to_vec();
-            *last = self.frame(bytes, whole - (wanted - 1) * frame);
+            self.last(last, whole - (wanted - 1) * frame);
         }
         Ok(frames)
     }
@@ -204,7 +204,10 @@ mod imp {
             match event.view() {
                 gst::EventView::Caps(_) => match self.begin() {
                     Ok(caps) => self.source.push_event(gst::event::Caps::new(&caps)),
-                    Err(why) => self.fail(&why) == Ok(gst::FlowSuccess::Ok),
+                    Err(why) => {
+                        let _ = self.fail(&why);
+                        false
+                    }
                 },
                 gst::EventView::Eos(_) => {
                     let _ = self.encoding(Encoding::finish); // a failure is on the bus
@@ -238,16 +241,16 @@ mod imp {
                 Some(encoding) => work(encoding),
                 None => Err("samples came before their format".into()),
             };
-            match frames {
-                Ok(frames) => frames.into_iter().try_for_each(|frame| self.source.push(frame).map(drop)),
-                Err(why) => self.fail(&why).map(drop),
+            for frame in frames.map_err(|why| self.fail(&why))? {
+                self.source.push(frame)?;
             }
-            .map(|()| gst::FlowSuccess::Ok)
+            Ok(gst::FlowSuccess::Ok)
         }
 
-        fn fail(&self, why: &str) -> Result<gst::FlowSuccess, gst::FlowError> {
+        /// Says so on the bus.
+        fn fail(&self, why: &str) -> gst::FlowError {
             gst::element_error!(self.obj(), gst::StreamError::Encode, ["{}", why]);
-            Err(gst::FlowError::Error)
+            gst::FlowError::Error
         }
     }
 }

@@ -79,23 +79,22 @@ fn choose_tools(encoder: &gst::Element, plan: &RungPlan) {
 /// The elements that encode PCM into frames for `sink`, to be linked in this order.
 pub(super) fn encoder(plan: &RungPlan, sink: gst_app::AppSink) -> Result<Vec<gst::Element>> {
     let encoder = match plan.rung.encoder {
-        #[cfg(feature = "fdk-aac")]
-        Encoder::Fdk => super::fdk::FdkEncoder::element(plan),
-        element => make(element.as_str())?,
-    };
-    match plan.rung.encoder {
-        #[cfg(feature = "fdk-aac")]
-        Encoder::Fdk => {}
         Encoder::AvencAac => {
+            let encoder = make(Encoder::AvencAac.as_str())?;
             let_aac_choose_stereo(&encoder);
             choose_tools(&encoder, plan);
             encoder.set_property("bitrate", plan.rung.bitrate_bps as i32);
+            encoder
         }
         Encoder::Flacenc => {
+            let encoder = make(Encoder::Flacenc.as_str())?;
             encoder.set_property("blocksize", plan.frame());
             encoder.set_property("seekpoints", 0i32);
+            encoder
         }
-    }
+        #[cfg(feature = "fdk-aac")]
+        Encoder::Fdk => super::fdk::FdkEncoder::element(plan),
+    };
     let mut chain = vec![encoder];
     if plan.rung.family == Family::Aac {
         let raw = gst::Caps::builder("audio/mpeg").field("mpegversion", 4i32).field("stream-format", "raw").build();
