@@ -77,7 +77,7 @@ pub(super) async fn look(
 ) -> Result<Known, Refused> {
     let id = TrackId::decode(id).ok_or(Refused::NotFound)?;
     let closed = match app.blocks.standing(id) {
-        Standing::Open => Closed::No,
+        Standing::Open | Standing::Guarded => Closed::No,
         Standing::Blocked => Closed::Blocked,
         Standing::Hidden => Closed::Hidden,
         Standing::Unknown => {
@@ -126,6 +126,11 @@ impl Known {
             Access::Payment(offer) => Err(Refused::Payment(offer.clone())),
             Access::Login(offer) => Err(Refused::Login(offer.clone())),
         }
+    }
+
+    /// Whether strangers shall not know of it, so that what is public of others takes a token, too.
+    pub(super) fn is_private(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.visibility == Visibility::Private)
     }
 
     /// Whether somebody is the owner.

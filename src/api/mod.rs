@@ -44,7 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::caller::Anyone;
-use self::gate::{Refused, Shared};
+use self::gate::{Known, Refused, Shared};
 use crate::admin::plain;
 use crate::base::clock::Clock;
 use crate::base::id::TrackId;
@@ -219,7 +219,9 @@ async fn watch(
         known.may(Want::See)?;
         let track = known.shown(&app).await?;
         match known.may(Want::Play) {
-            Ok(_) => Ok(embed::with_card(&app, &known, &track, &headers, |card| player(&app, &track, card)).await),
+            Ok(_) => {
+                Ok(embed::with_card(&app, &known, &track, &headers, |card| player(&app, &known, &track, card)).await)
+            }
             Err(Refused::Payment(offer) | Refused::Login(offer)) => {
                 Ok(embed::with_card(&app, &known, &track, &headers, |card| {
                     web_page(&app, StatusCode::OK, web::offer_page(card, &offer))
@@ -237,14 +239,17 @@ async fn watch(
 }
 
 /// The page of a track that may be heard, with URLs that are signed for whoever asked.
-fn player(app: &App, track: &Track, card: &web::Card<'_>) -> Response {
+fn player(app: &App, known: &Known, track: &Track, card: &web::Card<'_>) -> Response {
     let now_s = app.media_clock.unix_s();
     let master = |scope| app.links.master(track.id, track.version, scope, now_s);
     // The alias knows what to do when nothing can be signed.
     let alias = || format!("/tracks/{}/master.m3u8", track.id);
     if track.video {
-        let (film, poster) =
-            (master(Scope::Video).unwrap_or_else(|_| alias()), app.links.poster(track.id, track.version));
+        let film = master(Scope::Video).unwrap_or_else(|_| alias());
+        let poster = match known.is_private() {
+            true => app.links.guarded(track.id, track.version, "poster.jpg", now_s).unwrap_or_default(),
+            false => app.links.poster(track.id, track.version),
+        };
         return web_page(app, StatusCode::OK, web::film_page(card, &film, &poster));
     }
     let aac = master(Scope::Aac).unwrap_or_else(|_| alias());

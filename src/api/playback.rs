@@ -256,6 +256,10 @@ async fn preview(app: &Arc<App>, known: &Known, request: (Method, HeaderMap)) ->
     let (store, id, version) = (app.store.clone(), track.id, track.version);
     let caching = gate::caching(ground, HeaderValue::from_static("public, max-age=60"));
     let mut response = match blocking(move || Ok(store.backend_of(id, version))).await? {
+        Backend::S3 if known.is_private() => {
+            let now_s = app.media_clock.unix_s();
+            redirect(&app.links.guarded(track.id, track.version, "preview.m4a", now_s)?, caching)
+        }
         Backend::S3 => redirect(&app.links.preview(track.id, track.version), caching),
         Backend::Local => beside(app, (&request.0, &request.1), &track, ("preview.m4a", caching)).await,
     };

@@ -15,12 +15,13 @@ use crate::base::clock::Clock;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
 use crate::db::dmca::{self, By, Ruled};
-use crate::db::{Db, Tx, tracks as rows};
+use crate::db::tracks::{self as rows, Changes};
+use crate::db::{Db, Tx};
 use crate::hls::version::VersionIndex;
 use crate::origin::blocks::{self, Entry};
 use crate::store::{Recorded, Store};
 use crate::tracks::dmca::{NoticeId, Standing};
-use crate::tracks::{self, State, Track};
+use crate::tracks::{self, State, Track, Visibility};
 
 /// Tracks that are looked at together.
 const BATCH: usize = 200;
@@ -57,6 +58,41 @@ pub async fn retitle(db: &Db, store: &Store, id: TrackId, title: &str, now_us: i
     }
     tx.commit().await?;
     Ok(true)
+}
+
+/// Changes those of these tracks that this owner has, `None`: anybody's; says which. What becomes private is guarded at
+/// the origins, what becomes public is not: rows and the origins' document together as in `show`.
+///
+/// # Errors
+/// As `show`.
+pub async fn change(
+    (db, store): (&Db, &Store),
+    ids: &[TrackId],
+    owner: Option<&str>,
+    changes: &Changes,
+    now_us: i64,
+) -> Result<Vec<String>> {
+    let mut tx = db.begin().await?;
+    let changed = rows::change(&mut tx, ids, owner, changes, now_us).await?;
+    if let Some(visibility) = changes.visibility {
+        let (store, tracks) = (store.clone(), changed.iter().filter_map(|id| TrackId::decode(id)).collect::<Vec<_>>());
+        blocking(move || blocks::guard(&store, &tracks, visibility == Visibility::Private)).await?;
+    }
+    tx.commit().await?;
+    Ok(changed)
+}
+
+/// Guards a track that its owner is about to show to somebody, when nobody else may know of it.
+///
+/// # Errors
+/// As `show`.
+pub async fn guard_if_private(db: &Db, store: &Store, id: TrackId) -> Result<()> {
+    let mut tx = db.begin().await?;
+    if rows::visibility(&mut tx, id).await? == Some(Visibility::Private) {
+        let store = store.clone();
+        blocking(move || blocks::guard(&store, &[id], true)).await?;
+    }
+    tx.commit().await
 }
 
 /// Makes a track show a version again that it showed before; `None` when that is not in the store any more.

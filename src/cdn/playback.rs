@@ -83,13 +83,17 @@ impl Links {
     /// `Internal` when the key cannot sign: never a URL without a token where one is asked for.
     pub fn master(&self, track: TrackId, version: VersionId, scope: Scope, now_s: u64) -> Result<String> {
         let version_dir = format!("/a/{track}/{version}/");
-        let directory = format!("{version_dir}{}", scope.directory());
+        self.signed(&version_dir, &format!("{version_dir}{}", scope.directory()), scope.path(), now_s)
+    }
+
+    /// A file of a directory, with a token for it or for a directory below it.
+    fn signed(&self, parent: &str, directory: &str, file: &str, now_s: u64) -> Result<String> {
         let expires_s = now_s + self.ttl_s;
         let (before, behind) = match self.signer.load().as_deref() {
             None => (String::new(), String::new()),
-            Some(Signer::BunnyPath(key)) => (bunny::sign_directory(key, &directory, expires_s), String::new()),
+            Some(Signer::BunnyPath(key)) => (bunny::sign_directory(key, directory, expires_s), String::new()),
             Some(Signer::BunnyQuery(key)) => {
-                let grant = Grant { path: &directory, token_path: Some(&directory), expires_s, ..Grant::default() };
+                let grant = Grant { path: directory, token_path: Some(directory), expires_s, ..Grant::default() };
                 (String::new(), format!("?{}", key.sign_params(&grant)))
             }
             Some(Signer::CloudFront(pair)) => {
@@ -100,10 +104,10 @@ impl Links {
                 (String::new(), format!("?{params}"))
             }
             Some(Signer::Cloudflare(key)) => {
-                (String::new(), format!("?{}", key.sign(&directory, now_s, cloudflare::Encoding::UrlSafe)))
+                (String::new(), format!("?{}", key.sign(directory, now_s, cloudflare::Encoding::UrlSafe)))
             }
         };
-        Ok(format!("{}{before}{version_dir}{}{behind}", self.base, scope.path()))
+        Ok(format!("{}{before}{parent}{file}{behind}", self.base))
     }
 
     /// The 30-second preview: public, no token.
@@ -119,6 +123,15 @@ impl Links {
     /// The same for players of HLS.
     pub fn preview_hls(&self, track: TrackId, version: VersionId) -> String {
         format!("{}/p/{track}/{version}/preview.m3u8", self.base)
+    }
+
+    /// A file of the public directory when its track is private: with a token for that directory.
+    ///
+    /// # Errors
+    /// As `master`.
+    pub fn guarded(&self, track: TrackId, version: VersionId, file: &str, now_s: u64) -> Result<String> {
+        let directory = format!("/p/{track}/{version}/");
+        self.signed(&directory, &directory, file, now_s)
     }
 }
 

@@ -100,7 +100,9 @@ pub(super) fn unblock(args: &UnblockArgs) -> Result<ExitCode> {
 pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
     let snapshot = blocks::read(&open(&args.settings)?.1)?;
     if args.json {
-        say(json!(snapshot.tracks));
+        let guarded = snapshot.guarded.iter().map(|track| (track.to_string(), json!({ "state": "guarded" })));
+        let blocked = snapshot.tracks.iter().map(|(track, entry)| (track.to_string(), json!(entry)));
+        say(json!(guarded.chain(blocked).collect::<serde_json::Map<_, _>>()));
         return Ok(ExitCode::SUCCESS);
     }
     for (track, entry) in &snapshot.tracks {
@@ -108,6 +110,9 @@ pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
         let since = httpdate::fmt_http_date(since);
         let reason = entry.reason.as_deref().unwrap_or_default();
         say(format!("{track} {} since {since} {reason}", word(entry.state)).trim_end());
+    }
+    for track in &snapshot.guarded {
+        say(format!("{track} guarded"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@
 //!
 //! A store of two halves has two documents. A track is served when neither closes it, and both are changed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -71,6 +71,9 @@ pub struct Snapshot {
     format: u32,
     /// The entries.
     pub tracks: BTreeMap<TrackId, Entry>,
+    /// Private tracks whose addresses strangers may know: what of them is public takes a token, too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub guarded: BTreeSet<TrackId>,
 }
 
 const FORMAT: u32 = 1;
@@ -79,7 +82,7 @@ const REASON_BYTES_MAX: usize = 1_000;
 
 impl Default for Snapshot {
     fn default() -> Snapshot {
-        Snapshot { format: FORMAT, tracks: BTreeMap::new() }
+        Snapshot { format: FORMAT, tracks: BTreeMap::new(), guarded: BTreeSet::new() }
     }
 }
 
@@ -106,6 +109,7 @@ impl Snapshot {
                 _ => drop(self.tracks.insert(track, entry)),
             }
         }
+        self.guarded.extend(other.guarded);
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -164,6 +168,37 @@ pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
                 return Err(Error::invalid(format!("track {track} was deleted: there is nothing left to block")));
             }
             snapshot.tracks.insert(track, entry.clone());
+            if entry.state == State::Deleted {
+                snapshot.guarded.remove(&track);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Guards tracks or not: preview, poster and waveform of a guarded one take a token as everything else, at every origin
+/// of this store within a second. Blocks of the same tracks stay what they are. Durable when it returns; writes nothing
+/// when nothing changes. Blocks.
+///
+/// # Errors
+/// As `Store::edit_blocks`.
+pub fn guard(store: &Store, tracks: &[TrackId], guarded: bool) -> Result<()> {
+    for half in store.halves() {
+        let known = read(&half)?;
+        let is_gone = |track: &TrackId| known.tracks.get(track).is_some_and(|entry| entry.state == State::Deleted);
+        let change = |track: &&TrackId| known.guarded.contains(track) != guarded && !(guarded && is_gone(track));
+        let changed: Vec<TrackId> = tracks.iter().filter(change).copied().collect();
+        if changed.is_empty() {
+            continue;
+        }
+        edit(&half, |snapshot| {
+            for track in changed {
+                match guarded {
+                    true => snapshot.guarded.insert(track),
+                    false => snapshot.guarded.remove(&track),
+                };
+            }
             Ok(())
         })?;
     }
@@ -266,13 +301,15 @@ pub enum Standing {
     Blocked,
     /// 404, as for what never was.
     Hidden,
+    /// Nothing of it without a token, what is public of others neither.
+    Guarded,
     /// Nobody could be asked yet: 503.
     Unknown,
 }
 
 /// The snapshot requests ask; one for the process.
 pub struct Blocks {
-    entries: ArcSwap<HashMap<TrackId, Entry>>,
+    entries: ArcSwap<Held>,
     /// `NONE`, `SOME` entries, or `UNKNOWN` before the first snapshot.
     any: AtomicU8,
     link: HeaderValue,
@@ -283,6 +320,13 @@ pub struct Blocks {
     age_s: Gauge,
     failures: Counter,
     dark: &'static Histogram,
+}
+
+/// A snapshot, as requests ask it.
+#[derive(Debug, Default)]
+struct Held {
+    tracks: HashMap<TrackId, Entry>,
+    guarded: HashSet<TrackId>,
 }
 
 const NONE: u8 = 0;
@@ -338,7 +382,9 @@ impl Blocks {
             UNKNOWN => return Standing::Unknown,
             _ => {}
         }
-        match self.entries.load().get(&track).map(|entry| entry.state) {
+        let held = self.entries.load();
+        match held.tracks.get(&track).map(|entry| entry.state) {
+            None if held.guarded.contains(&track) => Standing::Guarded,
             None => Standing::Open,
             Some(State::Blocked) => Standing::Blocked,
             Some(State::Private | State::Deleted) => Standing::Hidden,
@@ -362,7 +408,7 @@ impl Blocks {
 
     /// Who demands a block and why, in their words.
     pub fn reason(&self, track: TrackId) -> Option<String> {
-        self.entries.load().get(&track)?.reason.clone()
+        self.entries.load().tracks.get(&track)?.reason.clone()
     }
 
     /// The text of a 451 (RFC 7725 §3: it should say who demands it and why).
@@ -376,7 +422,7 @@ impl Blocks {
     /// Keeps the gauges fresh.
     pub(super) fn sample(&self) {
         self.age_s.set(self.age().as_secs_f64());
-        self.tracks.set(self.entries.load().len() as f64);
+        self.tracks.set(self.entries.load().tracks.len() as f64);
     }
 
     /// How long the blocks took that are new in this snapshot; not of the first, whose blocks were made while this
@@ -387,7 +433,7 @@ impl Blocks {
         }
         let known = self.entries.load();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let is_new = |track: &TrackId| known.get(track).is_none_or(|entry| entry.state != State::Blocked);
+        let is_new = |track: &TrackId| known.tracks.get(track).is_none_or(|entry| entry.state != State::Blocked);
         for (_, entry) in snapshot.tracks.iter().filter(|(track, entry)| entry.state == State::Blocked && is_new(track))
         {
             self.dark.record_duration(now.saturating_sub(Duration::from_secs(entry.since_s)));
@@ -396,8 +442,10 @@ impl Blocks {
 
     fn take(&self, snapshot: Snapshot) {
         self.measure(&snapshot);
-        let any = if snapshot.tracks.is_empty() { NONE } else { SOME };
-        self.entries.store(Arc::new(snapshot.tracks.into_iter().collect()));
+        let any = if snapshot.tracks.is_empty() && snapshot.guarded.is_empty() { NONE } else { SOME };
+        let held =
+            Held { tracks: snapshot.tracks.into_iter().collect(), guarded: snapshot.guarded.into_iter().collect() };
+        self.entries.store(Arc::new(held));
         self.any.store(any, Ordering::Release);
         self.understood();
     }
@@ -409,7 +457,7 @@ impl Blocks {
 
 impl std::fmt::Debug for Blocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Blocks").field("tracks", &self.entries.load().len()).finish_non_exhaustive()
+        f.debug_struct("Blocks").field("tracks", &self.entries.load().tracks.len()).finish_non_exhaustive()
     }
 }
 
@@ -491,6 +539,32 @@ mod tests {
         assert!(unblock(&store, track("trk_1")).is_err());
         assert!(block(&store, track("trk_1"), entry(State::Blocked)).is_err());
         assert_eq!(read(&store).unwrap().tracks[&track("trk_1")].state, State::Deleted);
+    }
+
+    #[test]
+    fn a_guard_and_a_block_of_one_track_do_not_touch_each_other_and_a_tombstone_ends_both() {
+        let (dir, store) = store();
+        let one = track("trk_1");
+        let is_guarded = || read(&store).unwrap().guarded.contains(&one);
+        guard(&store, &[one, track("trk_2")], true).unwrap();
+        block(&store, one, entry(State::Blocked)).unwrap();
+        assert!(is_guarded());
+        unblock(&store, one).unwrap();
+        assert!(is_guarded());
+        let snapshot = read(&store).unwrap();
+        assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap(), snapshot);
+        let blocks = Blocks::start(StoreSource::new(store.clone()), Duration::from_secs(60), "/").unwrap();
+        assert_eq!(blocks.standing(one), Standing::Guarded);
+        let stamp = || std::fs::metadata(dir.path().join("blocks.json")).unwrap().modified().unwrap();
+        let before = stamp();
+        guard(&store, &[one], true).unwrap();
+        assert_eq!(stamp(), before, "nothing changed, nothing was written");
+        guard(&store, &[one], false).unwrap();
+        assert!(!is_guarded());
+        guard(&store, &[one], true).unwrap();
+        block(&store, one, entry(State::Deleted)).unwrap();
+        guard(&store, &[one], true).unwrap();
+        assert!(!is_guarded());
     }
 
     #[test]

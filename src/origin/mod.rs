@@ -234,12 +234,13 @@ impl Origin {
         if let Some(refusal) = self.refuse_without_grant(request, peer, &target) {
             return refusal;
         }
-        if standing == Standing::Hidden {
+        let guarded = standing == Standing::Guarded && !target.needs_token();
+        if standing == Standing::Hidden || (guarded && !self.is_granted(request, peer, &target)) {
             // After the token, where a version that does not exist is missed: nobody sees a difference.
             self.metrics.missing();
             return respond::not_found();
         }
-        match self.cache.get(&(target.track, target.version)) {
+        let response = match self.cache.get(&(target.track, target.version)) {
             Some(version) => {
                 self.metrics.found(Lookup::Hit);
                 let asked = (request.method(), request.headers());
@@ -251,7 +252,14 @@ impl Origin {
             }
             // Boxed: the future of a hit stays small.
             None => Box::pin(self.answer_miss(request, &target, permit)).await,
-        }
+        };
+        if guarded && response.status().as_u16() < 400 { respond::for_one(response) } else { response }
+    }
+
+    /// Whether a request for what is public of other tracks has a token.
+    fn is_granted(&self, request: &Request<Incoming>, peer: SocketAddr, target: &Target<'_>) -> bool {
+        let client = authorize::client(request, peer, self.options.trust_proxy);
+        authorize::authorize(&self.verifier.load(), target, request, client, self.clock.unix_s()).is_ok()
     }
 
     fn refuse_without_grant(

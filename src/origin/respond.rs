@@ -166,6 +166,12 @@ pub(super) fn unsatisfiable(length: u64) -> Response<Body> {
     response
 }
 
+/// Makes an answer one that no cache keeps for others, and no proxy between (RFC 9111 §5.2.2.7).
+pub(super) fn for_one(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    response
+}
+
 /// 404, for whatever is not there: unknown, unpublished, misspelt.
 pub(super) fn not_found() -> Response<Body> {
     reply::refusal(StatusCode::NOT_FOUND, "not found\n")

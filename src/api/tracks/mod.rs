@@ -418,7 +418,7 @@ async fn change(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): P
     let another_preview =
         changes.preview_start_ms.filter(|start| row.is_some_and(|row| row.preview_start_ms != *start));
     if changes != Changes::default() {
-        app.db.change_tracks(&[known.id], owner(&caller), &changes, now_us).await?;
+        catalogue::change((&app.db, &app.store), &[known.id], owner(&caller), &changes, now_us).await?;
     }
     if changes.visibility == Some(Visibility::Private) && row.is_some_and(|row| row.visibility == Visibility::Public) {
         forget(&app, known.id, now_us).await?; // what caches keep was for everybody
@@ -511,7 +511,8 @@ async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, bod
         return Err(Problem::unprocessable("batch", "This cannot be changed of several tracks", detail));
     }
     let now_us = app.clock.unix_us();
-    let changed = app.db.change_tracks(&several.ids, Some(&caller.subject), &changes, now_us).await?;
+    let to = (&app.db, &app.store);
+    let changed = catalogue::change(to, &several.ids, Some(&caller.subject), &changes, now_us).await?;
     if changes.visibility == Some(Visibility::Private) {
         for id in changed.iter().filter_map(|id| TrackId::decode(id)) {
             forget(&app, id, now_us).await?;

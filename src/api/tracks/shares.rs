@@ -19,6 +19,7 @@ use super::described::{MadeShare, Resolved, ShareList};
 use super::{Answer, Part, find_own, own, part};
 use crate::api::sent::{self, Raw};
 use crate::base::clock::rfc3339;
+use crate::catalogue;
 use crate::db::tracks::{NewShare, Share};
 use crate::tracks::share::{self, LABEL_CHARS_MAX, SHARES_MAX, ShareId, VALID_S, VALID_S_MAX};
 
@@ -62,6 +63,8 @@ pub(super) async fn create(
         let detail = format!("a label has up to {LABEL_CHARS_MAX} characters and no line breaks");
         return Err(Problem::unprocessable("label", "The label cannot be used", detail));
     }
+    // From now on somebody knows the addresses of a private track, and will when the share is over.
+    catalogue::guard_if_private(&app.db, &app.store, known.id).await?;
     let (token, sha256) = share::mint();
     let now_us = app.clock.unix_us();
     let expires_us = now_us + valid_s * 1_000_000;

@@ -7,6 +7,7 @@ use crate::base::id::TrackId;
 use crate::base::{Error, Result};
 use crate::db::Db;
 use crate::db::conn::{Tx, args};
+use crate::db::money::locked;
 use crate::tracks::access::Offer;
 use crate::tracks::{State, Visibility};
 
@@ -62,54 +63,61 @@ pub async fn advance(
     Ok(moved > 0)
 }
 
-impl Db {
-    /// Changes those of these tracks that this owner has, `None`: anybody's, in one statement; says which.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn change_tracks(
-        &self,
-        ids: &[TrackId],
-        owner: Option<&str>,
-        changes: &Changes,
-        now_us: i64,
-    ) -> Result<Vec<String>> {
-        let mut tx = self.begin().await?;
-        let sql = by_ids!(
-            tx.dialect(),
-            "update track set visibility = coalesce($3, visibility),
-               publish_when_ready = coalesce($4, publish_when_ready), preview_enabled = coalesce($5, preview_enabled),
-               preview_start_ms = case when $6 = 1 then $7 else preview_start_ms end,
-               price_minor = case when $8 = 1 then $9 else price_minor end,
-               currency = case when $8 = 1 then $10 else currency end, updated_us = $11
-             where (owner = $2 or $2 is null) and state <> 'deleted' and id",
-            " returning id"
-        );
-        let flag = |flag: Option<bool>| flag.map(i64::from);
-        let offer = changes.offer.as_ref().and_then(Option::as_ref);
-        let rows = tx
-            .all(
-                sql,
-                args![
-                    &json!(ids).to_string(),
-                    owner,
-                    changes.visibility.map(Visibility::as_str),
-                    flag(changes.publish_when_ready),
-                    flag(changes.preview_enabled),
-                    i64::from(changes.preview_start_ms.is_some()),
-                    changes.preview_start_ms.flatten(),
-                    i64::from(changes.offer.is_some()),
-                    offer.map(|offer| offer.price_minor),
-                    offer.map(|offer| offer.currency.as_str()),
-                    now_us
-                ],
-            )
-            .await?;
-        let changed = rows.iter().map(|row| row.text("id")).collect::<Result<_>>()?;
-        tx.commit().await?;
-        Ok(changed)
-    }
+/// Changes those of these tracks that this owner has, `None`: anybody's, in one statement; says which. In the caller's
+/// transaction, which tells the origins who may see them (`catalogue::change`).
+///
+/// # Errors
+/// When the database refuses.
+pub async fn change(
+    tx: &mut Tx,
+    ids: &[TrackId],
+    owner: Option<&str>,
+    changes: &Changes,
+    now_us: i64,
+) -> Result<Vec<String>> {
+    let sql = by_ids!(
+        tx.dialect(),
+        "update track set visibility = coalesce($3, visibility),
+           publish_when_ready = coalesce($4, publish_when_ready), preview_enabled = coalesce($5, preview_enabled),
+           preview_start_ms = case when $6 = 1 then $7 else preview_start_ms end,
+           price_minor = case when $8 = 1 then $9 else price_minor end,
+           currency = case when $8 = 1 then $10 else currency end, updated_us = $11
+         where (owner = $2 or $2 is null) and state <> 'deleted' and id",
+        " returning id"
+    );
+    let flag = |flag: Option<bool>| flag.map(i64::from);
+    let offer = changes.offer.as_ref().and_then(Option::as_ref);
+    let rows = tx
+        .all(
+            sql,
+            args![
+                &json!(ids).to_string(),
+                owner,
+                changes.visibility.map(Visibility::as_str),
+                flag(changes.publish_when_ready),
+                flag(changes.preview_enabled),
+                i64::from(changes.preview_start_ms.is_some()),
+                changes.preview_start_ms.flatten(),
+                i64::from(changes.offer.is_some()),
+                offer.map(|offer| offer.price_minor),
+                offer.map(|offer| offer.currency.as_str()),
+                now_us
+            ],
+        )
+        .await?;
+    rows.iter().map(|row| row.text("id")).collect()
+}
 
+/// Who may know of a track, `None` when there is none; nobody changes it until the transaction ends.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn visibility(tx: &mut Tx, id: TrackId) -> Result<Option<Visibility>> {
+    let row = tx.first(locked!(tx, "select visibility from track where id = $1"), args![id.as_str()]).await?;
+    row.map(|row| row.text("visibility")?.parse()).transpose()
+}
+
+impl Db {
     /// Deletes those of these tracks that this owner has, `None`: anybody's; says which. Two statements, however many.
     /// Their bytes are removed later; the origins have to be told by the caller, before this.
     ///

@@ -162,6 +162,38 @@ fn a_hidden_track_looks_as_if_it_had_never_been() {
 }
 
 #[test]
+fn what_is_public_of_a_guarded_track_takes_a_token_and_no_cache_keeps_it() {
+    let bench = guarded();
+    let public = [("p", "preview.m4a"), ("w", "peaks.bin"), ("w", "peaks.json")];
+    let public = public.map(|(space, rest)| bench.published.path(space, rest));
+    let guard = |guarded| blocks::guard(&store(&bench), &[track()], guarded).unwrap();
+    guard(true);
+    until(404, || bench.get(&public[0], "").status);
+    for path in &public {
+        let unknown = path.replace(TRACK, "trk_0000000000000000none");
+        let (it, never) = (bench.get(path, ""), bench.get(&unknown, ""));
+        assert_eq!((it.status, it.header("cache-control"), &it.body), (404, Some("no-store"), &never.body), "{path}");
+        let opened = bench.get(&bench.signed(&format!("/{}/{TRACK}/", &path[1..2]), path), "");
+        assert_eq!(opened.expect(200).header("cache-control"), Some("private, no-store"), "{path}");
+        let wrong = bench.signed(&format!("/a/{TRACK}/"), path);
+        assert_eq!(bench.get(&wrong, "").status, 404, "a token for its segments opens {path}");
+    }
+    let segment = bench.a("aac/96/00001.mp4");
+    let signed = bench.signed(&format!("/a/{TRACK}/"), &segment);
+    let cached = bench.get(&signed, "").expect(200).header("cache-control").map(str::to_owned);
+    assert!(
+        cached.is_some_and(|kept| kept.contains("immutable")),
+        "what takes a token anyway is kept by caches as before"
+    );
+    bench.get(&segment, "").expect(403);
+    guard(false);
+    until(200, || bench.get(&public[0], "").status);
+    for path in &public {
+        assert!(bench.get(path, "").expect(200).header("cache-control").unwrap().contains("immutable"), "{path}");
+    }
+}
+
+#[test]
 fn an_origin_does_not_start_when_it_cannot_learn_what_is_blocked() {
     let bench = Bench::open();
     block(&bench, State::Blocked);

@@ -106,6 +106,50 @@ fn a_private_track_is_nothing_to_anybody_else(site: &Site) {
     shares_open_it(&api, &id);
 }
 
+#[test]
+fn what_strangers_knew_of_a_track_is_gone_when_it_is_private() {
+    what_strangers_knew_of_a_track_is_gone_when_it_is_private_at(&Site::new());
+}
+
+#[test]
+fn what_strangers_knew_of_a_track_is_gone_when_it_is_private_on_postgresql() {
+    what_strangers_knew_of_a_track_is_gone_when_it_is_private_at(&Site::on_postgresql());
+}
+
+fn what_strangers_knew_of_a_track_is_gone_when_it_is_private_at(site: &Site) {
+    let api = site.serve();
+    let addresses = |id: &str| {
+        let alias = api.get(Who::One, &format!("/tracks/{id}/master.m3u8"));
+        let to = alias.header("location").unwrap();
+        let version = to.split(id).last().unwrap().split('/').nth(1).unwrap().to_owned();
+        ["p/{at}/preview.m4a", "p/{at}/preview.m3u8", "w/{at}/peaks.bin"]
+            .map(|path| format!("/{}", path.replace("{at}", &format!("{id}/{version}"))))
+    };
+    let until = |status: u16, addresses: &[String]| {
+        for path in addresses {
+            crate::support::until(|| api.get(Who::Nobody, path).status == status);
+        }
+    };
+    let id = api.track(&json!({}), "published");
+    let known = addresses(&id);
+    until(200, &known);
+    patch(&api, &id, &json!({ "visibility": "private" }));
+    until(404, &known);
+    assert_eq!(api.get(Who::One, &format!("/tracks/{id}/stream?preview=30")).status, 200, "its owner hears it");
+    patch(&api, &id, &json!({ "title": "As private as before" }));
+    patch(&api, &id, &json!({ "visibility": "public" }));
+    until(200, &known);
+    let batch = json!({ "ids": [id], "changes": { "visibility": "private" } });
+    assert_eq!(api.json(Who::One, "POST", "/api/v1/tracks/batch/update", &batch).1["items"][0]["result"], "done");
+    until(404, &known);
+    // What was never public is known to nobody until somebody is let in; then it takes a token, too.
+    let shared = api.track(&json!({ "visibility": "private" }), "published");
+    let known = addresses(&shared);
+    let (status, share) = api.json(Who::One, "POST", &format!("/api/v1/tracks/{shared}/share"), &json!({}));
+    assert_eq!(status, 201, "{share}");
+    until(404, &known);
+}
+
 fn shares_open_it(api: &Api, id: &str) {
     let path = format!("/api/v1/tracks/{id}/share");
     let (status, share) = api.json(Who::One, "POST", &path, &json!({ "label": "For Ada", "expires_in_s": 3600 }));

@@ -341,7 +341,13 @@ async fn owners_change_and_delete_their_own_in_one_statement(db: Db) {
         preview_start_ms: Some(Some(5_000)),
         ..Changes::default()
     };
-    let (mut changed, statements) = segue::db::counted(db.change_tracks(&ids, Some("one"), &changes, NOW + 1)).await;
+    let change = async |ids: &[TrackId], changes: &Changes, now_us| {
+        let mut tx = db.begin().await.unwrap();
+        let changed = segue::db::tracks::change(&mut tx, ids, Some("one"), changes, now_us).await;
+        tx.commit().await.unwrap();
+        changed
+    };
+    let (mut changed, statements) = segue::db::counted(change(&ids, &changes, NOW + 1)).await;
     changed.as_mut().unwrap().sort();
     assert_eq!((changed.unwrap(), statements), (vec!["trk_a".to_owned(), "trk_b".into()], 1));
     let row = db.track(id("trk_a")).await.unwrap().unwrap();
@@ -349,7 +355,7 @@ async fn owners_change_and_delete_their_own_in_one_statement(db: Db) {
     assert_eq!(row.offer, Some(Offer { price_minor: 990, currency: "EUR".into() }));
     assert_eq!(db.track(id("trk_c")).await.unwrap().unwrap().visibility, Visibility::Public);
     let free = Changes { offer: Some(None), preview_start_ms: Some(None), ..Changes::default() };
-    db.change_tracks(&[id("trk_a")], Some("one"), &free, NOW + 2).await.unwrap();
+    change(&[id("trk_a")], &free, NOW + 2).await.unwrap();
     let row = db.track(id("trk_a")).await.unwrap().unwrap();
     assert_eq!((row.offer, row.preview_start_ms, row.visibility), (None, None, Visibility::Private));
     assert_eq!(db.owned_tracks(&ids, Some("two")).await.unwrap(), ["trk_c"]);
