@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     if options.smoke {
         (options.seconds, options.rate) = (1, 24);
     }
-    let server = postgres::Postgres::start_with(&["-c", "fsync=on"]);
+    let server = postgres::Postgres::start_with(&["fsync=on"]);
     let mut table =
         String::from("| database | route | who | p50 | p99 | CPU | statements |\n|---|---|---|---|---|---|---|\n");
     let mut fine = true;

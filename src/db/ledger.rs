@@ -301,7 +301,7 @@ async fn last_recorded(tx: &mut Tx, until_us: i64) -> Result<i64> {
     // Two steps: journals of one group share their time.
     let last = "select max(recorded_us) as at from ledger_journal where recorded_us <= $1";
     let Some(last_us) = first_int(tx, last, until_us).await? else { return Ok(0) };
-    let seq = "select max(s.seq) as at from ledger_journal j join ledger_seal s on s.journal_id = j.id
+    let seq = "select max((select seq from ledger_seal where journal_id = j.id)) as at from ledger_journal j
          where j.recorded_us = $1";
     Ok(first_int(tx, seq, last_us).await?.unwrap_or(0))
 }
@@ -325,7 +325,8 @@ async fn closed(tx: &mut Tx) -> Result<i64> {
     Ok(row.map_or(Ok(None), |row| row.int_or_null("at"))?.unwrap_or(-1))
 }
 
-/// Everything that the journals touch.
+/// Everything that the journals touch. On PostgreSQL each row is looked up by its key: a session keeps its plans, and one
+/// that was made while a table was small would read all of it later.
 async fn load(tx: &mut Tx, journals: &[&Journal]) -> Result<View> {
     let head = lock(tx).await?;
     let closed_us = closed(tx).await?;
@@ -348,8 +349,9 @@ async fn load(tx: &mut Tx, journals: &[&Journal]) -> Result<View> {
         }
         Dialect::Postgres => {
             "select a.code, a.currency, a.guard, b.debits, b.credits, b.debits_pending, b.credits_pending
-             from ledger_account a join ledger_balance b on b.account_id = a.id
-             where a.code in (select jsonb_array_elements_text($1::jsonb))"
+             from jsonb_array_elements_text($1::jsonb) wanted cross join lateral (
+               select * from ledger_account where code = wanted limit 1) a
+             cross join lateral (select * from ledger_balance where account_id = a.id limit 1) b"
         }
     };
     for row in tx.all(sql, args![&json!(codes).to_string()]).await? {
@@ -372,13 +374,14 @@ async fn load(tx: &mut Tx, journals: &[&Journal]) -> Result<View> {
         }
         Dialect::Postgres => {
             "with known as (
-               select id from ledger_journal where id in (select jsonb_array_elements_text($1::jsonb))
-               union select id from ledger_journal
-               where (kind, source) in (select e ->> 0, e ->> 1 from jsonb_array_elements($2::jsonb) e))
+               select jsonb_array_elements_text($1::jsonb) as id
+               union select k.id from jsonb_array_elements($2::jsonb) e cross join lateral (
+                 select id from ledger_journal where kind = e ->> 0 and source = e ->> 1 limit 1) k)
              select j.id, j.kind, j.source, j.phase, j.fingerprint, j.recorded_us, s.seq,
                (select count(*) from ledger_journal r where r.reverses = j.id) as reversed,
                (select count(*) from ledger_journal r where r.resolves = j.id) as resolved
-             from known join ledger_journal j on j.id = known.id join ledger_seal s on s.journal_id = j.id"
+             from known cross join lateral (select * from ledger_journal where id = known.id limit 1) j
+             cross join lateral (select seq from ledger_seal where journal_id = j.id limit 1) s"
         }
     };
     for row in tx.all(sql, args![&json!(ids).to_string(), &json!(sources).to_string()]).await? {
@@ -410,8 +413,10 @@ async fn load_postings(tx: &mut Tx, view: &mut View, named: &Value) -> Result<()
         }
         Dialect::Postgres => {
             "select p.journal_id, a.code, p.currency, p.debit, p.credit
-             from ledger_posting p join ledger_account a on a.id = p.account_id
-             where p.journal_id in (select jsonb_array_elements_text($1::jsonb)) order by p.journal_id, p.line"
+             from jsonb_array_elements_text($1::jsonb) wanted cross join lateral (
+               select * from ledger_posting where journal_id = wanted order by line limit 1000) p
+             cross join lateral (select code from ledger_account where id = p.account_id limit 1) a
+             order by p.journal_id, p.line"
         }
     };
     for row in tx.all(sql, args![&named.to_string()]).await? {

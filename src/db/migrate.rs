@@ -24,6 +24,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0015_invoice_refunds", include_str!("schema/0015_invoice_refunds.sql")),
     ("0016_workers", include_str!("schema/0016_workers.sql")),
     ("0017_walls", include_str!("schema/0017_walls.sql")),
+    ("0018_ledger_sets", include_str!("schema/0018_ledger_sets.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -10,7 +10,7 @@ use segue::db::{Db, Options, Place};
 pub(crate) struct Postgres {
     server: Child,
     directory: tempfile::TempDir,
-    words: &'static [&'static str],
+    settings: Vec<&'static str>,
 }
 
 /// As who the server runs: it refuses to run as root.
@@ -34,11 +34,13 @@ fn binaries() -> PathBuf {
 
 impl Postgres {
     pub(crate) fn start() -> Postgres {
-        Postgres::start_with(&["-c", "fsync=off", "-c", "full_page_writes=off"])
+        // Commits are written, though not to the disk: what was committed is there after `stop`.
+        let quick = ["fsync=off", "full_page_writes=off", "shared_buffers=32MB", "autovacuum=off"];
+        Postgres::start_with(&quick)
     }
 
-    /// With more words on its command line.
-    pub(crate) fn start_with(words: &'static [&'static str]) -> Postgres {
+    /// With these settings, and else as it comes.
+    pub(crate) fn start_with(settings: &[&'static str]) -> Postgres {
         let directory = tempfile::Builder::new().prefix("segue-pg-").tempdir().unwrap();
         if rustix::process::getuid().is_root() {
             let owned = Command::new("chown").arg("postgres").arg(directory.path()).status().unwrap();
@@ -51,7 +53,7 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        Postgres { server: serve(directory.path(), words), directory, words }
+        Postgres { server: serve(directory.path(), settings), directory, settings: settings.to_vec() }
     }
 
     /// Stops it, as a crash would.
@@ -62,7 +64,7 @@ impl Postgres {
 
     /// Starts it again where it was.
     pub(crate) fn start_again(&mut self) {
-        self.server = serve(self.directory.path(), self.words);
+        self.server = serve(self.directory.path(), &self.settings);
     }
 
     /// The URL of a database of this server.
@@ -98,16 +100,14 @@ impl Drop for Postgres {
     }
 }
 
-fn serve(directory: &Path, words: &[&str]) -> Child {
+fn serve(directory: &Path, settings: &[&str]) -> Child {
     as_nobody_special(&binaries().join("postgres"))
         .arg("-D")
         .arg(directory.join("data"))
         .arg("-k")
         .arg(directory)
         .args(["-c", "listen_addresses="])
-        .args(words)
-        // Commits are written, though not to the disk: what was committed is there after `stop`.
-        .args(["-c", "shared_buffers=32MB", "-c", "autovacuum=off"])
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(directory.join("log")).unwrap())
         .spawn()

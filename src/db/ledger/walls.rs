@@ -6,7 +6,7 @@ use crate::db::conn::{Tx, args};
 use crate::db::{Db, Dialect};
 
 /// What `schema/` makes on SQLite.
-pub const SQLITE: [&str; 26] = [
+pub const SQLITE: [&str; 27] = [
     "audit_is_new",
     "audit_stays_1",
     "audit_stays_2",
@@ -31,12 +31,13 @@ pub const SQLITE: [&str; 26] = [
     "ledger_posting_stays_2",
     "ledger_seal_counts",
     "ledger_seal_fits",
+    "ledger_seal_is_later",
     "ledger_seal_stays_1",
     "ledger_seal_stays_2",
 ];
 
 /// … and on PostgreSQL.
-pub const POSTGRES: [&str; 24] = [
+pub const POSTGRES: [&str; 23] = [
     "audit_stays_1",
     "audit_stays_2",
     "ledger_account_is_not_emptied",
@@ -57,7 +58,6 @@ pub const POSTGRES: [&str; 24] = [
     "ledger_posting_fits",
     "ledger_posting_is_not_emptied",
     "ledger_posting_stays",
-    "ledger_seal_counts",
     "ledger_seal_fits",
     "ledger_seal_is_not_emptied",
     "ledger_seal_stays",
