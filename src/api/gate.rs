@@ -77,7 +77,7 @@ pub(super) async fn look(
 ) -> Result<Known, Refused> {
     let id = TrackId::decode(id).ok_or(Refused::NotFound)?;
     let closed = match app.blocks.standing(id) {
-        Standing::Open | Standing::Guarded => Closed::No,
+        Standing::Open | Standing::Guarded(_) => Closed::No,
         Standing::Blocked => Closed::Blocked,
         Standing::Hidden => Closed::Hidden,
         Standing::Unknown => {
@@ -131,6 +131,11 @@ impl Known {
     /// Whether strangers shall not know of it, so that what is public of others takes a token, too.
     pub(super) fn is_private(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.visibility == Visibility::Private)
+    }
+
+    /// Whether strangers shall not hear its preview, so that it takes a token, too.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_private() || self.row.as_ref().is_some_and(|row| row.offer.is_some() && !row.preview_enabled)
     }
 
     /// Whether somebody is the owner.

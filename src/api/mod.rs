@@ -167,7 +167,7 @@ fn described_media() -> OpenApiRouter<Arc<App>> {
 
 /// What it says of itself, without what it needs.
 fn described_catalogue() -> OpenApiRouter<Arc<App>> {
-    tracks::described().merge(dmca::described()).merge(desk::described())
+    tracks::described().merge(money::products()).merge(dmca::described()).merge(desk::described())
 }
 
 /// Pictures that may be decoded at once: each takes some hundred MB at worst.

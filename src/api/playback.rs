@@ -256,7 +256,7 @@ async fn preview(app: &Arc<App>, known: &Known, request: (Method, HeaderMap)) ->
     let (store, id, version) = (app.store.clone(), track.id, track.version);
     let caching = gate::caching(ground, HeaderValue::from_static("public, max-age=60"));
     let mut response = match blocking(move || Ok(store.backend_of(id, version))).await? {
-        Backend::S3 if known.is_private() => {
+        Backend::S3 if known.is_unheard() => {
             let now_s = app.media_clock.unix_s();
             redirect(&app.links.guarded(track.id, track.version, "preview.m4a", now_s)?, caching)
         }

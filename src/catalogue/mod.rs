@@ -15,10 +15,12 @@ use crate::base::clock::Clock;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result};
 use crate::db::dmca::{self, By, Ruled};
+use crate::db::money::{Claim, Request};
+use crate::db::products::{self, NewProduct, Product};
 use crate::db::tracks::{self as rows, Changes};
 use crate::db::{Db, Tx};
 use crate::hls::version::VersionIndex;
-use crate::origin::blocks::{self, Entry};
+use crate::origin::blocks::{self, Entry, Guard};
 use crate::store::{Recorded, Store};
 use crate::tracks::dmca::{NoticeId, Standing};
 use crate::tracks::{self, State, Track, Visibility};
@@ -60,8 +62,27 @@ pub async fn retitle(db: &Db, store: &Store, id: TrackId, title: &str, now_us: i
     Ok(true)
 }
 
-/// Changes those of these tracks that this owner has, `None`: anybody's; says which. What becomes private is guarded at
-/// the origins, what becomes public is not: rows and the origins' document together as in `show`.
+/// What was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Which tracks.
+    pub ids: Vec<String>,
+    /// Those of them whose preview strangers could hear, and cannot any more.
+    pub unheard: Vec<TrackId>,
+}
+
+/// Why a track cannot be changed like that: it is on sale, and costs what that says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnSale {
+    /// The track.
+    pub track: String,
+    /// The product.
+    pub product: String,
+}
+
+/// Changes those of these tracks that this owner has, `None`: anybody's. What becomes private is guarded at the origins,
+/// what becomes public is not, and so is a preview that is taken back: rows and the origins' document together as in
+/// `show`. Refuses to change the price of what is on sale.
 ///
 /// # Errors
 /// As `show`.
@@ -71,15 +92,83 @@ pub async fn change(
     owner: Option<&str>,
     changes: &Changes,
     now_us: i64,
-) -> Result<Vec<String>> {
+) -> Result<std::result::Result<Changed, OnSale>> {
     let mut tx = db.begin().await?;
+    let heard = rows::heard(&mut tx, ids, owner).await?;
     let changed = rows::change(&mut tx, ids, owner, changes, now_us).await?;
+    if changes.offer.is_some()
+        && let Some((track, product)) = rows::on_sale(&mut tx, &changed).await?
+    {
+        return Ok(Err(OnSale { track, product }));
+    }
     if let Some(visibility) = changes.visibility {
         let (store, tracks) = (store.clone(), changed.iter().filter_map(|id| TrackId::decode(id)).collect::<Vec<_>>());
-        blocking(move || blocks::guard(&store, &tracks, visibility == Visibility::Private)).await?;
+        let private = visibility == Visibility::Private;
+        blocking(move || blocks::guard(&store, Guard::All, &tracks, private)).await?;
     }
+    let unheard = guard_previews((&mut tx, store), ids, owner, heard).await?;
     tx.commit().await?;
-    Ok(changed)
+    Ok(Ok(Changed { ids: changed, unheard }))
+}
+
+/// Guards the previews that were heard before and are not now, at the origins, and no longer those that are heard now; says
+/// which were closed. A preview that nobody was ever let hear is not listed: what is listed grows by what was taken back.
+async fn guard_previews(
+    (tx, store): (&mut Tx, &Store),
+    ids: &[TrackId],
+    owner: Option<&str>,
+    before: Vec<TrackId>,
+) -> Result<Vec<TrackId>> {
+    let after = rows::heard(tx, ids, owner).await?;
+    let less = |these: &[TrackId], those: &[TrackId]| {
+        these.iter().filter(|id| !those.contains(id)).copied().collect::<Vec<_>>()
+    };
+    let (closed, opened) = (less(&before, &after), less(&after, &before));
+    let (store, unheard) = (store.clone(), closed.clone());
+    blocking(move || {
+        blocks::guard(&store, Guard::Preview, &closed, true)?;
+        blocks::guard(&store, Guard::Preview, &opened, false)
+    })
+    .await?;
+    Ok(unheard)
+}
+
+/// Offers something for sale, once for a key; says whether its track had a preview that strangers heard until now.
+///
+/// # Errors
+/// As `show`.
+pub async fn offer(
+    (db, store): (&Db, &Store),
+    new: &NewProduct,
+    request: Request<'_>,
+    now_us: i64,
+) -> Result<(Claim<Product>, Vec<TrackId>)> {
+    let track: Vec<TrackId> = new.track.as_deref().and_then(TrackId::decode).into_iter().collect();
+    let mut tx = db.begin().await?;
+    let heard = rows::heard(&mut tx, &track, None).await?;
+    let claim = products::create(&mut tx, new, request, now_us).await?;
+    let unheard = guard_previews((&mut tx, store), &track, None, heard).await?;
+    tx.commit().await?;
+    Ok((claim, unheard))
+}
+
+/// Changes what this seller offers; `None`: there is no such product of theirs. Says the same of its track.
+///
+/// # Errors
+/// As `show`.
+pub async fn change_offer(
+    (db, store): (&Db, &Store),
+    product: &Product,
+    change: &products::Change,
+    now_us: i64,
+) -> Result<(Option<Product>, Vec<TrackId>)> {
+    let track: Vec<TrackId> = product.track.as_deref().and_then(TrackId::decode).into_iter().collect();
+    let mut tx = db.begin().await?;
+    let heard = rows::heard(&mut tx, &track, None).await?;
+    let changed = products::change(&mut tx, &product.id, &product.seller, change, now_us).await?;
+    let unheard = guard_previews((&mut tx, store), &track, None, heard).await?;
+    tx.commit().await?;
+    Ok((changed, unheard))
 }
 
 /// Guards a track that its owner is about to show to somebody, when nobody else may know of it.
@@ -90,7 +179,7 @@ pub async fn guard_if_private(db: &Db, store: &Store, id: TrackId) -> Result<()>
     let mut tx = db.begin().await?;
     if rows::visibility(&mut tx, id).await? == Some(Visibility::Private) {
         let store = store.clone();
-        blocking(move || blocks::guard(&store, &[id], true)).await?;
+        blocking(move || blocks::guard(&store, Guard::All, &[id], true)).await?;
     }
     tx.commit().await
 }

@@ -125,7 +125,7 @@ impl Links {
         format!("{}/p/{track}/{version}/preview.m3u8", self.base)
     }
 
-    /// A file of the public directory when its track is private: with a token for that directory.
+    /// A file of the public directory when its track keeps it from strangers: with a token for that directory.
     ///
     /// # Errors
     /// As `master`.

@@ -100,7 +100,10 @@ pub(super) fn unblock(args: &UnblockArgs) -> Result<ExitCode> {
 pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
     let snapshot = blocks::read(&open(&args.settings)?.1)?;
     if args.json {
-        let guarded = snapshot.guarded.iter().map(|track| (track.to_string(), json!({ "state": "guarded" })));
+        let kept = |tracks: &std::collections::BTreeSet<TrackId>, state: &str| {
+            tracks.iter().map(|track| (track.to_string(), json!({ "state": state }))).collect::<Vec<_>>()
+        };
+        let guarded = kept(&snapshot.unheard, "unheard").into_iter().chain(kept(&snapshot.guarded, "guarded"));
         let blocked = snapshot.tracks.iter().map(|(track, entry)| (track.to_string(), json!(entry)));
         say(json!(guarded.chain(blocked).collect::<serde_json::Map<_, _>>()));
         return Ok(ExitCode::SUCCESS);
@@ -113,6 +116,9 @@ pub(super) fn list(args: &BlocksArgs) -> Result<ExitCode> {
     }
     for track in &snapshot.guarded {
         say(format!("{track} guarded"));
+    }
+    for track in &snapshot.unheard {
+        say(format!("{track} unheard"));
     }
     Ok(ExitCode::SUCCESS)
 }

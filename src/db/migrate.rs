@@ -25,6 +25,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0016_workers", include_str!("schema/0016_workers.sql")),
     ("0017_walls", include_str!("schema/0017_walls.sql")),
     ("0018_ledger_sets", include_str!("schema/0018_ledger_sets.sql")),
+    ("0019_on_sale", include_str!("schema/0019_on_sale.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -430,6 +430,11 @@ async fn price(
         if product.seller == buyer {
             return Ok(Err(Refusal::Own(id.clone())));
         }
+        if let Some(track) = &product.track
+            && !is_there(tx, track).await?
+        {
+            return Ok(Err(Refusal::Product(id.clone())));
+        }
         let Some((_, price_minor)) = product.licences.iter().find(|(known, _)| known == kind) else {
             return Ok(Err(Refusal::Licence(id.clone(), *kind)));
         };
@@ -450,6 +455,13 @@ async fn price(
         Some(currency) => Ok((currency, items)),
         None => Err(Refusal::Items),
     })
+}
+
+/// Whether who buys a track gets something: it has a version, and neither a notice nor its owner's leaving keeps it dark.
+async fn is_there(tx: &mut Tx, track: &str) -> Result<bool> {
+    let sql = "select 1 as one from track where id = $1 and version is not null and state not in ('deleted', 'blocked')
+                 and not exists (select 1 from account_erasure e where e.user_id = track.owner and e.taken_back_us is null)";
+    Ok(tx.first(sql, args![track]).await?.is_some())
 }
 
 /// Remembers what the provider says, and that nothing is wrong any more; the same is not written again.

@@ -1,10 +1,10 @@
-//! What is sold: rows, and the offer for a track.
+//! What is sold: rows, and what they make of the track that they are for.
 
 use std::collections::BTreeMap;
 
-use super::Db;
 use super::conn::{Row, Tx, args};
-use super::money::{Claim, Request, claim, word};
+use super::money::{Claim, Request, claim, locked, word};
+use super::{Db, Dialect};
 use crate::base::{Error, Result};
 use crate::ledger::Currency;
 use crate::ledger::order::{LicenceKind, ProductId};
@@ -73,19 +73,6 @@ pub struct Change {
     pub images: Option<Vec<String>>,
 }
 
-/// What to offer somebody who may not hear a track.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Offer {
-    /// The cheapest product for it.
-    pub product: ProductId,
-    /// Its lowest price, in minor units.
-    pub price_minor: i64,
-    /// … of this currency.
-    pub currency: Currency,
-    /// Some product for the track allows a preview.
-    pub preview_enabled: bool,
-}
-
 /// The columns of a product, and what follows.
 macro_rules! select {
     ($rest:literal) => {
@@ -120,40 +107,6 @@ macro_rules! of_page {
 }
 
 impl Db {
-    /// Makes a product, once for a key.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn create_product(&self, new: &NewProduct, request: Request<'_>, now_us: i64) -> Result<Claim<Product>> {
-        let mut tx = self.begin().await?;
-        let id = ProductId::new(now_us);
-        let claimed = claim(&mut tx, request, id.as_str(), now_us).await?;
-        match claimed {
-            Claim::Conflict(id) => return Ok(Claim::Conflict(id)),
-            Claim::Known(id) => return read(&mut tx, &id).await?.ok_or_else(vanished).map(Claim::Known),
-            Claim::New(_) => {}
-        }
-        tx.execute(
-            "insert into product (id, seller, track, title, currency, preview_enabled, created_us, updated_us)
-             values ($1, $2, $3, $4, $5, $6, $7, $7)",
-            args![
-                id.as_str(),
-                &new.seller,
-                new.track.as_deref(),
-                &new.title,
-                new.currency.code(),
-                i64::from(new.preview_enabled),
-                now_us
-            ],
-        )
-        .await?;
-        put_licences(&mut tx, &id, &new.licences).await?;
-        put_images(&mut tx, &id, &new.images).await?;
-        let product = read(&mut tx, id.as_str()).await?.ok_or_else(vanished)?;
-        tx.commit().await?;
-        Ok(Claim::New(product))
-    }
-
     /// A product.
     ///
     /// # Errors
@@ -200,76 +153,103 @@ impl Db {
         };
         rows.iter().map(one).collect()
     }
+}
 
-    /// Changes a product of `seller`; `None`: there is none of theirs.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn change_product(
-        &self,
-        id: &ProductId,
-        seller: &str,
-        change: &Change,
-        now_us: i64,
-    ) -> Result<Option<Product>> {
-        let mut tx = self.begin().await?;
-        let flag = |value: Option<bool>| value.map(i64::from);
-        let changed = tx
-            .execute(
-                "update product set title = coalesce($3, title), preview_enabled = coalesce($4, preview_enabled),
-                   active = coalesce($5, active), updated_us = $6
-                 where id = $1 and seller = $2",
-                args![
-                    id.as_str(),
-                    seller,
-                    change.title.as_deref(),
-                    flag(change.preview_enabled),
-                    flag(change.active),
-                    now_us
-                ],
-            )
-            .await?;
-        if changed == 0 {
-            return Ok(None);
-        }
-        if let Some(licences) = &change.licences {
-            tx.execute("delete from product_licence where product_id = $1", args![id.as_str()]).await?;
-            put_licences(&mut tx, id, licences).await?;
-        }
-        if let Some(images) = &change.images {
-            tx.execute("delete from product_image where product_id = $1", args![id.as_str()]).await?;
-            put_images(&mut tx, id, images).await?;
-        }
-        let product = read(&mut tx, id.as_str()).await?;
-        tx.commit().await?;
-        Ok(product)
+/// Makes a product, once for a key, in the caller's transaction. Its track costs something from then on.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn create(tx: &mut Tx, new: &NewProduct, request: Request<'_>, now_us: i64) -> Result<Claim<Product>> {
+    let id = ProductId::new(now_us);
+    match claim(tx, request, id.as_str(), now_us).await? {
+        Claim::Conflict(id) => return Ok(Claim::Conflict(id)),
+        Claim::Known(id) => return read(tx, &id).await?.ok_or_else(vanished).map(Claim::Known),
+        Claim::New(_) => {}
     }
+    hold(tx, new.track.as_deref()).await?;
+    tx.execute(
+        "insert into product (id, seller, track, title, currency, preview_enabled, created_us, updated_us)
+         values ($1, $2, $3, $4, $5, $6, $7, $7)",
+        args![
+            id.as_str(),
+            &new.seller,
+            new.track.as_deref(),
+            &new.title,
+            new.currency.code(),
+            i64::from(new.preview_enabled),
+            now_us
+        ],
+    )
+    .await?;
+    put_licences(tx, &id, &new.licences).await?;
+    put_images(tx, &id, &new.images).await?;
+    price_track(tx, new.track.as_deref(), now_us).await?;
+    read(tx, id.as_str()).await?.ok_or_else(vanished).map(Claim::New)
+}
 
-    /// What to offer for a track; `None`: it is not for sale.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn offer(&self, track: &str) -> Result<Option<Offer>> {
-        let mut tx = self.begin_read().await?;
-        let row = tx
-            .first(
-                "select p.id, p.currency, l.price_minor,
-                   (select max(o.preview_enabled) from product o where o.track = $1 and o.active = 1) as preview
-                 from product p join product_licence l on l.product_id = p.id
-                 where p.track = $1 and p.active = 1 order by l.price_minor, p.id limit 1",
-                args![track],
-            )
-            .await?;
-        let one = |row: Row| {
-            Ok(Offer {
-                product: row.text("id")?.parse()?,
-                price_minor: row.int("price_minor")?,
-                currency: word(Currency::decode, "currency", &row.text("currency")?)?,
-                preview_enabled: row.int("preview")? == 1,
-            })
-        };
-        row.map(one).transpose()
+/// Changes a product of `seller`, in the caller's transaction; `None`: there is none of theirs. What is on sale for its
+/// track then is what the track costs.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn change(
+    tx: &mut Tx,
+    id: &ProductId,
+    seller: &str,
+    change: &Change,
+    now_us: i64,
+) -> Result<Option<Product>> {
+    let sql = "select track from product where id = $1 and seller = $2";
+    let Some(row) = tx.first(sql, args![id.as_str(), seller]).await? else { return Ok(None) };
+    let track = row.text_or_null("track")?;
+    hold(tx, track.as_deref()).await?;
+    let flag = |value: Option<bool>| value.map(i64::from);
+    tx.execute(
+        "update product set title = coalesce($2, title), preview_enabled = coalesce($3, preview_enabled),
+           active = coalesce($4, active), updated_us = $5 where id = $1",
+        args![id.as_str(), change.title.as_deref(), flag(change.preview_enabled), flag(change.active), now_us],
+    )
+    .await?;
+    if let Some(licences) = &change.licences {
+        tx.execute("delete from product_licence where product_id = $1", args![id.as_str()]).await?;
+        put_licences(tx, id, licences).await?;
     }
+    if let Some(images) = &change.images {
+        tx.execute("delete from product_image where product_id = $1", args![id.as_str()]).await?;
+        put_images(tx, id, images).await?;
+    }
+    price_track(tx, track.as_deref(), now_us).await?;
+    read(tx, id.as_str()).await
+}
+
+/// Waits until nobody else changes the track. Whoever changes it, or what is sold of it, takes its row first.
+async fn hold(tx: &mut Tx, track: Option<&str>) -> Result<()> {
+    let Some(track) = track else { return Ok(()) };
+    tx.first(locked!(tx, "select id from track where id = $1"), args![track]).await.map(drop)
+}
+
+/// Makes a track cost what the cheapest licence on sale for it costs, and its preview be heard when a product on sale says so:
+/// the row of the track is what every way to it asks. When nothing is on sale any more it stays as it is: only its owner
+/// makes it free.
+async fn price_track(tx: &mut Tx, track: Option<&str>, now_us: i64) -> Result<()> {
+    let Some(track) = track else { return Ok(()) };
+    let offer = tx
+        .first(
+            "select p.currency, l.price_minor,
+               (select max(o.preview_enabled) from product o where o.track = $1 and o.active = 1) as preview
+             from product p join product_licence l on l.product_id = p.id
+             where p.track = $1 and p.active = 1 order by l.price_minor, p.id limit 1",
+            args![track],
+        )
+        .await?;
+    let Some(offer) = offer else { return Ok(()) };
+    tx.execute(
+        "update track set price_minor = $2, currency = $3, preview_enabled = $4, updated_us = $5
+         where id = $1 and (price_minor is null or price_minor <> $2 or currency <> $3 or preview_enabled <> $4)",
+        args![track, offer.int("price_minor")?, &offer.text("currency")?, offer.int("preview")?, now_us],
+    )
+    .await
+    .map(drop)
 }
 
 async fn put_licences(tx: &mut Tx, id: &ProductId, licences: &[(LicenceKind, i64)]) -> Result<()> {

@@ -74,6 +74,18 @@ pub struct Snapshot {
     /// Private tracks whose addresses strangers may know: what of them is public takes a token, too.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub guarded: BTreeSet<TrackId>,
+    /// Tracks that cost something and whose preview was taken back: it takes a token, too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unheard: BTreeSet<TrackId>,
+}
+
+/// What a track that is guarded keeps from those without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// All that is public of others: preview, poster, waveform.
+    All,
+    /// Its preview.
+    Preview,
 }
 
 const FORMAT: u32 = 1;
@@ -82,7 +94,7 @@ const REASON_BYTES_MAX: usize = 1_000;
 
 impl Default for Snapshot {
     fn default() -> Snapshot {
-        Snapshot { format: FORMAT, tracks: BTreeMap::new(), guarded: BTreeSet::new() }
+        Snapshot { format: FORMAT, tracks: BTreeMap::new(), guarded: BTreeSet::new(), unheard: BTreeSet::new() }
     }
 }
 
@@ -110,6 +122,15 @@ impl Snapshot {
             }
         }
         self.guarded.extend(other.guarded);
+        self.unheard.extend(other.unheard);
+    }
+
+    /// The tracks of which this is kept.
+    fn of(&mut self, guard: Guard) -> &mut BTreeSet<TrackId> {
+        match guard {
+            Guard::All => &mut self.guarded,
+            Guard::Preview => &mut self.unheard,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -170,6 +191,7 @@ pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
             snapshot.tracks.insert(track, entry.clone());
             if entry.state == State::Deleted {
                 snapshot.guarded.remove(&track);
+                snapshot.unheard.remove(&track);
             }
             Ok(())
         })?;
@@ -177,17 +199,18 @@ pub fn block(store: &Store, track: TrackId, entry: Entry) -> Result<()> {
     Ok(())
 }
 
-/// Guards tracks or not: preview, poster and waveform of a guarded one take a token as everything else, at every origin
-/// of this store within a second. Blocks of the same tracks stay what they are. Durable when it returns; writes nothing
+/// Guards tracks or not: what a guard keeps of them takes a token as everything else, at every origin of this store within
+/// a second. Blocks of the same tracks stay what they are. Durable when it returns; writes nothing
 /// when nothing changes. Blocks.
 ///
 /// # Errors
 /// As `Store::edit_blocks`.
-pub fn guard(store: &Store, tracks: &[TrackId], guarded: bool) -> Result<()> {
+pub fn guard(store: &Store, guard: Guard, tracks: &[TrackId], guarded: bool) -> Result<()> {
     for half in store.halves() {
-        let known = read(&half)?;
+        let mut known = read(&half)?;
+        let listed = std::mem::take(known.of(guard));
         let is_gone = |track: &TrackId| known.tracks.get(track).is_some_and(|entry| entry.state == State::Deleted);
-        let change = |track: &&TrackId| known.guarded.contains(track) != guarded && !(guarded && is_gone(track));
+        let change = |track: &&TrackId| listed.contains(track) != guarded && !(guarded && is_gone(track));
         let changed: Vec<TrackId> = tracks.iter().filter(change).copied().collect();
         if changed.is_empty() {
             continue;
@@ -195,8 +218,8 @@ pub fn guard(store: &Store, tracks: &[TrackId], guarded: bool) -> Result<()> {
         edit(&half, |snapshot| {
             for track in changed {
                 match guarded {
-                    true => snapshot.guarded.insert(track),
-                    false => snapshot.guarded.remove(&track),
+                    true => snapshot.of(guard).insert(track),
+                    false => snapshot.of(guard).remove(&track),
                 };
             }
             Ok(())
@@ -301,8 +324,8 @@ pub enum Standing {
     Blocked,
     /// 404, as for what never was.
     Hidden,
-    /// Nothing of it without a token, what is public of others neither.
-    Guarded,
+    /// Of it this takes a token, too, though it is public of others.
+    Guarded(Guard),
     /// Nobody could be asked yet: 503.
     Unknown,
 }
@@ -327,6 +350,7 @@ pub struct Blocks {
 struct Held {
     tracks: HashMap<TrackId, Entry>,
     guarded: HashSet<TrackId>,
+    unheard: HashSet<TrackId>,
 }
 
 const NONE: u8 = 0;
@@ -384,7 +408,8 @@ impl Blocks {
         }
         let held = self.entries.load();
         match held.tracks.get(&track).map(|entry| entry.state) {
-            None if held.guarded.contains(&track) => Standing::Guarded,
+            None if held.guarded.contains(&track) => Standing::Guarded(Guard::All),
+            None if held.unheard.contains(&track) => Standing::Guarded(Guard::Preview),
             None => Standing::Open,
             Some(State::Blocked) => Standing::Blocked,
             Some(State::Private | State::Deleted) => Standing::Hidden,
@@ -442,9 +467,13 @@ impl Blocks {
 
     fn take(&self, snapshot: Snapshot) {
         self.measure(&snapshot);
-        let any = if snapshot.tracks.is_empty() && snapshot.guarded.is_empty() { NONE } else { SOME };
-        let held =
-            Held { tracks: snapshot.tracks.into_iter().collect(), guarded: snapshot.guarded.into_iter().collect() };
+        let empty = snapshot.tracks.is_empty() && snapshot.guarded.is_empty() && snapshot.unheard.is_empty();
+        let any = if empty { NONE } else { SOME };
+        let held = Held {
+            tracks: snapshot.tracks.into_iter().collect(),
+            guarded: snapshot.guarded.into_iter().collect(),
+            unheard: snapshot.unheard.into_iter().collect(),
+        };
         self.entries.store(Arc::new(held));
         self.any.store(any, Ordering::Release);
         self.understood();
@@ -546,7 +575,8 @@ mod tests {
         let (dir, store) = store();
         let one = track("trk_1");
         let is_guarded = || read(&store).unwrap().guarded.contains(&one);
-        guard(&store, &[one, track("trk_2")], true).unwrap();
+        let guard = |tracks: &[TrackId], guarded| guard(&store, Guard::All, tracks, guarded).unwrap();
+        guard(&[one, track("trk_2")], true);
         block(&store, one, entry(State::Blocked)).unwrap();
         assert!(is_guarded());
         unblock(&store, one).unwrap();
@@ -554,17 +584,22 @@ mod tests {
         let snapshot = read(&store).unwrap();
         assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap(), snapshot);
         let blocks = Blocks::start(StoreSource::new(store.clone()), Duration::from_secs(60), "/").unwrap();
-        assert_eq!(blocks.standing(one), Standing::Guarded);
+        assert_eq!(blocks.standing(one), Standing::Guarded(Guard::All));
         let stamp = || std::fs::metadata(dir.path().join("blocks.json")).unwrap().modified().unwrap();
         let before = stamp();
-        guard(&store, &[one], true).unwrap();
+        guard(&[one], true);
         assert_eq!(stamp(), before, "nothing changed, nothing was written");
-        guard(&store, &[one], false).unwrap();
+        guard(&[one], false);
         assert!(!is_guarded());
-        guard(&store, &[one], true).unwrap();
+        guard(&[one], true);
+        super::guard(&store, Guard::Preview, &[one, track("trk_3")], true).unwrap();
+        let blocks = Blocks::start(StoreSource::new(store.clone()), Duration::from_secs(60), "/").unwrap();
+        assert_eq!(blocks.standing(one), Standing::Guarded(Guard::All), "the one that keeps more");
+        assert_eq!(blocks.standing(track("trk_3")), Standing::Guarded(Guard::Preview));
         block(&store, one, entry(State::Deleted)).unwrap();
-        guard(&store, &[one], true).unwrap();
+        guard(&[one], true);
         assert!(!is_guarded());
+        assert!(!read(&store).unwrap().unheard.contains(&one));
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Origin {
         if let Some(refusal) = self.refuse_without_grant(request, peer, &target) {
             return refusal;
         }
-        let guarded = standing == Standing::Guarded && !target.needs_token();
+        let guarded = matches!(standing, Standing::Guarded(guard) if target.is_kept_by(guard));
         if standing == Standing::Hidden || (guarded && !self.is_granted(request, peer, &target)) {
             // After the token, where a version that does not exist is missed: nobody sees a difference.
             self.metrics.missing();

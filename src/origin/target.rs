@@ -3,6 +3,7 @@
 //! Every object has exactly one spelling: no escapes, no dot segments, no empty components, one way to
 //! write a number. A cache in front of us then holds each object once, and a signature means one thing.
 
+use super::blocks::Guard;
 use crate::base::id::{TrackId, VersionId};
 use crate::cdn::bunny;
 use crate::hls::playlist::{PREVIEW_DIRECTORY, Scope};
@@ -147,6 +148,14 @@ impl<'p> Target<'p> {
     /// Whether it takes a token to get it.
     pub fn needs_token(&self) -> bool {
         !matches!(self.object, ObjectName::Extra(_) | ObjectName::OfPreview(_))
+    }
+
+    /// Whether this guard makes it take one, though it is public of others.
+    pub fn is_kept_by(&self, guard: Guard) -> bool {
+        match guard {
+            Guard::All => !self.needs_token(),
+            Guard::Preview => matches!(self.object, ObjectName::Extra(Role::Preview) | ObjectName::OfPreview(_)),
+        }
     }
 
     /// The kind of object.

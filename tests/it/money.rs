@@ -4,6 +4,7 @@ mod api;
 mod fakes;
 mod flows;
 mod kills;
+pub(crate) mod shelf;
 mod simulation;
 mod slate;
 mod traces;

@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::App;
 use super::problem::Problem;
 use super::sent::{self, BodyType, Raw as Sent, body};
 use super::transcodes::{self, no_store};
@@ -56,8 +57,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(webhooks::stripe))
         .layer(DefaultBodyLimit::disable()); // they bound it themselves
     OpenApiRouter::new()
-        .routes(routes!(products::create, products::list))
-        .routes(routes!(products::show, products::change))
         .routes(routes!(orders::create, orders::list))
         .routes(routes!(orders::show))
         .routes(routes!(orders::refund))
@@ -77,6 +76,14 @@ pub(super) fn described() -> OpenApiRouter<Arc<Payments>> {
         .routes(routes!(sellers::provider_fee))
         .routes(routes!(sellers::hand_payout))
         .merge(told)
+}
+
+/// What can be bought: rows beside those of tracks, which cost what is said here.
+pub(super) fn products() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(products::create, products::list))
+        .routes(routes!(products::show, products::change))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 /// What its routes read.

@@ -9,18 +9,20 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{Answer, Asked, Keyed, Page, Sent, forbidden, listed, placed, read, reused, shown, writer};
+use crate::api::App;
 use crate::api::caller::{Anyone, Caller};
 use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
+use crate::api::tracks::forget;
 use crate::auth::principal::Role;
 use crate::base::clock::rfc3339;
 use crate::base::id::TrackId;
 use crate::db::money::Claim;
 use crate::db::products::{Change, IMAGES_MAX, NewProduct, Product};
+use crate::db::tracks::TrackRow;
 use crate::ledger::Currency;
 use crate::ledger::order::{LicenceKind, PRICE_MINOR_MAX, ProductId};
-use crate::payments::Payments;
-use crate::tracks;
+use crate::{catalogue, tracks};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = NewProduct)]
@@ -30,8 +32,8 @@ pub(super) struct New {
     currency: String,
     #[schema(value_type = Option<String>)]
     track: Option<TrackId>,
-    #[serde(default)]
-    preview_enabled: bool,
+    /// Whether strangers hear thirty seconds of its track; as it is when nobody says.
+    preview_enabled: Option<bool>,
     licences: Vec<Priced>,
     #[serde(default)]
     images: Vec<String>,
@@ -68,7 +70,7 @@ pub(super) struct Changed {
     responses((status = 201, description = "It is there; 200 when it was"), (status = 422, description = "It cannot be sold like that", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn create(
-    State(payments): State<Arc<Payments>>,
+    State(app): State<Arc<App>>,
     Caller(caller): Caller,
     headers: HeaderMap,
     body: Sent,
@@ -83,22 +85,28 @@ pub(super) async fn create(
         .ok_or_else(|| wrong("currency", "give three capitals of ISO 4217, such as EUR".into()))?;
     check_title(&new.title)?;
     check_images(&new.images)?;
+    let mut preview_enabled = new.preview_enabled.unwrap_or(false);
     if let Some(track) = new.track {
-        let row = payments.db.track(track).await?;
-        if row.is_none_or(|row| row.owner.as_deref() != Some(caller.subject.as_str())) {
-            return Err(wrong("track", format!("there is no track {track} of yours")));
-        }
+        let theirs = |row: &TrackRow| {
+            row.owner.as_deref() == Some(caller.subject.as_str()) && row.state != tracks::State::Deleted
+        };
+        let row = app.db.track(track).await?.filter(theirs);
+        let row = row.ok_or_else(|| wrong("track", format!("there is no track {track} of yours")))?;
+        preview_enabled = new.preview_enabled.unwrap_or(row.preview_enabled);
     }
     let new = NewProduct {
         seller: caller.subject.clone(),
         track: new.track.map(|track| track.to_string()),
         title: new.title,
         currency,
-        preview_enabled: new.preview_enabled,
+        preview_enabled,
         licences: licences(new.licences)?,
         images: new.images,
     };
-    let (status, product) = match payments.db.create_product(&new, keyed.request(), payments.clock.unix_us()).await? {
+    let now_us = app.clock.unix_us();
+    let (claim, unheard) = catalogue::offer((&app.db, &app.store), &new, keyed.request(), now_us).await?;
+    forget_all(&app, &unheard, now_us).await?;
+    let (status, product) = match claim {
         Claim::New(product) => (StatusCode::CREATED, product),
         Claim::Known(product) => (StatusCode::OK, product),
         Claim::Conflict(id) => return Err(reused(&id)),
@@ -115,7 +123,7 @@ pub(super) async fn create(
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind"), ("mine" = Option<bool>, Query), ("track" = Option<String>, Query)),
     responses((status = 200, description = "Products, the latest first"))
 )]
-pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): Anyone, page: Asked) -> Answer {
+pub(super) async fn list(State(app): State<Arc<App>>, Anyone(caller): Anyone, page: Asked) -> Answer {
     let page = Page::of(page)?;
     let before = page.before(ProductId::decode)?;
     let seller = match (page.mine, caller) {
@@ -125,7 +133,7 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): 
     };
     let track = page.track.as_deref().map(|id| TrackId::decode(id).ok_or_else(Problem::not_found)).transpose()?;
     let track = track.as_ref().map(TrackId::as_str);
-    let products = payments.db.products(seller.as_deref(), track, before.as_ref(), page.limit()).await?;
+    let products = app.db.products(seller.as_deref(), track, before.as_ref(), page.limit()).await?;
     Ok(listed(products.iter().map(view).collect(), page.limit()))
 }
 
@@ -138,13 +146,9 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Anyone(caller): 
     params(("id" = String, Path)),
     responses((status = 200, description = "The product"), (status = 404, description = "There is none", body = ProblemDocument))
 )]
-pub(super) async fn show(
-    State(payments): State<Arc<Payments>>,
-    Anyone(caller): Anyone,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn show(State(app): State<Arc<App>>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer {
     let id = ProductId::decode(&id).ok_or_else(Problem::not_found)?;
-    let product = payments.db.product(&id).await?;
+    let product = app.db.product(&id).await?;
     let seen = |product: &Product| product.active || caller.as_ref().is_some_and(|c| c.subject == product.seller);
     let product = product.filter(seen).ok_or_else(Problem::not_found)?;
     Ok(shown(StatusCode::OK, view(&product)))
@@ -162,7 +166,7 @@ pub(super) async fn show(
     responses((status = 200, description = "The product"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn change(
-    State(payments): State<Arc<Payments>>,
+    State(app): State<Arc<App>>,
     Caller(caller): Caller,
     Path(id): Path<String>,
     body: Sent,
@@ -179,8 +183,19 @@ pub(super) async fn change(
         licences: changed.licences.map(licences).transpose()?,
         images: changed.images,
     };
-    let product = payments.db.change_product(&id, &caller.subject, &change, payments.clock.unix_us()).await?;
+    let known = app.db.product(&id).await?.filter(|product| product.seller == caller.subject);
+    let (known, now_us) = (known.ok_or_else(Problem::not_found)?, app.clock.unix_us());
+    let (product, unheard) = catalogue::change_offer((&app.db, &app.store), &known, &change, now_us).await?;
+    forget_all(&app, &unheard, now_us).await?;
     Ok(shown(StatusCode::OK, view(&product.ok_or_else(Problem::not_found)?)))
+}
+
+/// What caches keep of these was for everybody.
+async fn forget_all(app: &App, unheard: &[TrackId], now_us: i64) -> Result<(), Problem> {
+    for id in unheard {
+        forget(app, *id, now_us).await?;
+    }
+    Ok(())
 }
 
 fn licences(given: Vec<Priced>) -> Result<Vec<(LicenceKind, i64)>, Problem> {

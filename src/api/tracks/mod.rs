@@ -38,6 +38,7 @@ use crate::api::sent::{self, BodyType, Raw, body};
 use crate::auth::principal::Principal;
 use crate::base::id::{TrackId, VersionId};
 use crate::base::{Error, Kind, Result as Outcome, hex};
+use crate::catalogue::{Changed, OnSale};
 use crate::cdn::purge::What;
 use crate::db::tracks::{Changes, Cursor, Made, NewTrack, PAGE_MAX, Sourced};
 use crate::hls::ladder::video::Choice;
@@ -409,18 +410,22 @@ async fn change(State(app): State<Arc<App>>, Caller(caller): Caller, Path(id): P
     let known = own(&app, &id, &caller).await?;
     let (title, changes) = sent::json_of::<Wanted>(body)?.changes()?;
     let now_us = app.clock.unix_us();
+    let row = known.row.as_ref();
+    let another_preview =
+        changes.preview_start_ms.filter(|start| row.is_some_and(|row| row.preview_start_ms != *start));
+    let mut unheard = false;
+    if changes != Changes::default() {
+        let changed = catalogue::change((&app.db, &app.store), &[known.id], owner(&caller), &changes, now_us).await?;
+        unheard = !changed.map_err(on_sale)?.unheard.is_empty();
+    }
     if let Some(title) = title
         && !catalogue::retitle(&app.db, &app.store, known.id, &title, now_us).await?
     {
         return Err(Problem::not_found());
     }
-    let row = known.row.as_ref();
-    let another_preview =
-        changes.preview_start_ms.filter(|start| row.is_some_and(|row| row.preview_start_ms != *start));
-    if changes != Changes::default() {
-        catalogue::change((&app.db, &app.store), &[known.id], owner(&caller), &changes, now_us).await?;
-    }
-    if changes.visibility == Some(Visibility::Private) && row.is_some_and(|row| row.visibility == Visibility::Public) {
+    let hidden =
+        changes.visibility == Some(Visibility::Private) && row.is_some_and(|row| row.visibility == Visibility::Public);
+    if hidden || unheard {
         forget(&app, known.id, now_us).await?; // what caches keep was for everybody
     }
     if let Some(start) = another_preview {
@@ -513,12 +518,20 @@ async fn change_several(State(app): State<Arc<App>>, Caller(caller): Caller, bod
     let now_us = app.clock.unix_us();
     let to = (&app.db, &app.store);
     let changed = catalogue::change(to, &several.ids, Some(&caller.subject), &changes, now_us).await?;
-    if changes.visibility == Some(Visibility::Private) {
-        for id in changed.iter().filter_map(|id| TrackId::decode(id)) {
+    let Changed { ids, unheard } = changed.map_err(on_sale)?;
+    let hidden = changes.visibility == Some(Visibility::Private);
+    for id in ids.iter().filter_map(|id| TrackId::decode(id)) {
+        if hidden || unheard.contains(&id) {
             forget(&app, id, now_us).await?;
         }
     }
-    Ok(batch(&several.ids, &changed))
+    Ok(batch(&several.ids, &ids))
+}
+
+fn on_sale(OnSale { track, product }: OnSale) -> Problem {
+    let detail =
+        format!("{product} sells {track}: change its licences, or take it off sale by {{\"active\":false}} first");
+    Problem::unprocessable("on-sale", "The price is that of what is on sale", detail)
 }
 
 /// `POST /api/v1/tracks/batch/delete` with `{"ids":[…]}`: those that are the caller's.
@@ -568,7 +581,7 @@ async fn delete_all(app: &Arc<App>, ids: &[TrackId], caller: &Principal) -> Chec
 }
 
 /// Asks the CDN to forget a track, when there is one and every origin knows better.
-async fn forget(app: &App, id: TrackId, now_us: i64) -> Outcome<()> {
+pub(super) async fn forget(app: &App, id: TrackId, now_us: i64) -> Outcome<()> {
     match app.purges {
         true => app.db.wish_purge(&What::Tag(id.to_string()), now_us + super::DARK_US, now_us).await,
         false => Ok(()),

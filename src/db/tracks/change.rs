@@ -63,6 +63,14 @@ pub async fn advance(
     Ok(moved > 0)
 }
 
+macro_rules! heard {
+    () => {
+        "select id, cast(case when version is not null and (price_minor is null or preview_enabled = 1)
+           then 1 else 0 end as bigint) as heard
+         from track where (owner = $2 or $2 is null) and state <> 'deleted' and id"
+    };
+}
+
 /// Changes those of these tracks that this owner has, `None`: anybody's, in one statement; says which. In the caller's
 /// transaction, which tells the origins who may see them (`catalogue::change`).
 ///
@@ -105,7 +113,51 @@ pub async fn change(
             ],
         )
         .await?;
-    rows.iter().map(|row| row.text("id")).collect()
+    let changed = rows.iter().map(|row| row.text("id")).collect::<Result<Vec<_>>>()?;
+    if let Some(enabled) = changes.preview_enabled {
+        // A preview is one wish, whether it was said of the track or of what is sold.
+        let sql = by_ids!(
+            tx.dialect(),
+            "update product set preview_enabled = $2, updated_us = $3 where preview_enabled <> $2 and track",
+            ""
+        );
+        tx.execute(sql, args![&json!(changed).to_string(), i64::from(enabled), now_us]).await?;
+    }
+    Ok(changed)
+}
+
+/// Something on sale for one of these tracks: what it is for, and which product.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn on_sale(tx: &mut Tx, ids: &[String]) -> Result<Option<(String, String)>> {
+    let sql = by_ids!(
+        tx.dialect(),
+        "select track, id from product where active = 1 and track",
+        " order by track, id limit 1"
+    );
+    let row = tx.first(sql, args![&json!(ids).to_string()]).await?;
+    row.map(|row| Ok((row.text("track")?, row.text("id")?))).transpose()
+}
+
+/// Those of these tracks, if this owner has them (`None`: anybody), that have a preview which strangers may hear unless the
+/// track is private: they cost nothing, or their owner wants it. Nobody changes them until the transaction ends.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn heard(tx: &mut Tx, ids: &[TrackId], owner: Option<&str>) -> Result<Vec<TrackId>> {
+    let lock = match tx.dialect() {
+        Dialect::Sqlite => by_ids!(Dialect::Sqlite, heard!(), ""),
+        Dialect::Postgres => by_ids!(Dialect::Postgres, heard!(), " order by id for update"),
+    };
+    let rows = tx.all(lock, args![&json!(ids).to_string(), owner]).await?;
+    let mut heard = Vec::with_capacity(rows.len());
+    for row in rows {
+        if row.int("heard")? != 0 {
+            heard.extend(TrackId::decode(&row.text("id")?));
+        }
+    }
+    Ok(heard)
 }
 
 /// Who may know of a track, `None` when there is none; nobody changes it until the transaction ends.
@@ -118,7 +170,8 @@ pub async fn visibility(tx: &mut Tx, id: TrackId) -> Result<Option<Visibility>> 
 }
 
 impl Db {
-    /// Deletes those of these tracks that this owner has, `None`: anybody's; says which. Two statements, however many.
+    /// Deletes those of these tracks that this owner has, `None`: anybody's, and takes them off sale; says which. Three
+    /// statements, however many.
     /// Their bytes are removed later; the origins have to be told by the caller, before this.
     ///
     /// # Errors
@@ -142,8 +195,11 @@ impl Db {
              from track where track.id",
             ""
         );
-        tx.execute(sql, args![&json!(deleted).to_string(), now_us, &json!({ "to": State::Deleted }).to_string()])
-            .await?;
+        let of = json!(deleted).to_string();
+        tx.execute(sql, args![&of, now_us, &json!({ "to": State::Deleted }).to_string()]).await?;
+        let sql =
+            by_ids!(tx.dialect(), "update product set active = 0, updated_us = $2 where active = 1 and track", "");
+        tx.execute(sql, args![&of, now_us]).await?;
         tx.commit().await?;
         Ok(deleted)
     }

@@ -14,7 +14,7 @@ mod shares;
 mod versions;
 
 pub use access::{Seen, grant_licence, has_licence, revoke_licence};
-pub use change::{Changes, advance, change, visibility};
+pub use change::{Changes, advance, change, heard, on_sale, visibility};
 pub(super) use events::follow;
 pub use lists::Cursor;
 pub use lyrics::Lyrics;

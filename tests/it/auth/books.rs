@@ -57,7 +57,7 @@ async fn disputed(db: &Db, number: i64, standing: Status, now_us: i64) {
         licences: vec![(LicenceKind::Personal, 500)],
         images: vec![],
     };
-    let Claim::New(product) = db.create_product(&new, request, now_us).await.unwrap() else { panic!() };
+    let product = crate::money::shelf::offered(db, &new, request, now_us).await;
     let (wanted, terms) = ([(product.id, LicenceKind::Personal)], Terms { fee_bps: 0, tax_bps: 0 });
     let request = Request { subject: "b3", key: &key, fingerprint: "f" };
     let order = db.create_order("b3", &wanted, terms, request, now_us).await.unwrap().unwrap();

@@ -166,7 +166,7 @@ fn what_is_public_of_a_guarded_track_takes_a_token_and_no_cache_keeps_it() {
     let bench = guarded();
     let public = [("p", "preview.m4a"), ("w", "peaks.bin"), ("w", "peaks.json")];
     let public = public.map(|(space, rest)| bench.published.path(space, rest));
-    let guard = |guarded| blocks::guard(&store(&bench), &[track()], guarded).unwrap();
+    let guard = |guarded| blocks::guard(&store(&bench), blocks::Guard::All, &[track()], guarded).unwrap();
     guard(true);
     until(404, || bench.get(&public[0], "").status);
     for path in &public {

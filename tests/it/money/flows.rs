@@ -7,6 +7,7 @@ use segue::auth::UserId;
 use segue::auth::email::Email;
 use segue::auth::principal::Role;
 use segue::base::clock::Clock;
+use segue::base::id::TrackId;
 use segue::base::secret::Secret;
 use segue::db::Db;
 use segue::db::ledger::AsOf;
@@ -15,7 +16,7 @@ use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
 use segue::db::refunds::{By, Refund, Requested, Wanted};
 use segue::db::subscriptions::{Plan, Subscription};
-use segue::db::tracks::has_licence;
+use segue::db::tracks::{self, has_licence};
 use segue::db::transfers::Transfer;
 use segue::db::users::Registration;
 use segue::jobs::backoff::Backoff;
@@ -31,6 +32,7 @@ use segue::payments::{BACKOFF, Options, Payments};
 use serde_json::Value;
 
 use super::fakes::{HYPERSWITCH_SECRET, Mood, STRIPE_SECRET, Shared, signed_256, signed_512};
+use super::shelf::{changed, offered};
 use crate::databases::{self, Case, cases};
 
 const CASES: &[Case] = cases![around whole:
@@ -185,10 +187,7 @@ impl Shop {
         let key = self.key();
         let request = Request { subject: seller, key: &key, fingerprint: "f" };
         let new = new_product(seller, &format!("{seller}{minor}"), minor);
-        match self.db().create_product(&new, request, now_us).await.unwrap() {
-            Claim::New(product) => product,
-            other => panic!("{other:?}"),
-        }
+        offered(self.db(), &new, request, now_us).await
     }
 
     async fn order_of(&self, products: &[&Product]) -> Ordered {
@@ -378,7 +377,7 @@ async fn orders_that_cannot_be_are_refused(db: Db) {
     assert_eq!(refused("x", &[(unknown.clone(), personal)]).await, Refusal::Product(unknown));
     let yen = NewProduct { currency: Currency::decode("JPY").unwrap(), ..new_product("b", "yen", 500) };
     let request = Request { subject: "b", key: "yen", fingerprint: "f" };
-    let Claim::New(yen) = db.create_product(&yen, request, shop.now_us()).await.unwrap() else { panic!() };
+    let yen = offered(&db, &yen, request, shop.now_us()).await;
     assert_eq!(refused("x", &[(id(), personal), (yen.id, personal)]).await, Refusal::Currencies);
     assert!(shop.world.with(|world| world.asked.is_empty()), "nobody was asked for anything");
 }
@@ -1096,10 +1095,7 @@ async fn a_transfer_waits_for_an_account_and_for_money(db: Db) {
     let shop = Shop::new(&db);
     let key = shop.key();
     let request = Request { subject: "late", key: &key, fingerprint: "f" };
-    let Claim::New(product) = db.create_product(&new_product("late", "l", 1000), request, shop.now_us()).await.unwrap()
-    else {
-        panic!()
-    };
+    let product = offered(&db, &new_product("late", "l", 1000), request, shop.now_us()).await;
     shop.paid(&[&product]).await;
     assert_eq!(shop.payments.transfer_due().await.unwrap(), 1);
     let waiting = shop.transfer_of("late").await;
@@ -1989,26 +1985,46 @@ async fn products_are_changed_by_their_sellers(db: Db) {
     let shop = Shop::new(&db);
     let product = shop.product("a", 1000).await;
     let track = product.track.clone().unwrap();
-    let offer = db.offer(&track).await.unwrap().unwrap();
-    assert_eq!((offer.product.clone(), offer.price_minor, offer.preview_enabled), (product.id.clone(), 1000, false));
+    let id: TrackId = track.parse().unwrap();
+    let costs = async || {
+        let row = db.track(id).await.unwrap().unwrap();
+        let offer = row.offer.unwrap();
+        assert_eq!(offer.currency, "USD");
+        (offer.price_minor, row.preview_enabled)
+    };
+    assert_eq!(costs().await, (1000, false), "what is sold is not free");
     let change = Change {
         preview_enabled: Some(true),
         licences: Some(vec![(LicenceKind::Personal, 700)]),
         images: Some(vec!["https://img.test/1.jpg".into(), "https://img.test/2.jpg".into()]),
         ..Change::default()
     };
-    assert_eq!(db.change_product(&product.id, "b", &change, shop.now_us()).await.unwrap(), None, "none of theirs");
+    assert_eq!(changed(&db, (&product.id, "b"), &change, shop.now_us()).await, None, "none of theirs");
     let order = shop.ordered(&[&product]).await;
-    let changed = db.change_product(&product.id, "a", &change, shop.now_us()).await.unwrap().unwrap();
-    assert_eq!((changed.licences.len(), changed.images.len(), changed.preview_enabled), (1, 2, true));
-    assert_eq!(changed.title, product.title);
-    let offer = db.offer(&track).await.unwrap().unwrap();
-    assert_eq!((offer.price_minor, offer.preview_enabled), (700, true));
+    let after = changed(&db, (&product.id, "a"), &change, shop.now_us()).await.unwrap();
+    assert_eq!((after.licences.len(), after.images.len(), after.preview_enabled), (1, 2, true));
+    assert_eq!(after.title, product.title);
+    assert_eq!(costs().await, (700, true));
     assert_eq!(shop.order(&order.id).await.total.minor(), 1000, "orders keep their price");
     let gone = Change { active: Some(false), ..Change::default() };
-    db.change_product(&product.id, "a", &gone, shop.now_us()).await.unwrap();
-    assert_eq!(db.offer(&track).await.unwrap(), None);
-    assert!(matches!(shop.order_of(&[&product]).await, Ordered::Refused(Refusal::Product(_))));
+    changed(&db, (&product.id, "a"), &gone, shop.now_us()).await.unwrap();
+    assert_eq!(costs().await, (700, true), "off sale is not free, either");
+    let cannot = async || matches!(shop.order_of(&[&product]).await, Ordered::Refused(Refusal::Product(_)));
+    assert!(cannot().await);
+    let back = Change { active: Some(true), ..Change::default() };
+    changed(&db, (&product.id, "a"), &back, shop.now_us()).await.unwrap();
+    assert!(!cannot().await);
+    // A preview is one wish, of whichever it was said; what is deleted is not sold.
+    let quiet = tracks::Changes { preview_enabled: Some(false), ..tracks::Changes::default() };
+    let mut tx = db.begin().await.unwrap();
+    tracks::change(&mut tx, &[id], None, &quiet, shop.now_us()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(!db.product(&product.id).await.unwrap().unwrap().preview_enabled);
+    db.delete_tracks(&[id], None, shop.now_us()).await.unwrap();
+    assert!(cannot().await && !db.product(&product.id).await.unwrap().unwrap().active);
+    changed(&db, (&product.id, "a"), &back, shop.now_us()).await.unwrap();
+    assert!(cannot().await, "nor when its seller says so");
+    changed(&db, (&product.id, "a"), &gone, shop.now_us()).await.unwrap();
     let own = db.products(Some("a"), None, None, 10).await.unwrap();
     assert_eq!((own.len(), db.products(None, None, None, 10).await.unwrap().len()), (1, 0));
 }
@@ -2041,7 +2057,7 @@ async fn a_list_of_money_costs_as_many_statements_for_many_as_for_few(db: Db) {
             let other = shop.product("b", 50 + 100 * round + number).await; // between those of the first seller
             let images = (0..number).map(|at| format!("https://img.test/{at}.jpg")).collect();
             let change = Change { images: Some(images), ..Change::default() };
-            products.push(db.change_product(&product.id, "a", &change, shop.now_us()).await.unwrap().unwrap());
+            products.push(changed(&db, (&product.id, "a"), &change, shop.now_us()).await.unwrap());
             let order = shop.paid(&[&product, &other]).await;
             shop.part_back(&order.id, 5).await;
             let id = shop.world.with(|world| world.dispute(&order.payment.id, 10));

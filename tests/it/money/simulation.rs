@@ -30,6 +30,7 @@ use serde_json::Value;
 
 use super::fakes::{HYPERSWITCH_SECRET, Payment, STRIPE_SECRET, Shared, World, signed_256, signed_512};
 use super::flows::{new_product, options};
+use super::shelf::offered;
 use super::slate::Slate;
 use crate::postgres::{Postgres, ready};
 use crate::support::Random;
@@ -91,10 +92,7 @@ impl Story {
                 let key = format!("{seller}-{nth}");
                 let new = new_product(seller, &key.replace('-', ""), 1 + random.below(5_000) as i64);
                 let request = Request { subject: seller, key: &key, fingerprint: "f" };
-                let Claim::New(product) = db.create_product(&new, request, clock.unix_us()).await.unwrap() else {
-                    panic!()
-                };
-                products.push(product);
+                products.push(offered(db, &new, request, clock.unix_us()).await);
             }
         }
         let whims = (Random(random.next()), 3 + random.below(8));

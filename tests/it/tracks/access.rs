@@ -118,18 +118,8 @@ fn what_strangers_knew_of_a_track_is_gone_when_it_is_private_on_postgresql() {
 
 fn what_strangers_knew_of_a_track_is_gone_when_it_is_private_at(site: &Site) {
     let api = site.serve();
-    let addresses = |id: &str| {
-        let alias = api.get(Who::One, &format!("/tracks/{id}/master.m3u8"));
-        let to = alias.header("location").unwrap();
-        let version = to.split(id).last().unwrap().split('/').nth(1).unwrap().to_owned();
-        ["p/{at}/preview.m4a", "p/{at}/preview.m3u8", "w/{at}/peaks.bin"]
-            .map(|path| format!("/{}", path.replace("{at}", &format!("{id}/{version}"))))
-    };
-    let until = |status: u16, addresses: &[String]| {
-        for path in addresses {
-            crate::support::until(|| api.get(Who::Nobody, path).status == status);
-        }
-    };
+    let addresses = |id: &str| public(&api, id);
+    let until = |status: u16, addresses: &[String]| until(&api, status, addresses);
     let id = api.track(&json!({}), "published");
     let known = addresses(&id);
     until(200, &known);
@@ -148,6 +138,114 @@ fn what_strangers_knew_of_a_track_is_gone_when_it_is_private_at(site: &Site) {
     let (status, share) = api.json(Who::One, "POST", &format!("/api/v1/tracks/{shared}/share"), &json!({}));
     assert_eq!(status, 201, "{share}");
     until(404, &known);
+}
+
+/// The addresses of what is public of a track: its preview, twice, and its waveform.
+fn public(api: &Api, id: &str) -> [String; 3] {
+    let alias = api.get(Who::One, &format!("/tracks/{id}/master.m3u8"));
+    let to = alias.header("location").unwrap();
+    let version = to.split(id).last().unwrap().split('/').nth(1).unwrap().to_owned();
+    ["p/{at}/preview.m4a", "p/{at}/preview.m3u8", "w/{at}/peaks.bin"]
+        .map(|path| format!("/{}", path.replace("{at}", &format!("{id}/{version}"))))
+}
+
+fn until(api: &Api, status: u16, addresses: &[String]) {
+    for path in addresses {
+        crate::support::until(|| api.get(Who::Nobody, path).status == status);
+    }
+}
+
+#[test]
+fn what_is_on_sale_costs_what_is_asked_for_it() {
+    what_is_on_sale_costs_what_is_asked_for_it_at(&Site::new());
+}
+
+#[test]
+fn what_is_on_sale_costs_what_is_asked_for_it_on_postgresql() {
+    what_is_on_sale_costs_what_is_asked_for_it_at(&Site::on_postgresql());
+}
+
+fn what_is_on_sale_costs_what_is_asked_for_it_at(site: &Site) {
+    let api = site.serve();
+    let id = api.track(&json!({}), "published");
+    let [preview, playlist, waveform] = public(&api, &id);
+    let previews = [preview, playlist];
+    let stream = format!("/tracks/{id}/stream");
+    assert_eq!(api.get(Who::Nobody, &stream).status, 200, "it costs nothing");
+    until(&api, 200, &previews);
+    let offer = |key: &str, licences: &serde_json::Value| {
+        let body = json!({ "title": "Song", "currency": "EUR", "track": id, "licences": licences });
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        let reply = api.send(Who::One, "POST", "/api/v1/products", &headers, body.to_string().as_bytes());
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let change = |product: &str, change: &serde_json::Value| {
+        let (status, said) = api.json(Who::One, "PATCH", &format!("/api/v1/products/{product}"), change);
+        assert_eq!(status, 200, "{said}");
+    };
+    let costs = |price_minor: i64| {
+        for (who, status) in [(Who::Nobody, 401), (Who::Two, 402)] {
+            for way in ["master.m3u8", "stream", "download"] {
+                let reply = api.get(who, &format!("/tracks/{id}/{way}"));
+                assert_eq!(reply.status, status, "{way}: {}", reply.text());
+                let said: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+                assert_eq!(said["offer"], json!({ "price_minor": price_minor, "currency": "EUR" }));
+            }
+        }
+    };
+    let dear = json!([{ "kind": "commercial", "price_minor": 9900 }, { "kind": "personal", "price_minor": 990 }]);
+    let first = offer("first", &dear);
+    costs(990);
+    // Nobody said that strangers may go on to hear thirty seconds of it; its page and its waveform they may see.
+    until(&api, 404, &previews);
+    assert_eq!(api.get(Who::Nobody, &format!("/tracks/{id}/stream?preview=30")).status, 401);
+    assert_eq!(api.get(Who::One, &format!("/tracks/{id}/stream?preview=30")).status, 200, "its owner hears it");
+    assert_eq!(api.get(Who::Nobody, &waveform).status, 200);
+    let listed = run(["blocks", "--data", site.data().to_str().unwrap()]);
+    assert_eq!(said(&listed).trim(), format!("{id} unheard"));
+    // One wish, whether of the track or of what is sold.
+    change(&first, &json!({ "preview_enabled": true }));
+    until(&api, 200, &previews);
+    assert_eq!(api.shown(Who::One, &format!("/api/v1/tracks/{id}"))["preview_enabled"], true);
+    patch(&api, &id, &json!({ "preview_enabled": false }));
+    until(&api, 404, &previews);
+    assert_eq!(api.shown(Who::Nobody, &format!("/api/v1/products/{first}"))["preview_enabled"], false);
+    let batch = |changes: &serde_json::Value| {
+        let body = json!({ "ids": [id], "changes": changes });
+        api.json(Who::One, "POST", "/api/v1/tracks/batch/update", &body)
+    };
+    assert_eq!(batch(&json!({ "preview_enabled": true })).0, 200);
+    until(&api, 200, &previews);
+    // The cheapest counts; what one offer says, the track cannot take back.
+    let second = offer("second", &json!([{ "kind": "personal", "price_minor": 500 }]));
+    costs(500);
+    until(&api, 200, &previews);
+    for price in [json!(null), json!({ "price_minor": 1, "currency": "EUR" })] {
+        let (status, refused) =
+            api.json(Who::One, "PATCH", &format!("/api/v1/tracks/{id}"), &json!({ "price": price }));
+        assert_eq!((status, &refused["type"]), (422, &json!("/problems/on-sale")), "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains(&first), "{refused}");
+        assert_eq!(batch(&json!({ "price": price })).1["type"], "/problems/on-sale");
+    }
+    costs(500);
+    change(&second, &json!({ "active": false }));
+    costs(990);
+    // Nothing is for free because it is not sold any more: that is for its owner to say.
+    change(&first, &json!({ "active": false }));
+    costs(990);
+    patch(&api, &id, &json!({ "price": null }));
+    assert_eq!(api.get(Who::Nobody, &stream).status, 200);
+    until(&api, 200, &previews);
+    // What is deleted is not sold.
+    change(&first, &json!({ "active": true }));
+    costs(990);
+    assert_eq!(api.send(Who::One, "DELETE", &format!("/api/v1/tracks/{id}"), &[], b"").status, 204);
+    assert_eq!(api.get(Who::Nobody, &format!("/api/v1/products/{first}")).status, 404);
+    let body = json!({ "title": "Song", "currency": "EUR", "track": id, "licences": dear });
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "third")];
+    let reply = api.send(Who::One, "POST", "/api/v1/products", &headers, body.to_string().as_bytes());
+    assert_eq!(reply.status, 422, "{}", reply.text());
 }
 
 fn shares_open_it(api: &Api, id: &str) {
