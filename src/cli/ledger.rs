@@ -214,8 +214,10 @@ async fn trial_balance(db: &Db, as_of: AsOf, as_json: bool) -> Result<()> {
     match totals.iter().find(|(_, (debits, credits))| debits != credits) {
         None => Ok(()),
         Some((currency, (debits, credits))) => Err(Error::internal(format!(
-            "the ledger does not balance: {} minor units of {currency} more debits than credits; run 'segue ledger verify'",
-            debits - credits
+            "the ledger does not balance: {} minor units of {currency} more {} than {}; run 'segue ledger verify'",
+            debits.abs_diff(*credits),
+            if debits > credits { "debits" } else { "credits" },
+            if debits > credits { "credits" } else { "debits" },
         ))),
     }
 }

@@ -53,7 +53,8 @@ impl Db {
 }
 
 /// The generic cell rate algorithm: `mark_us` is when all of the burst is there again. Each unit moves it by its share of
-/// a minute; what would move it further ahead than the burst is not granted.
+/// a minute; what would move it further ahead than the burst is not granted. A mark that is further ahead was made by a
+/// clock that was wrong, and counts as one that is just so far ahead; so it is with the other shapes.
 async fn rate(tx: &mut Tx, limit: &Limit, (per_minute, burst): (i64, i64), wanted: i64, now_us: i64) -> Result<Taken> {
     let unit_us = 60 * SECOND / per_minute.max(1);
     let span_us = unit_us * burst;
@@ -71,7 +72,7 @@ async fn rate(tx: &mut Tx, limit: &Limit, (per_minute, burst): (i64, i64), wante
                mark_us = case
                  when rate_limit.mark_us <= $2 then $2 + $3 * $4
                  when ($2 + $5 - rate_limit.mark_us) / $4 >= $3 then rate_limit.mark_us + $3 * $4
-                 when rate_limit.mark_us >= $2 + $5 then rate_limit.mark_us
+                 when rate_limit.mark_us >= $2 + $5 then $2 + $5
                  else rate_limit.mark_us + ($2 + $5 - rate_limit.mark_us) / $4 * $4 end,
                expires_us = $2 + $5
              returning mark_us, granted",
@@ -104,8 +105,12 @@ async fn quota(tx: &mut Tx, limit: &Limit, (most, window_us): (i64, i64), wanted
                  when $4 - rate_limit.used >= $3 then rate_limit.used + $3
                  when rate_limit.used >= $4 then rate_limit.used
                  else $4 end,
-               mark_us = case when rate_limit.mark_us + $5 <= $2 then $2 else rate_limit.mark_us end,
-               expires_us = case when rate_limit.mark_us + $5 <= $2 then $2 + $5 else rate_limit.expires_us end
+               mark_us = case
+                 when rate_limit.mark_us + $5 <= $2 or rate_limit.mark_us > $2 then $2
+                 else rate_limit.mark_us end,
+               expires_us = case
+                 when rate_limit.mark_us + $5 <= $2 or rate_limit.mark_us > $2 then $2 + $5
+                 else rate_limit.expires_us end
              returning mark_us, used, granted",
             args![&limit.bucket(), now_us, first, most, window_us],
         )
@@ -143,13 +148,15 @@ async fn brake(tx: &mut Tx, limit: &Limit, now_us: i64) -> Result<Taken> {
                  else rate_limit.wait_us * 2 end,
                mark_us = case
                  when rate_limit.expires_us <= $2 then $2
+                 when rate_limit.mark_us > $2 + rate_limit.wait_us then $2 + rate_limit.wait_us
                  when rate_limit.mark_us > $2 then rate_limit.mark_us
                  when rate_limit.used + 1 < $3 then $2
                  when rate_limit.wait_us = 0 then $2 + $4
                  when rate_limit.wait_us * 2 > $5 then $2 + $5
                  else $2 + rate_limit.wait_us * 2 end,
                expires_us = case
-                 when rate_limit.mark_us > $2 and rate_limit.expires_us > $2 then rate_limit.expires_us
+                 when rate_limit.mark_us > $2 and rate_limit.expires_us > $2 and rate_limit.expires_us <= $2 + $6
+                   then rate_limit.expires_us
                  else $2 + $6 end
              returning mark_us, used, granted",
             args![&limit.bucket(), now_us, free, first_s * SECOND, most_s * SECOND, forget_s * SECOND],

@@ -26,6 +26,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("0017_walls", include_str!("schema/0017_walls.sql")),
     ("0018_ledger_sets", include_str!("schema/0018_ledger_sets.sql")),
     ("0019_on_sale", include_str!("schema/0019_on_sale.sql")),
+    ("0020_ledger_paths", include_str!("schema/0020_ledger_paths.sql")),
 ];
 
 /// Key of the advisory lock: "segue" in ASCII.

@@ -3,6 +3,7 @@
 
 use super::conn::{Tx, args};
 use super::{Dialect, ledger};
+use crate::base::clock::rfc3339;
 use crate::base::{Error, Kind, Result};
 use crate::ledger::chart::{self, Booking};
 use crate::ledger::{Amount, Currency, Journal, Posted, dispute, order, refund, subscription, transfer};
@@ -265,6 +266,13 @@ pub(super) async fn resolve(tx: &mut Tx, id: &str, end: End<'_>, now_us: i64) ->
 }
 
 fn refused(journal: &Journal, why: &Posted) -> Error {
+    if let Posted::PeriodClosed(closed_us) = why {
+        // Books are closed when they are over: the clock is behind, and what waits is booked when it is right.
+        let until = rfc3339(*closed_us);
+        let said =
+            format!("{} counts before {until}, until when the books are closed; is the clock right?", journal.id());
+        return Error::new(Kind::Unavailable, said);
+    }
     Error::internal(format!("the ledger refuses {}: {why:?}; run 'segue ledger verify'", journal.id()))
 }
 
@@ -324,6 +332,8 @@ pub enum HandBooked {
     Known,
     /// Its reference is known, for something else.
     Taken,
+    /// The key of the request was used for another: that reference.
+    KeyUsed(String),
     /// We do not owe the seller so much: this is what nobody has reserved of it.
     Owes(i64),
 }
@@ -333,11 +343,19 @@ impl super::Db {
     ///
     /// # Errors
     /// `Invalid` for a reference that is no name; when the database refuses.
-    pub async fn book_hand_payout(&self, payout: HandPayout<'_>, now_us: i64) -> Result<HandBooked> {
+    pub async fn book_hand_payout(
+        &self,
+        payout: HandPayout<'_>,
+        request: Request<'_>,
+        now_us: i64,
+    ) -> Result<HandBooked> {
         let HandPayout { reference, seller, amount, reason, by } = payout;
         let currency = amount.currency();
         let booking = chart::hand_payout(reference, seller, amount, now_us)?;
         let mut tx = self.begin().await?;
+        if let Claim::Conflict(other) = claim(&mut tx, request, reference, now_us).await? {
+            return Ok(HandBooked::KeyUsed(other));
+        }
         let args = args![reference, seller, amount.minor(), currency.code(), reason, by, now_us];
         let new = tx
             .execute(
@@ -350,7 +368,11 @@ impl super::Db {
             let sql = "select 1 as one from hand_payout
                        where reference = $1 and seller = $2 and amount_minor = $3 and currency = $4";
             let same = tx.first(sql, args![reference, seller, amount.minor(), currency.code()]).await?.is_some();
-            return Ok(if same { HandBooked::Known } else { HandBooked::Taken });
+            if !same {
+                return Ok(HandBooked::Taken);
+            }
+            tx.commit().await?;
+            return Ok(HandBooked::Known);
         }
         match try_book(&mut tx, &booking, now_us).await? {
             Posted::Created(_) => {}
@@ -361,13 +383,23 @@ impl super::Db {
         Ok(HandBooked::New)
     }
 
-    /// Books what the provider kept for its work, by its statement: once for each `reference`.
+    /// Books what the provider kept for its work, by its statement: once for each `reference`. The inner error is what the key
+    /// of the request was used for.
     ///
     /// # Errors
     /// `Invalid` for a reference that is no name; when the database refuses.
-    pub async fn book_provider_fee(&self, reference: &str, amount: Amount, now_us: i64) -> Result<Posted> {
+    pub async fn book_provider_fee(
+        &self,
+        reference: &str,
+        amount: Amount,
+        request: Request<'_>,
+        now_us: i64,
+    ) -> Result<std::result::Result<Posted, String>> {
         let booking = chart::provider_fee(reference, amount, now_us)?;
         let mut tx = self.begin().await?;
+        if let Claim::Conflict(other) = claim(&mut tx, request, reference, now_us).await? {
+            return Ok(Err(other));
+        }
         let mut posted = try_book(&mut tx, &booking, now_us).await?;
         if posted == Posted::IdTaken
             && let Some((known, place)) = ledger::journal(&mut tx, booking.journal.id()).await?
@@ -375,7 +407,9 @@ impl super::Db {
         {
             posted = Posted::Exists(place); // the same, booked at another time
         }
-        tx.commit().await?;
-        Ok(posted)
+        if matches!(posted, Posted::Created(_) | Posted::Exists(_)) {
+            tx.commit().await?; // what was refused has used no key
+        }
+        Ok(Ok(posted))
     }
 }

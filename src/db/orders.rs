@@ -335,6 +335,10 @@ impl Db {
                 format!("the provider has {} minor units of {} ({})", seen.amount_minor, seen.currency, seen.state);
             return alarm(tx, id, seen, why, now_us).await;
         }
+        if matches!(seen.standing, Standing::Dead | Standing::Expired) && is_booked(&mut tx, id).await? {
+            let why = format!("the provider took back a payment that is booked ({})", seen.state);
+            return alarm(tx, id, seen, why, now_us).await;
+        }
         learn(&mut tx, id, seen, now_us).await?;
         let applied = match (&order, &subscription) {
             (Some(order), _) => apply_to_order(&mut tx, order, id, seen.standing, delay_us, now_us).await?,
@@ -343,6 +347,16 @@ impl Db {
         };
         tx.commit().await?;
         Ok(applied)
+    }
+
+    /// Whether the provider took a payment back that was booked: what was to be given back is with the buyer already.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_taken_back(&self, id: &str) -> Result<bool> {
+        let sql = "select 1 as one from payment where id = $1 and alarm is not null
+                     and provider_state in ('cancelled_post_capture', 'cancelled', 'failed', 'expired')";
+        Ok(self.begin_one().await?.first(sql, args![id]).await?.is_some())
     }
 
     /// Gives an order its own deadline of refunds; `None`: there is no such order.
@@ -383,7 +397,9 @@ impl Db {
         let rows = tx
             .all(
                 "select id from payment where created_us >= $1 and created_us < $2 and seen_us is not null
-                 union all select id from refund where created_us >= $1 and created_us < $2 and known_us is not null
+                 union all select r.id from refund r join payment p on p.id = r.payment_id
+                   where r.created_us >= $1 and r.created_us < $2 and r.known_us is not null
+                     and (p.provider_state is null or p.provider_state not in ('cancelled_post_capture', 'cancelled', 'failed', 'expired'))
                  limit 100000",
                 args![from_us, to_us],
             )
@@ -464,8 +480,21 @@ async fn is_there(tx: &mut Tx, track: &str) -> Result<bool> {
     Ok(tx.first(sql, args![track]).await?.is_some())
 }
 
-/// Remembers what the provider says, and that nothing is wrong any more; the same is not written again.
+/// Whether it was paid by what we know, and its money has not all gone back.
+async fn is_booked(tx: &mut Tx, id: &str) -> Result<bool> {
+    let sql = "select 1 as one from payment p where p.id = $1 and (
+                 exists (select 1 from sale_order o where o.id = p.order_id and o.status in ('paid', 'refund_pending'))
+                 or exists (select 1 from invoice i where i.payment_id = p.id and i.status = 'paid'
+                   and not exists (select 1 from refund r where r.payment_id = p.id and r.status = 'succeeded')))";
+    Ok(tx.first(sql, args![id]).await?.is_some())
+}
+
+/// Remembers what the provider says, and that nothing is wrong any more; the same is not written again. What was taken back
+/// after it was booked is wrong until it is said to be paid, or all of it has gone back.
 async fn learn(tx: &mut Tx, id: &str, seen: &Seen, now_us: i64) -> Result<()> {
+    if seen.standing == Standing::Open && is_booked(tx, id).await? {
+        return Ok(()); // nothing new: it was further than that
+    }
     tx.execute(
         "update payment set provider_state = $2, client_secret = coalesce($3, client_secret), updated_us = $4,
            seen_us = case when $2 in ('missing', 'refused') then seen_us else coalesce(seen_us, $4) end, alarm = null
@@ -480,7 +509,7 @@ async fn learn(tx: &mut Tx, id: &str, seen: &Seen, now_us: i64) -> Result<()> {
 async fn alarm(mut tx: Tx, id: &str, seen: &Seen, why: String, now_us: i64) -> Result<Applied> {
     tx.execute(
         "update payment set provider_state = $2, alarm = $3, seen_us = coalesce(seen_us, $4), updated_us = $4
-         where id = $1 and (alarm is null or alarm <> $3)",
+         where id = $1 and (alarm is null or alarm <> $3 or provider_state is null or provider_state <> $2)",
         args![id, &seen.state, &why, now_us],
     )
     .await?;

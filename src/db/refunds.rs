@@ -262,7 +262,13 @@ impl Db {
         let applied = match (seen.standing, refund.status) {
             (Standing::Succeeded, Status::Pending | Status::Failed) => {
                 match &what {
-                    Locked::Order(order) => succeed(&mut tx, order, &refund, now_us).await?,
+                    Locked::Order(order) => {
+                        succeed(&mut tx, order, &refund, now_us).await?;
+                        // Whatever was wrong with its payment: nothing is left of it.
+                        let sql = "update payment set alarm = null, updated_us = $2 where id = $1 and alarm is not null
+                                     and exists (select 1 from sale_order o where o.id = payment.order_id and o.status = 'refunded')";
+                        tx.execute(sql, args![&refund.payment, now_us]).await?;
+                    }
                     Locked::Subscription => invoices::succeed(&mut tx, &refund, now_us).await?,
                 }
                 Applied::Changed("refunded")

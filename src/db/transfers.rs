@@ -464,6 +464,11 @@ async fn begin_new(tx: &mut Tx, transfer: Transfer, order: OrderStatus, next_us:
     if tx.first(sql, args![transfer.order.as_str()]).await?.is_some() {
         return put_off(tx, id, now_us + REFUND_OPEN_US, Some("a dispute about the order is open"), now_us).await;
     }
+    let sql = "select alarm from payment where order_id = $1 and alarm is not null limit 1";
+    if let Some(row) = tx.first(sql, args![transfer.order.as_str()]).await? {
+        let why = format!("its payment has to be looked at: {}", row.text("alarm")?);
+        return put_off(tx, id, now_us + REFUND_OPEN_US, Some(&why), now_us).await;
+    }
     let sql = "select destination from seller_account where seller = $1";
     let destination = tx.first(sql, args![&transfer.seller]).await?.map(|row| row.text("destination")).transpose()?;
     let Some(destination) = destination else {

@@ -190,7 +190,7 @@ impl Payments {
     fn note(&self, payment: &str, applied: Applied) -> Applied {
         match &applied {
             Applied::Alarm(why) => {
-                tracing::error!(payment, why, "a payment at the provider is not ours; nothing is granted");
+                tracing::error!(payment, why, "a payment at the provider is not what is here; nobody is paid for it");
             }
             Applied::Changed(what) => tracing::info!(payment, what, "a payment moved"),
             Applied::Nothing | Applied::Unknown => {}

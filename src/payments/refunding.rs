@@ -59,10 +59,28 @@ impl Payments {
         Ok(Requested::Claimed(if again { Claim::Known(refund) } else { Claim::New(refund) }))
     }
 
-    /// Phase 2. `look`: it may have been asked for before.
+    /// Phase 2. `look`: it may have been asked for before. Of a payment that the provider took back nothing is asked for: the
+    /// buyer has the money, and only our books do not say so yet.
     async fn submit_refund(&self, refund: &Refund, look: bool) -> Result<()> {
         let provider = self.hyperswitch()?;
         let id = refund.id.as_str();
+        if self.db.is_taken_back(&refund.payment).await? {
+            if let Ok(seen) = provider.payment(&refund.payment).await {
+                self.db.apply_payment(&refund.payment, &seen, self.delay_us(), self.now_us()).await?;
+            }
+            if self.db.is_taken_back(&refund.payment).await? {
+                let (payment, state) = (refund.payment.clone(), "with its payment".to_owned());
+                let (amount_minor, currency) = (refund.amount.minor(), refund.amount.currency().code().to_owned());
+                let seen = Seen { payment, standing: Standing::Succeeded, state, amount_minor, currency, error: None };
+                let applied = self.db.apply_refund(&refund.id, &seen, self.now_us()).await?;
+                tracing::warn!(
+                    refund = id,
+                    ?applied,
+                    "a payment that the provider took back is given back in the books"
+                );
+                return Ok(());
+            }
+        }
         let new = NewRefund { id, payment: &refund.payment, amount: refund.amount };
         let mut seen = Err(Fault::Missing);
         if look {

@@ -275,7 +275,7 @@ impl Event {
 
     /// Reads what is there; the rest of an event is never believed.
     pub fn read(body: &[u8]) -> Option<Event> {
-        let value: Value = serde_json::from_slice(body).ok()?;
+        let value: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
         let text = |value: &Value| value.as_str().filter(|text| is_name(text)).map(str::to_owned);
         let object = &value["content"]["object"];
         Some(Event {

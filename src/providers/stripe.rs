@@ -251,7 +251,7 @@ pub fn is_signed(body: &[u8], signature: Option<&str>, secrets: &[Secret], now_s
 
 /// What a webhook is about: (event id, type, transfer).
 pub fn read_event(body: &[u8]) -> Option<(Option<String>, Option<String>, Option<String>)> {
-    let value: Value = serde_json::from_slice(body).ok()?;
+    let value: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
     let text = |value: &Value| value.as_str().filter(|text| is_name(text)).map(str::to_owned);
     let object = &value["data"]["object"];
     let transfer = match object["object"].as_str() {

@@ -708,6 +708,17 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "insert into ledger_period select 9, 1, seq, hash from ledger_head",
         ],
     ),
+    (
+        "a period that is not over",
+        &["insert into ledger_period select 9999999999999999, 1, seq, hash from ledger_head"],
+    ),
+    (
+        "a journal in a closed period",
+        &[
+            "insert into ledger_period select 10, 1, seq, hash from ledger_head",
+            "insert into ledger_journal values ('x', 'k', 's', 'posted', 'f', 10, 1800000000000000, null, null)",
+        ],
+    ),
 ];
 
 /// What only SQLite knows.
@@ -746,6 +757,51 @@ const FORBIDDEN_ON_POSTGRESQL: &[(&str, &[&str])] = &[
     ("emptied postings", &["truncate ledger_posting"]),
     ("emptied journals", &["truncate ledger_journal cascade"]),
     ("emptied balances", &["truncate ledger_balance"]),
+    // A session's own tables, which a function finds first that does not say where it looks.
+    (
+        "one leg, and the other in a table of the session's",
+        &[
+            "create temp table ledger_posting (like public.ledger_posting) on commit drop",
+            "insert into public.ledger_journal values ('x', 'k', 's', 'posted', 'f', 1, 1800000000000000, null, null)",
+            "insert into public.ledger_posting values ('x', 1, 1, 'USD', 5, 0, 3, 1, 1)",
+            "insert into pg_temp.ledger_posting values ('x', 1, 1, 'USD', 5, 0, 3, 1, 1), ('x', 2, 4, 'USD', 0, 5, 3, 1, 1)",
+            "grant select on pg_temp.ledger_posting to public",
+            "insert into public.ledger_seal select 'x', 3, hash, replace(hash, '1', '2') from public.ledger_head",
+        ],
+    ),
+    (
+        "an overdraft, and a guard in a table of the session's",
+        &[
+            "create temp table ledger_balance (like public.ledger_balance) on commit drop",
+            "insert into pg_temp.ledger_balance select * from public.ledger_balance",
+            "update pg_temp.ledger_balance set guard = 'none'",
+            "grant select, update on pg_temp.ledger_balance to public",
+            "insert into ledger_journal values ('x', 'k', 's', 'posted', 'f', 1, 1800000000000000, null, null)",
+            "insert into ledger_posting values ('x', 1, 2, 'USD', 41, 0, 3, 1, 1)",
+            "insert into ledger_posting values ('x', 2, 1, 'USD', 0, 41, 3, 1, 1)",
+            "insert into ledger_seal select 'x', 3, hash, replace(hash, '1', '2') from ledger_head",
+        ],
+    ),
+    (
+        "a chain of the session's",
+        &[
+            "create temp table ledger_head (like public.ledger_head) on commit drop",
+            "insert into pg_temp.ledger_head (one, seq, hash, recorded_us) values (1, 7, repeat('a', 64), 1)",
+            "grant select, update on pg_temp.ledger_head to public",
+            "insert into ledger_journal values ('x', 'k', 's', 'posted', 'f', 1, 1800000000000000, null, null)",
+            "insert into ledger_posting values ('x', 1, 1, 'USD', 5, 0, 8, 1, 1), ('x', 2, 4, 'USD', 0, 5, 8, 1, 1)",
+            "insert into ledger_seal values ('x', 8, repeat('a', 64), repeat('b', 64))",
+        ],
+    ),
+    (
+        "a journal in a closed period that the session's own table calls open",
+        &[
+            "insert into ledger_period select 10, 1, seq, hash from ledger_head",
+            "create temp table ledger_period (like public.ledger_period) on commit drop",
+            "grant select on pg_temp.ledger_period to public",
+            "insert into ledger_journal values ('x', 'k', 's', 'posted', 'f', 10, 1800000000000000, null, null)",
+        ],
+    ),
 ];
 
 async fn prepare(db: &Db) {
@@ -831,6 +887,23 @@ fn postgresql_itself_refuses_what_no_ledger_may_hold() {
         prepare(&db).await;
         let pool = sqlx::PgPool::connect(&url).await.unwrap();
         try_forbidden!(pool, db, [FORBIDDEN, FORBIDDEN_ON_POSTGRESQL]);
+        // Who looked before the period was closed, and goes on seeing what there was then, does not get past it.
+        let mut late = pool.begin().await.unwrap();
+        sqlx::raw_sql("set transaction isolation level repeatable read; select count(*) from ledger_period")
+            .execute(&mut *late)
+            .await
+            .unwrap();
+        db.close_ledger(NOW, NOW).await.unwrap();
+        let journal =
+            "insert into ledger_journal values ('x', 'k', 's', 'posted', 'f', 1, 1800000000000000, null, null)";
+        let refused = sqlx::raw_sql(journal).execute(&mut *late).await.unwrap_err().to_string();
+        assert!(refused.contains("could not serialize"), "{refused}");
+        // Every function says where it looks, and that a session's own tables come last.
+        let sql =
+            "select count(*), coalesce(bool_and(proconfig[1] ~ '^search_path=pg_catalog, .*public.*, pg_temp$'), false)
+                   from pg_proc where proname ~ '^(ledger|audit)_' and pronamespace = 'public'::regnamespace";
+        let (functions, last): (i64, bool) = sqlx::query_as(sql).fetch_one(&pool).await.unwrap();
+        assert!(functions >= 8 && last, "{functions} functions");
     });
 }
 
@@ -875,7 +948,7 @@ fn a_role_that_can_only_insert_is_enough_to_post() {
 }
 
 /// What an owner of the database can always do, and what is said of it.
-const TAMPERED: [(&str, &str); 8] = [
+const TAMPERED: [(&str, &str); 10] = [
     ("update ledger_posting set debit = debit + 1 where journal_id = 'in' and debit > 0", "journal 1"),
     (
         "update ledger_posting set debit = debit + 1 where debit > 0;
@@ -888,6 +961,11 @@ const TAMPERED: [(&str, &str); 8] = [
     ("update ledger_balance set debits = debits + 1 where account_id = 1", "balance of psp"),
     ("update ledger_hour set debits = debits + 1 where account_id = 1", "hours"),
     ("update ledger_head set seq = 1", "head"),
+    (
+        "insert into ledger_period select 1700000000000000, 1, 1, hash from ledger_seal where seq = 1",
+        "journal 2 (held)",
+    ),
+    ("insert into ledger_period select 5, 1, seq, 'f' from ledger_head", "the period until 5"),
 ];
 
 /// A superuser of PostgreSQL switches every trigger and foreign key off for a session, and leaves no trace but this.

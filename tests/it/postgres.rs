@@ -72,6 +72,22 @@ impl Postgres {
         format!("postgres://test@localhost/{database}?host={}", self.directory.path().display())
     }
 
+    /// A database of its own, migrated, and the URL by which a role uses it that cannot change the past: as
+    /// docs/OPERATIONS.md says to make it.
+    pub(crate) async fn for_a_server(&self, name: &str) -> String {
+        let url = self.database(name);
+        ready(Place::Postgres(url.clone())).await.close().await;
+        let told = include_str!("../../docs/OPERATIONS.md");
+        let grants = told.split("```sql\n").find(|block| block.starts_with("grant usage on schema")).unwrap();
+        let grants = grants.split("```").next().unwrap();
+        let role = "do $$ begin
+            if not exists (select 1 from pg_roles where rolname = 'segue_server') then create role segue_server login; end if;
+          end $$;";
+        let done = Command::new("psql").args(["-Xq", "-v", "ON_ERROR_STOP=1", "-c", role, "-c", grants, &url]).status();
+        assert!(done.unwrap().success());
+        url.replace("test@", "segue_server@")
+    }
+
     /// A database of its own, empty.
     pub(crate) fn database(&self, name: &str) -> String {
         let give_up = Instant::now() + Duration::from_secs(60);

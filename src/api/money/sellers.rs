@@ -17,6 +17,7 @@ use crate::base::clock::rfc3339;
 use crate::db::ledger::AsOf;
 use crate::db::money::{HandBooked, HandPayout};
 use crate::db::transfers::Transfer;
+use crate::ledger::order::PRICE_MINOR_MAX;
 use crate::ledger::transfer::TransferId;
 use crate::ledger::{Amount, Currency, Posted, chart};
 use crate::payments::Payments;
@@ -181,20 +182,23 @@ pub(super) async fn provider_fee(
 ) -> Answer {
     let caller = writer(admin(caller)?)?;
     let (fee, value): (Fee, Value) = read(body)?;
-    // The reference is what makes it one; the key is asked for as everywhere.
-    Keyed::of(&caller, &headers, "provider-fees", &value)?;
+    let keyed = Keyed::of(&caller, &headers, "provider-fees", &value)?;
     let wrong = |detail: String| Problem::unprocessable("fee", "This cannot be booked", detail);
     let currency = Currency::decode(&fee.currency).ok_or_else(|| wrong("there is no such currency".into()))?;
     let amount = Amount::new(fee.amount_minor, currency).map_err(|error| wrong(error.chain()))?;
     if fee.reference.len() > 80 {
         return Err(wrong("a reference has at most 80 characters".into()));
     }
-    let posted = payments.db.book_provider_fee(&fee.reference, amount, payments.clock.unix_us()).await;
+    if amount.minor() > PRICE_MINOR_MAX {
+        return Err(wrong(format!("a fee has at most {PRICE_MINOR_MAX} minor units")));
+    }
+    let now_us = payments.clock.unix_us();
+    let posted = payments.db.book_provider_fee(&fee.reference, amount, keyed.request(), now_us).await;
     let posted = posted.map_err(|error| match error.kind() {
         Kind::Invalid => wrong(error.chain()),
         _ => Problem::from(error),
     })?;
-    match posted {
+    match posted.map_err(|other| reused(&other))? {
         Posted::Created(place) => {
             Ok(shown(StatusCode::CREATED, json!({ "reference": fee.reference, "seq": place.seq })))
         }
@@ -224,8 +228,7 @@ pub(super) async fn hand_payout(
 ) -> Answer {
     let caller = writer(admin(caller)?)?;
     let (ByHand { reference, seller, amount_minor, currency, reason }, value) = read(body)?;
-    // The reference is what makes it one; the key is asked for as everywhere.
-    Keyed::of(&caller, &headers, "hand-payouts", &value)?;
+    let keyed = Keyed::of(&caller, &headers, "hand-payouts", &value)?;
     let wrong = |detail: String| Problem::unprocessable("payout", "This cannot be booked", detail);
     let currency = Currency::decode(&currency).ok_or_else(|| wrong("there is no such currency".into()))?;
     let amount = Amount::new(amount_minor, currency).map_err(|error| wrong(error.chain()))?;
@@ -237,13 +240,14 @@ pub(super) async fn hand_payout(
     }
     let payout =
         HandPayout { reference: &reference, seller: &seller, amount, reason: reason.trim(), by: &caller.subject };
-    let status = match payments.db.book_hand_payout(payout, payments.clock.unix_us()).await? {
+    let status = match payments.db.book_hand_payout(payout, keyed.request(), payments.clock.unix_us()).await? {
         HandBooked::New => {
             tracing::warn!(reference, seller, %amount, by = caller.subject, "a payout by hand was booked");
             StatusCode::CREATED
         }
         HandBooked::Known => StatusCode::OK,
         HandBooked::Taken => return Err(reused(&reference)),
+        HandBooked::KeyUsed(other) => return Err(reused(&other)),
         HandBooked::Owes(minor) => {
             let detail = format!("{minor} minor units of {currency} are owed to {seller} and not reserved");
             return Err(Problem::unprocessable("not-owed", "We do not owe them so much", detail));

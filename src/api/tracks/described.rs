@@ -35,7 +35,7 @@ pub(in crate::api) enum VisibilityView {
 #[schema(as = Price)]
 pub(in crate::api) struct PriceView {
     /// In the smallest unit of the currency.
-    #[schema(minimum = 1, maximum = 100_000_000)]
+    #[schema(minimum = 1, maximum = 10_000_000_000_i64)]
     price_minor: i64,
     /// ISO 4217.
     #[schema(pattern = "^[A-Z]{3}$")]

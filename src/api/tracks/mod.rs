@@ -45,6 +45,7 @@ use crate::hls::ladder::video::Choice;
 use crate::jobs::transcode::{UPLOAD, Wish, track_for};
 use crate::jobs::{self, NewJob};
 use crate::ledger::Currency;
+use crate::ledger::order::PRICE_MINOR_MAX;
 use crate::origin::blocks::{self, Entry};
 use crate::tracks::access::{Offer, Want};
 use crate::tracks::{self as values, State as Standing, Visibility};
@@ -55,8 +56,6 @@ use crate::{catalogue, db};
 const BODY_BYTES_MAX: usize = 128 << 10;
 /// Tracks in one request about several.
 const BATCH_MAX: usize = 100;
-/// The highest price, in minor units: what a screen shows without a doubt.
-const PRICE_MINOR_MAX: i64 = 100_000_000;
 /// Where a preview may begin at most, in seconds: the longest source.
 const PREVIEW_START_S_MAX: f64 = 36_000.0;
 

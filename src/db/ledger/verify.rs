@@ -57,6 +57,18 @@ struct Fold {
     /// By account id: sums, and postings so far.
     balances: HashMap<i64, (Balance, i64)>,
     marks: u64,
+    /// Periods that are closed and were not come to yet, the next one last.
+    periods: Vec<Period>,
+    /// Until when those are closed that were.
+    closed_us: Option<i64>,
+}
+
+/// A period that is closed.
+struct Period {
+    through_us: i64,
+    /// The last journal then, and its seal.
+    seq: i64,
+    hash: String,
 }
 
 impl Db {
@@ -67,10 +79,20 @@ impl Db {
     pub async fn verify_ledger(&self) -> Result<Report> {
         let mut tx = self.begin_read().await?;
         snapshot(&mut tx).await?;
-        let report = Report::default();
-        let mut fold =
-            Fold { report, read: i64::MIN, seq: 0, hash: GENESIS, recorded_us: 0, balances: HashMap::new(), marks: 0 };
+        let mut fold = Fold {
+            report: Report::default(),
+            read: i64::MIN,
+            seq: 0,
+            hash: GENESIS,
+            recorded_us: 0,
+            balances: HashMap::new(),
+            marks: 0,
+            periods: periods(&mut tx).await?,
+            closed_us: None,
+        };
+        fold.close_periods(0, &hex::encode(&GENESIS));
         while fold.page(&mut tx).await? {}
+        fold.close_periods(i64::MAX, "");
         fold.check_head(&mut tx).await?;
         fold.check_balances(&mut tx).await?;
         fold.check_currencies(&mut tx).await?;
@@ -147,12 +169,32 @@ impl Fold {
             }
             Err(why) => self.report.tell(format!("journal {seq}: {}", why.chain())),
         }
+        if let (Some(closed_us), Some(effective_us)) = (self.closed_us, row.int_or_null("effective_us")?)
+            && effective_us <= closed_us
+        {
+            let id = row.text_or_null("id")?.unwrap_or_default();
+            self.report
+                .tell(format!("journal {seq} ({id}) counts at a time for which a period was closed before it came"));
+        }
+        self.close_periods(seq, &stored);
         // On with what is stored: one change is one difference, not one for each journal behind it.
         self.hash = decode_hash(&stored).unwrap_or(self.hash);
         for line in lines {
             self.add(tx, row, line).await?;
         }
         Ok(())
+    }
+
+    /// The periods that were closed when this journal was the last, each of which has to say so.
+    fn close_periods(&mut self, seq: i64, hash: &str) {
+        while let Some(period) = self.periods.pop_if(|period| period.seq <= seq) {
+            if period.seq != seq || period.hash != hash {
+                let (until, said) = (period.through_us, period.seq);
+                self.report
+                    .tell(format!("the period until {until} µs says it was closed at journal {said}, and was not"));
+            }
+            self.closed_us = self.closed_us.max(Some(period.through_us));
+        }
     }
 
     async fn add(&mut self, tx: &mut Tx, row: &Row, line: &Row) -> Result<()> {
@@ -312,6 +354,14 @@ impl Fold {
         }
         Ok(())
     }
+}
+
+/// All that were closed, the first of them last; some for each year.
+async fn periods(tx: &mut Tx) -> Result<Vec<Period>> {
+    let sql = "select through_us, seq, hash from ledger_period order by seq desc, through_us desc limit 10000";
+    let of =
+        |row: &Row| Ok(Period { through_us: row.int("through_us")?, seq: row.int("seq")?, hash: row.text("hash")? });
+    tx.all(sql, args![]).await?.iter().map(of).collect()
 }
 
 fn read_journal(row: &Row, lines: &[Row]) -> Result<(Journal, i64)> {

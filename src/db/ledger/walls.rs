@@ -6,7 +6,7 @@ use crate::db::conn::{Tx, args};
 use crate::db::{Db, Dialect};
 
 /// What `schema/` makes on SQLite.
-pub const SQLITE: [&str; 27] = [
+pub const SQLITE: [&str; 28] = [
     "audit_is_new",
     "audit_stays_1",
     "audit_stays_2",
@@ -24,6 +24,7 @@ pub const SQLITE: [&str; 27] = [
     "ledger_journal_stays_1",
     "ledger_journal_stays_2",
     "ledger_period_fits",
+    "ledger_period_is_over",
     "ledger_period_stays_1",
     "ledger_period_stays_2",
     "ledger_posting_fits",

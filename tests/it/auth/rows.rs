@@ -54,6 +54,7 @@ fn accounts_keep_their_word_behind_pgbouncer() {
 
 const NOW: i64 = 1_700_000_000_000_000;
 const SECOND: i64 = 1_000_000;
+const YEAR: i64 = 365 * 86_400 * SECOND;
 const HOUR: i64 = 3_600 * SECOND;
 
 fn email(text: &str) -> Email {
@@ -285,6 +286,10 @@ async fn a_rate_bears_its_burst_and_fills_again(db: Db) {
     assert_eq!(take(1, NOW + SECOND - 1).await.granted, 0);
     assert_eq!(take(9, NOW + SECOND).await.granted, 1);
     assert_eq!(take(9, NOW + 60 * SECOND).await.granted, 5, "never more than its burst");
+    // Somebody's clock was a year ahead, and is not any more: nobody waits for a year.
+    assert_eq!(take(9, NOW + YEAR).await.granted, 5);
+    assert_eq!(take(1, NOW).await.wait_us, SECOND);
+    assert_eq!(take(1, NOW + SECOND).await.granted, 1);
     let other = Limit { whom: "b".into(), ..limit.clone() };
     assert_eq!(db.take(&other, 9, NOW).await.unwrap().granted, 5, "each has its own");
     db.forgive(&limit).await.unwrap();
@@ -301,6 +306,10 @@ async fn a_quota_is_a_number_in_a_window(db: Db) {
     assert_eq!((none.granted, none.left, none.wait_us), (0, 0, SECOND));
     assert_eq!(take(9, NOW + 60 * SECOND).await.granted, 3, "a new window begins with its first use");
     assert_eq!(take(1, NOW + 119 * SECOND).await.granted, 0);
+    assert_eq!(take(9, NOW + YEAR).await.granted, 3);
+    let after = take(1, NOW).await;
+    assert_eq!((after.granted, after.wait_us), (0, 60 * SECOND), "a clock that was wrong for a while");
+    assert_eq!(take(1, NOW + 60 * SECOND).await.granted, 1);
 }
 
 async fn nodes_take_a_large_quota_by_the_score_and_never_more_than_it(db: Db) {
@@ -340,6 +349,14 @@ async fn a_brake_grows_and_forgets(db: Db) {
         assert_eq!(take(at).await.granted, 1, "after {wait_s} s");
     }
     assert_eq!(take(at + 100 * SECOND).await.left, 2, "nobody is locked out for good");
+    for _ in 0..3 {
+        take(NOW + YEAR).await;
+    }
+    let refused = take(NOW + YEAR).await;
+    assert_eq!((refused.granted, refused.wait_us), (0, SECOND));
+    let after = take(NOW).await;
+    assert_eq!((after.granted, after.wait_us), (0, SECOND), "a clock that was wrong for a while");
+    assert_eq!(take(NOW + SECOND).await.granted, 1);
 }
 
 async fn many_at_once_never_take_more_than_there_is(db: Db) {

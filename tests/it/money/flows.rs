@@ -6,12 +6,13 @@ use std::time::Duration;
 use segue::auth::UserId;
 use segue::auth::email::Email;
 use segue::auth::principal::Role;
+use segue::base::Kind;
 use segue::base::clock::Clock;
 use segue::base::id::TrackId;
 use segue::base::secret::Secret;
 use segue::db::Db;
 use segue::db::ledger::AsOf;
-use segue::db::money::{Claim, Request};
+use segue::db::money::{Claim, HandBooked, HandPayout, Request};
 use segue::db::orders::{Applied, Order, Refusal};
 use segue::db::products::{NewProduct, Product};
 use segue::db::refunds::{By, Refund, Requested, Wanted};
@@ -25,7 +26,7 @@ use segue::ledger::order::{LicenceKind, OrderId, ProductId, Status as OrderStatu
 use segue::ledger::refund::Status as RefundStatus;
 use segue::ledger::subscription::{Gate, InvoiceStatus, Status as SubStatus};
 use segue::ledger::transfer::Status as TransferStatus;
-use segue::ledger::{Amount, Currency};
+use segue::ledger::{Amount, Currency, Posted};
 use segue::payments::checkout::{Completed, Joined, Ordered};
 use segue::payments::webhook::{Envelope, Received, Sender};
 use segue::payments::{BACKOFF, Options, Payments};
@@ -41,6 +42,9 @@ const CASES: &[Case] = cases![around whole:
     orders_that_cannot_be_are_refused,
     whatever_the_first_call_meets_there_is_one_payment,
     what_the_provider_has_must_be_what_we_asked_for,
+    what_the_provider_takes_back_is_not_passed_on,
+    what_is_booked_by_hand_is_booked_once,
+    a_clock_that_is_behind_the_closed_books_is_told_from_a_fault,
     a_failed_payment_may_still_be_paid,
     what_nobody_pays_expires,
     a_refund_takes_everything_back,
@@ -89,6 +93,12 @@ fn money_keeps_its_word_on_sqlite() {
 #[test]
 fn money_keeps_its_word_on_postgresql() {
     databases::on_postgresql(CASES);
+}
+
+/// docs/OPERATIONS.md: a role that cannot change the past is enough for all of it.
+#[test]
+fn money_keeps_its_word_for_a_role_that_cannot_change_the_past() {
+    databases::as_a_server_of_postgresql(CASES);
 }
 
 #[test]
@@ -449,6 +459,113 @@ async fn what_the_provider_has_must_be_what_we_asked_for(db: Db) {
         assert_eq!(shop.order(&order.id).await.payment.alarm, None);
     }
     assert_eq!(shop.licences().await.len(), 4);
+}
+
+/// The provider voids a payment after it was captured, or loses it: an alarm, and nobody is paid; what is then given back goes
+/// through our books alone, because the buyer has it already.
+async fn what_the_provider_takes_back_is_not_passed_on(db: Db) {
+    let shop = Shop::new(&db);
+    for (number, state) in ["cancelled_post_capture", "cancelled", "failed", "expired"].into_iter().enumerate() {
+        let seller = format!("s{number}");
+        let product = shop.product(&seller, 1000).await;
+        let order = shop.paid(&[&product]).await;
+        let says = |state: &str| {
+            shop.world.with(|world| world.payments.get_mut(&order.payment.id).unwrap().status = state.into());
+        };
+        let look = async || shop.payments.look_at_payment(&order.payment.id).await.unwrap();
+        says(state);
+        assert!(matches!(look().await, Applied::Alarm(why) if why.contains(state)), "{state}");
+        assert_eq!(shop.payments.health().await.unwrap().alarms, 1);
+        // It was further than that, and an old answer takes no alarm back.
+        says("processing");
+        assert_eq!(look().await, Applied::Nothing);
+        says(state);
+        let now = shop.order(&order.id).await;
+        assert!(now.status == OrderStatus::Paid && now.payment.alarm.is_some(), "{now:?}");
+        assert_eq!(shop.payments.transfer_due().await.unwrap(), 1);
+        let waits = shop.transfer_of(&seller).await;
+        assert_eq!((waits.status, waits.tries), (TransferStatus::Pending, 0));
+        assert!(waits.error.unwrap().contains(state), "its reason");
+        assert!(shop.world.with(|world| world.transfers.is_empty()), "nobody is paid");
+        if number == 0 {
+            // The provider says that it was a mistake.
+            says("succeeded");
+            assert_eq!(look().await, Applied::Nothing);
+            assert_eq!(shop.payments.health().await.unwrap().alarms, 0);
+            says(state);
+            assert!(matches!(look().await, Applied::Alarm(_)));
+        }
+        // A part of it, and then the rest: nothing is asked of the provider, which would refuse it.
+        let asked = shop.world.with(|world| world.refunds.len());
+        for minor in [Some(400), None] {
+            let refund = match shop.ask_part(&order.id, "usr_buyer", &shop.key(), minor).await {
+                Requested::Claimed(Claim::New(refund)) => refund,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(refund.status, RefundStatus::Succeeded);
+        }
+        assert_eq!(shop.world.with(|world| world.refunds.len()), asked);
+        let now = shop.order(&order.id).await;
+        assert_eq!((now.status, now.payment.alarm), (OrderStatus::Refunded, None));
+        assert_eq!(shop.balance(&seller).await, (0, 0, 0));
+        assert_eq!(look().await, Applied::Nothing, "all of it is back: nothing is wrong");
+        assert_eq!(shop.payments.health().await.unwrap().alarms, 0);
+    }
+    assert!(shop.licences().await.iter().all(|valid| !valid));
+    // An invoice that was paid likewise.
+    let subscription = shop.subscribed("usr_sub").await;
+    let payment = shop.db().invoices(&subscription.id).await.unwrap()[0].payment.clone();
+    shop.world.with(|world| world.payments.get_mut(&payment).unwrap().status = "cancelled_post_capture".into());
+    assert!(matches!(shop.payments.look_at_payment(&payment).await.unwrap(), Applied::Alarm(_)));
+}
+
+/// What an admin books from a statement: one for each reference, and a key means one thing.
+async fn what_is_booked_by_hand_is_booked_once(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    shop.paid(&[&product]).await;
+    let request = |key: &'static str, fingerprint: &'static str| Request { subject: "usr_admin", key, fingerprint };
+    let amount = |minor| Amount::new(minor, usd()).unwrap();
+    let pay = async |reference: &'static str, minor: i64, request: Request<'_>| {
+        let (seller, reason, by) = ("a", "by bank transfer", "usr_admin");
+        let payout = HandPayout { reference, seller, amount: amount(minor), reason, by };
+        db.book_hand_payout(payout, request, shop.now_us()).await.unwrap()
+    };
+    assert_eq!(pay("h0", 901, request("k0", "h0")).await, HandBooked::Owes(900));
+    assert_eq!(pay("h1", 100, request("k0", "h1")).await, HandBooked::New, "what was refused has used no key");
+    assert_eq!(pay("h1", 100, request("k0", "h1")).await, HandBooked::Known);
+    assert_eq!(pay("h1", 100, request("k1", "h1")).await, HandBooked::Known, "the reference makes it one, too");
+    assert_eq!(pay("h1", 101, request("k2", "h1b")).await, HandBooked::Taken);
+    assert_eq!(pay("h2", 1, request("k0", "h2")).await, HandBooked::KeyUsed("h1".into()));
+    assert_eq!(shop.balance("a").await, (800, 0, 0));
+    let fee = async |reference: &'static str, minor: i64, request: Request<'_>| {
+        db.book_provider_fee(reference, amount(minor), request, shop.now_us()).await.unwrap()
+    };
+    assert!(matches!(fee("g1", 1, request("f0", "g1")).await, Ok(Posted::Created(_))));
+    assert!(matches!(fee("g1", 1, request("f0", "g1")).await, Ok(Posted::Exists(_))));
+    assert_eq!(fee("g2", 7, request("f0", "g2")).await, Err("g1".into()));
+    assert!(matches!(fee("g1", 7, request("f1", "g1b")).await, Ok(Posted::IdTaken | Posted::SourceTaken(_))));
+}
+
+/// The books of a day are closed, and then the clock goes back: whoever asks may ask again, and a webhook waits.
+async fn a_clock_that_is_behind_the_closed_books_is_told_from_a_fault(db: Db) {
+    let shop = Shop::new(&db);
+    let product = shop.product("a", 1000).await;
+    let order = shop.paid(&[&product]).await;
+    let until_us = shop.now_us() + 86_400_000_000;
+    let mut tx = db.begin().await.unwrap();
+    match segue::db::ledger::close_period(&mut tx, until_us, until_us).await {
+        Ok(()) => tx.commit().await.unwrap(),
+        // A role that cannot change the past cannot close it, either.
+        Err(error) => return assert!(error.chain().contains("permission denied"), "{error}"),
+    }
+    let (by, key) = (By { subject: "usr_buyer", admin: false }, shop.key());
+    let request = Request { subject: "usr_buyer", key: &key, fingerprint: order.id.as_str() };
+    let wanted = Wanted { minor: None, reason: None };
+    let error = shop.payments.refund(&order.id, by, wanted, request).await.unwrap_err();
+    assert!(error.kind() == Kind::Unavailable && error.chain().contains("clock"), "{error}");
+    shop.clock.advance(86_401);
+    shop.refunding(&order.id).await;
 }
 
 async fn a_failed_payment_may_still_be_paid(db: Db) {
@@ -1953,7 +2070,7 @@ async fn webhooks_are_logged_and_believed_only_as_hints(db: Db) {
         r#"{"event_id":"e","event_type":"invented","content":{"object":{"payment_id":"\u0000"}}}"#,
     ] {
         let signature = signed_512(body, HYPERSWITCH_SECRET);
-        let expected = if body == "not json" { Received::Malformed } else { Received::Accepted };
+        let expected = if body.starts_with('{') { Received::Accepted } else { Received::Malformed };
         assert_eq!(shop.receive(body, Some(&signature), Sender::Hyperswitch).await, expected);
     }
     let lost = r#"{"event_id":"e2","event_type":"refund_succeeded","content":{"object":{"payment_id":"pay_1"}}}"#;

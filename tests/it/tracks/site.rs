@@ -31,7 +31,9 @@ impl Site {
 
     pub(crate) fn on_postgresql() -> Site {
         let server = Postgres::start();
-        let url = server.database("site");
+        // As servers are to be run, so that it is seen to be enough.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let url = runtime.block_on(server.for_a_server("site"));
         let mut site = Site::new();
         site.env.push(("DATABASE_URL".into(), url));
         Site { _postgres: Some(server), ..site }
