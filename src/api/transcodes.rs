@@ -521,7 +521,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> std::result::Result<String
             StatusCode::BAD_REQUEST,
             "idempotency-key-missing",
             "An idempotency key is needed",
-            "send Idempotency-Key: \"…\", a UUID for example; the same key again is the same job",
+            "send Idempotency-Key: \"…\", a UUID for example; the same key again is the same request",
         ));
     };
     given_key(value)
