@@ -19,6 +19,7 @@ pub mod limiter;
 pub mod money;
 mod objects;
 pub mod openapi;
+mod operations;
 pub mod playback;
 mod plays;
 pub mod problem;

@@ -20,6 +20,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema as _, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::operations;
 use super::problem::Problem;
 use crate::admin::plain;
 use crate::base::hex;
@@ -128,14 +129,24 @@ pub(super) fn wrong_cursor() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "query-invalid", "The query cannot be read", detail)
 }
 
-/// Adds what holds for every operation: the door may refuse it (limits, credentials), and a database may be away.
+/// Adds what holds for every operation: its name, that the door may refuse it (limits, credentials), and that a database may
+/// be away.
 fn finished(mut document: openapi::OpenApi) -> openapi::OpenApi {
     let refused = Refused::responses();
     for (path, item) in &mut document.paths.paths {
         let is_api = path.starts_with("/api/") || path.starts_with("/webhooks/");
-        let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-        let all = all.into_iter().chain([&mut item.head, &mut item.options]);
-        for operation in all.flatten() {
+        let all = [
+            ("GET", &mut item.get),
+            ("POST", &mut item.post),
+            ("PUT", &mut item.put),
+            ("PATCH", &mut item.patch),
+            ("DELETE", &mut item.delete),
+            ("HEAD", &mut item.head),
+            ("OPTIONS", &mut item.options),
+        ];
+        for (method, operation) in all {
+            let Some(operation) = operation else { continue };
+            operation.operation_id = operations::name(method, path).map(str::to_owned);
             // Every refusal is a problem, also where a route only says which.
             for (status, response) in &mut operation.responses.responses {
                 if let (RefOr::T(response), true) = (response, is_api && status.starts_with(['4', '5'])) {

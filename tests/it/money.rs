@@ -1,6 +1,7 @@
 //! Money that really moves, as far as we can tell: flows against providers in every mood, on every database.
 
 mod api;
+mod described;
 mod fakes;
 mod flows;
 mod kills;

@@ -134,6 +134,31 @@ fn no_route_is_forgotten_in_the_description() {
     }
 }
 
+/// The table of names, as it is written.
+const NAMES: &str = include_str!("../../src/api/operations.rs");
+
+#[test]
+fn every_operation_has_a_name_of_its_own() {
+    let document: Value = serde_json::from_str(&printed()).unwrap();
+    let (mut names, mut operations) = (BTreeSet::new(), 0);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let name = operation["operationId"].as_str();
+            let name = name.unwrap_or_else(|| panic!("{method} {path} has no name in api/operations.rs"));
+            let camel =
+                name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
+            assert!(camel, "{method} {path}: {name}");
+            assert!(names.insert(name), "two operations are called {name}");
+            operations += 1;
+        }
+    }
+    assert_eq!(
+        NAMES.matches("\n    (\"").count(),
+        operations,
+        "a name in api/operations.rs is no operation's any more"
+    );
+}
+
 #[test]
 fn the_page_for_people_has_nothing_from_elsewhere() {
     let directory = tempfile::tempdir().unwrap();

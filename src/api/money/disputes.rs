@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::described::DisputeList;
 use super::{Answer, Asked, Page, admin, listed, money, time};
 use crate::api::caller::Caller;
 use crate::api::openapi::ProblemDocument;
@@ -22,7 +23,7 @@ use crate::payments::Payments;
     summary = "What banks took, or want to take",
     security(("bearer" = [])),
     params(("status" = Option<String>, Query, description = "open, won or lost; without it, all"), ("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
-    responses((status = 200, description = "Disputes, the latest first"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "There is no such status", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Disputes, the latest first", body = DisputeList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins", body = ProblemDocument), (status = 404, description = "`before` is no id", body = ProblemDocument), (status = 422, description = "There is no such status", body = ProblemDocument))
 )]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     admin(caller)?;

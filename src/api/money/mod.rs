@@ -1,6 +1,7 @@
 //! The routes of money. In: what people buy, sell and give back, and what providers tell. Out: JSON, with amounts in
 //! minor units. Thin: decode, call one flow, encode.
 
+mod described;
 mod disputes;
 mod orders;
 mod products;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::described::{LicenceList, OrderList, OrderView, RefundView};
 use super::{
     Answer, Asked, Keyed, Page, Sent, admin, declined, listed, money, no_provider, placed, read, reused, shown, time,
     unknown, writer,
@@ -69,7 +70,7 @@ pub(super) struct Until {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
-    responses((status = 201, description = "The order, with the client secret of its payment; 200 when it was there"), (status = 422, description = "It cannot be ordered, or the key was used for something else", body = ProblemDocument), (status = 503, description = "The provider does not answer, or there is none: ask again with the same key", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "The order, with the client secret of its payment", body = OrderView), (status = 200, description = "It was there: the same key again", body = OrderView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This caller can buy nothing, or their key may only read", body = ProblemDocument), (status = 422, description = "It cannot be ordered, or the key was used for something else", body = ProblemDocument), (status = 502, description = "The provider refuses it: nothing was charged", body = ProblemDocument), (status = 503, description = "The provider does not answer, or there is none: ask again with the same key", body = ProblemDocument))
 )]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
@@ -121,7 +122,7 @@ fn wrong(name: &'static str, detail: String) -> Problem {
     summary = "The caller's orders",
     security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
-    responses((status = 200, description = "Orders, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Orders, the latest first", body = OrderList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "`before` is no id", body = ProblemDocument))
 )]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
@@ -138,7 +139,7 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
     summary = "One order, for its buyer, its sellers and admins",
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
-    responses((status = 200, description = "The order and its refunds"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The order and its refunds", body = OrderView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "There is none of theirs", body = ProblemDocument))
 )]
 pub(super) async fn show(
     State(payments): State<Arc<Payments>>,
@@ -169,7 +170,7 @@ async fn find(payments: &Payments, caller: &Principal, id: &str) -> Result<Order
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path), ("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = Option<Why>,
-    responses((status = 202, description = "The refund, pending; 200 when it was there"), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, disputed, not paid, or too late", body = ProblemDocument), (status = 422, description = "More than is left, or the key was used for something else", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 202, description = "The refund, pending", body = RefundView), (status = 200, description = "It was there: the same key again", body = RefundView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Their key may only read", body = ProblemDocument), (status = 404, description = "There is no such order of theirs", body = ProblemDocument), (status = 409, description = "Asked before, disputed, not paid, or too late", body = ProblemDocument), (status = 422, description = "More than is left, a reason too long, or the key was used for something else", body = ProblemDocument), (status = 503, description = "There is no provider, or the database is away", body = ProblemDocument))
 )]
 pub(super) async fn refund(
     State(payments): State<Arc<Payments>>,
@@ -230,7 +231,7 @@ pub(super) async fn refund(
     security(("bearer" = [])),
     params(("id" = String, Path)),
     request_body = Until,
-    responses((status = 200, description = "The order"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The order", body = OrderView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins", body = ProblemDocument), (status = 404, description = "There is no such order", body = ProblemDocument), (status = 422, description = "That is no time", body = ProblemDocument))
 )]
 pub(super) async fn set_deadline(
     State(payments): State<Arc<Payments>>,
@@ -257,7 +258,7 @@ pub(super) async fn set_deadline(
     summary = "What the caller may do with what they bought",
     security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
-    responses((status = 200, description = "Licences, revoked ones too"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Licences, revoked ones too", body = LicenceList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "`before` is no id", body = ProblemDocument))
 )]
 pub(super) async fn licences(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::described::{ProductList, ProductView};
 use super::{Answer, Asked, Keyed, Page, Sent, forbidden, listed, placed, read, reused, shown, writer};
 use crate::api::App;
 use crate::api::caller::{Anyone, Caller};
@@ -67,7 +68,7 @@ pub(super) struct Changed {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
-    responses((status = 201, description = "It is there; 200 when it was"), (status = 422, description = "It cannot be sold like that", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "It is there", body = ProductView), (status = 200, description = "It was there: the same key again", body = ProductView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only creators sell, by a key that may write", body = ProblemDocument), (status = 422, description = "It cannot be sold like that, or the key was used for something else", body = ProblemDocument))
 )]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
@@ -120,8 +121,9 @@ pub(super) async fn create(
     path = "/api/v1/products",
     tag = "money",
     summary = "What can be bought, or all of the caller's own",
+    security((), ("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind"), ("mine" = Option<bool>, Query), ("track" = Option<String>, Query)),
-    responses((status = 200, description = "Products, the latest first"))
+    responses((status = 200, description = "Products, the latest first", body = ProductList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "`mine` is of somebody, and nobody is named by this request", body = ProblemDocument), (status = 404, description = "`before` or `track` is no id", body = ProblemDocument))
 )]
 pub(super) async fn list(State(app): State<Arc<App>>, Anyone(caller): Anyone, page: Asked) -> Answer {
     let page = Page::of(page)?;
@@ -144,7 +146,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Anyone(caller): Anyone, pa
     tag = "money",
     summary = "One product",
     params(("id" = String, Path)),
-    responses((status = 200, description = "The product"), (status = 404, description = "There is none", body = ProblemDocument))
+    responses((status = 200, description = "The product", body = ProductView), (status = 404, description = "There is none", body = ProblemDocument))
 )]
 pub(super) async fn show(State(app): State<Arc<App>>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer {
     let id = ProductId::decode(&id).ok_or_else(Problem::not_found)?;
@@ -163,7 +165,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Anyone(caller): Anyone, Pa
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
     request_body = Changed,
-    responses((status = 200, description = "The product"), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The product", body = ProductView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Their key may only read", body = ProblemDocument), (status = 404, description = "There is none of theirs", body = ProblemDocument), (status = 422, description = "It cannot be sold like that", body = ProblemDocument))
 )]
 pub(super) async fn change(
     State(app): State<Arc<App>>,

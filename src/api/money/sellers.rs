@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::described::{AccountView, BalanceList, FeeView, LedgerView, PayoutView, SetAccountView, TransferList};
 use super::{Answer, Asked, Keyed, Page, Sent, admin, listed, money, read, reused, shown, time, writer};
 use crate::api::caller::Caller;
 use crate::api::openapi::ProblemDocument;
@@ -56,7 +57,7 @@ pub(super) struct ByHand {
     tag = "money",
     summary = "What a seller has with us, and owes us",
     security(("bearer" = []), ("api_key" = [])),
-    responses((status = 200, description = "For each currency"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "For each currency", body = BalanceList), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     let balances = payments.db.seller_balances(&caller.subject).await?;
@@ -77,7 +78,7 @@ pub(super) async fn balance(State(payments): State<Arc<Payments>>, Caller(caller
     summary = "What a seller was paid",
     security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
-    responses((status = 200, description = "Transfers, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Transfers, the latest first", body = TransferList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "`before` is no id", body = ProblemDocument))
 )]
 pub(super) async fn transfers(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
@@ -101,7 +102,7 @@ pub(super) async fn transfers(State(payments): State<Arc<Payments>>, Caller(call
     tag = "money",
     summary = "Where a seller is paid",
     security(("bearer" = []), ("api_key" = [])),
-    responses((status = 200, description = "A connected account of Stripe, or null"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "A connected account of Stripe, or null", body = AccountView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
 )]
 pub(super) async fn account(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     let destination = payments.db.seller_account(&caller.subject).await?;
@@ -116,7 +117,7 @@ pub(super) async fn account(State(payments): State<Arc<Payments>>, Caller(caller
     summary = "Say where to be paid",
     security(("bearer" = []), ("api_key" = [])),
     request_body = Account,
-    responses((status = 200, description = "It is used from now on"), (status = 422, description = "Nobody can be paid there", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "It is used from now on", body = SetAccountView), (status = 400, description = "The body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This caller can sell nothing, or their key may only read", body = ProblemDocument), (status = 422, description = "Nobody can be paid there", body = ProblemDocument))
 )]
 pub(super) async fn set_account(State(payments): State<Arc<Payments>>, Caller(caller): Caller, body: Sent) -> Answer {
     let caller = writer(caller)?;
@@ -137,7 +138,7 @@ pub(super) async fn set_account(State(payments): State<Arc<Payments>>, Caller(ca
     tag = "money",
     summary = "The trial balance, and what is open for too long",
     security(("bearer" = [])),
-    responses((status = 200, description = "Accounts, totals, health"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Accounts, totals, health", body = LedgerView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins", body = ProblemDocument))
 )]
 pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller): Caller) -> Answer {
     admin(caller)?;
@@ -172,7 +173,7 @@ pub(super) async fn ledger(State(payments): State<Arc<Payments>>, Caller(caller)
     security(("bearer" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = Fee,
-    responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "It is booked", body = FeeView), (status = 200, description = "It was booked: the same reference again", body = FeeView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked", body = ProblemDocument))
 )]
 pub(super) async fn provider_fee(
     State(payments): State<Arc<Payments>>,
@@ -218,7 +219,7 @@ pub(super) async fn provider_fee(
     security(("bearer" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = ByHand,
-    responses((status = 201, description = "It is booked; 200 when it was"), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked, or we do not owe them so much", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "It is booked", body = PayoutView), (status = 200, description = "It was booked: the same reference again", body = PayoutView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Only admins", body = ProblemDocument), (status = 422, description = "It cannot be booked, or we do not owe them so much", body = ProblemDocument))
 )]
 pub(super) async fn hand_payout(
     State(payments): State<Arc<Payments>>,

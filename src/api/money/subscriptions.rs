@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::described::{PlanList, SubscriptionList, SubscriptionView};
 use super::{
     Answer, Asked, Keyed, Page, Sent, declined, listed, money, no_provider, placed, read, reused, shown, time, unknown,
     writer,
@@ -39,7 +40,7 @@ pub(super) struct New {
     path = "/api/v1/plans",
     tag = "money",
     summary = "What can be subscribed to",
-    responses((status = 200, description = "Plans"))
+    responses((status = 200, description = "Plans", body = PlanList))
 )]
 pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     let one = |plan: &Plan| {
@@ -61,7 +62,7 @@ pub(super) async fn plans(State(payments): State<Arc<Payments>>) -> Answer {
     security(("bearer" = []), ("api_key" = [])),
     params(("Idempotency-Key" = String, Header, description = "A new one for every wish; the same again is the same")),
     request_body = New,
-    responses((status = 201, description = "The subscription; with a payment when it costs something"), (status = 200, description = "The same, again, under the same key"), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 201, description = "The subscription; with a payment when it costs something", body = SubscriptionView), (status = 200, description = "The same, again, under the same key", body = SubscriptionView), (status = 400, description = "There is no key, or the body cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "This caller can buy nothing, or their key may only read", body = ProblemDocument), (status = 409, description = "They have one", body = ProblemDocument), (status = 422, description = "There is no such plan, or the key was used for something else", body = ProblemDocument), (status = 502, description = "The provider refuses it: nothing was charged", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument))
 )]
 pub(super) async fn create(
     State(payments): State<Arc<Payments>>,
@@ -101,7 +102,7 @@ pub(super) async fn create(
     summary = "The client secret of an unpaid subscription again",
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
-    responses((status = 200, description = "The subscription and its payment"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It waits for no payment", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The subscription and its payment", body = SubscriptionView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Their key may only read", body = ProblemDocument), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It waits for no payment", body = ProblemDocument), (status = 503, description = "Nobody can take money now", body = ProblemDocument))
 )]
 pub(super) async fn complete(
     State(payments): State<Arc<Payments>>,
@@ -132,7 +133,7 @@ pub(super) async fn complete(
     summary = "The caller's subscriptions",
     security(("bearer" = []), ("api_key" = [])),
     params(("limit" = Option<u32>, Query, description = "At most 200"), ("before" = Option<String>, Query, description = "The id that the page begins behind")),
-    responses((status = 200, description = "Subscriptions, the latest first"), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "Subscriptions, the latest first", body = SubscriptionList), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "`before` is no id", body = ProblemDocument))
 )]
 pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): Caller, page: Asked) -> Answer {
     let page = Page::of(page)?;
@@ -149,7 +150,7 @@ pub(super) async fn list(State(payments): State<Arc<Payments>>, Caller(caller): 
     summary = "One subscription, with its invoices",
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
-    responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The subscription and its invoices", body = SubscriptionView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 404, description = "None of theirs", body = ProblemDocument))
 )]
 pub(super) async fn show(
     State(payments): State<Arc<Payments>>,
@@ -182,7 +183,7 @@ pub(super) struct When {
     summary = "End a subscription: no more is paid, and it lasts as long as it is paid for",
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path), ("now" = Option<bool>, Query, description = "true: it ends at once, whatever is paid for")),
-    responses((status = 200, description = "The subscription"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The subscription", body = SubscriptionView), (status = 400, description = "The query cannot be read", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Their key may only read", body = ProblemDocument), (status = 404, description = "None of theirs", body = ProblemDocument))
 )]
 pub(super) async fn cancel(
     State(payments): State<Arc<Payments>>,
@@ -206,7 +207,7 @@ pub(super) async fn cancel(
     summary = "Take back that a subscription ends: as long as it is paid for, it can go on by itself",
     security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path)),
-    responses((status = 200, description = "The subscription, which renews"), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It has ended, or cannot renew", body = ProblemDocument), (status = 401, description = "Nobody is named by this request", body = ProblemDocument))
+    responses((status = 200, description = "The subscription, which renews", body = SubscriptionView), (status = 401, description = "Nobody is named by this request", body = ProblemDocument), (status = 403, description = "Their key may only read", body = ProblemDocument), (status = 404, description = "None of theirs", body = ProblemDocument), (status = 409, description = "It has ended, or cannot renew", body = ProblemDocument))
 )]
 pub(super) async fn resume(
     State(payments): State<Arc<Payments>>,

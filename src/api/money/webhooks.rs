@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
+use super::described::ReceivedView;
 use super::{Answer, shown};
 use crate::api::openapi::ProblemDocument;
 use crate::api::problem::Problem;
@@ -28,7 +29,7 @@ const BODY_BYTES_MAX: usize = 256 << 10;
     security(()),
     params(("X-Webhook-Signature-512" = String, Header, description = "HMAC-SHA512 of the body, hexadecimal")),
     request_body = Object,
-    responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Hyperswitch", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
+    responses((status = 200, description = "It is logged, and processed later", body = ReceivedView), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Hyperswitch", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
 )]
 pub(super) async fn hyperswitch(State(payments): State<Arc<Payments>>, request: Request<Body>) -> Answer {
     take(&payments, Sender::Hyperswitch, "x-webhook-signature-512", request).await
@@ -43,7 +44,7 @@ pub(super) async fn hyperswitch(State(payments): State<Arc<Payments>>, request: 
     security(()),
     params(("Stripe-Signature" = String, Header, description = "t=…,v1=…")),
     request_body = Object,
-    responses((status = 200, description = "It is logged, and processed later"), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Stripe", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
+    responses((status = 200, description = "It is logged, and processed later", body = ReceivedView), (status = 400, description = "It is about nothing", body = ProblemDocument), (status = 401, description = "It is not from Stripe", body = ProblemDocument), (status = 413, description = "More than 256 KiB", body = ProblemDocument))
 )]
 pub(super) async fn stripe(State(payments): State<Arc<Payments>>, request: Request<Body>) -> Answer {
     take(&payments, Sender::Stripe, "stripe-signature", request).await

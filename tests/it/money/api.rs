@@ -1,11 +1,13 @@
 //! A shop from outside: a server, its buyers and sellers over HTTP, and providers on loopback.
 
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use segue::base::clock::Clock;
 use serde_json::{Value, json};
 
+use super::described::{self, Answered};
 use super::fakes::{
     HYPERSWITCH_KEY, HYPERSWITCH_SECRET, Mood, STRIPE_KEY, STRIPE_SECRET, Shared, signed_256, signed_512,
 };
@@ -18,6 +20,8 @@ pub(super) struct Site {
     pub(super) seller: String,
     pub(super) data: tempfile::TempDir,
     env: Vec<(String, String)>,
+    /// What it answered.
+    answered: Mutex<Vec<Answered>>,
 }
 
 pub(super) struct Said {
@@ -58,7 +62,7 @@ impl Site {
         env.extend_from_slice(more);
         let server = Server::start_logging_to(log, data.path(), &[], &env);
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Site { server, world, buyer, seller, data, env }
+        Site { server, world, buyer, seller, data, env, answered: Mutex::default() }
     }
 
     /// SIGKILL, and another server for the same people.
@@ -80,8 +84,24 @@ impl Site {
 
     pub(super) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Said {
         let reply = crate::support::send(self.server.addr, method, path, headers, body);
-        let body = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
-        Said { status: reply.status, body }
+        let said = Said { status: reply.status, body: serde_json::from_slice(&reply.body).unwrap_or(Value::Null) };
+        self.answered.lock().unwrap().push(Answered {
+            method: method.into(),
+            path: path.into(),
+            status: reply.status,
+            content_type: reply.header("content-type").unwrap_or_default().into(),
+            body: reply.body,
+        });
+        said
+    }
+
+    /// What the command line of SQLite says about its database.
+    pub(super) fn sql(&self, sql: &str) -> String {
+        let file = self.data.path().join("segue.db");
+        let tool = std::process::Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(file).arg(sql).output();
+        let tool = tool.unwrap();
+        assert!(tool.status.success(), "{}", said(&tool));
+        String::from_utf8(tool.stdout).unwrap().trim().to_owned()
     }
 
     fn get(&self, path: &str, who: &str) -> Value {
@@ -266,11 +286,7 @@ fn a_shop_from_outside() {
     // An order that nobody pays, and half an hour.
     let idle = site.ask("POST", "/api/v1/orders", Some(buyer), Some("idle"), &wish).body;
     let payment = idle["payment"]["id"].as_str().unwrap();
-    let sql = format!("update payment set created_us = created_us - 3600000000 where id = '{payment}'");
-    let file = site.data.path().join("segue.db");
-    let aged =
-        std::process::Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(file).arg(sql).status().unwrap();
-    assert!(aged.success());
+    site.sql(&format!("update payment set created_us = created_us - 3600000000 where id = '{payment}'"));
     let reconcile = |more: &[&str], url: Option<&str>| {
         let envs = site.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let url = url.map(|url| ("SEGUE_PAYMENTS__HYPERSWITCH_URL", url));
@@ -293,17 +309,19 @@ fn a_shop_from_outside() {
     // One that failed here and succeeded there, of which nobody was told: no sweep looks at it, and a comparison does.
     let late = site.ask("POST", "/api/v1/orders", Some(buyer), Some("late"), &wish).body;
     let (payment, order) = (late["payment"]["id"].as_str().unwrap(), late["id"].as_str().unwrap());
-    let order = format!("/api/v1/orders/{order}");
+    let path = format!("/api/v1/orders/{order}");
     site.world.with(|world| world.pay(payment, "failed"));
     site.deliver();
-    site.until(&order, buyer, "failed");
+    site.until(&path, buyer, "failed");
     site.world.with(|world| {
         world.pay(payment, "succeeded");
         world.events.clear();
     });
     let compared: Value = serde_json::from_slice(&reconcile(&["--json"], None).stdout).unwrap();
     assert_eq!((&compared["payments"]["looked"], &compared["compared"]["moved"]), (&json!(0), &json!(1)), "{compared}");
-    assert_eq!(site.get(&order, buyer)["status"], "paid");
+    assert_eq!(site.get(&path, buyer)["status"], "paid");
+    described::ask_for_the_rest(&site, id, order);
+    described::check(&site.answered.lock().unwrap());
 }
 
 #[test]
@@ -329,12 +347,8 @@ fn webhooks_from_outside() {
     let more = format!("{most}x");
     assert_eq!(post(path, more.as_bytes(), Some(&signed_512(&more, HYPERSWITCH_SECRET))), 413);
     // Every delivery is logged but the one that was too large; of strangers' only the beginning is kept.
-    let file = site.data.path().join("segue.db");
     let sql = "select count(*), sum(signature_valid), max(length(payload)), count(source_ip), count(request_id) from webhook_delivery";
-    let tool = |sql: &str| {
-        let tool = std::process::Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(&file).arg(sql).output();
-        String::from_utf8(tool.unwrap().stdout).unwrap().trim().to_owned()
-    };
+    let tool = |sql: &str| site.sql(sql);
     assert_eq!(tool(sql), "7|4|4096|7|7");
     // A log that takes nothing keeps no event of the provider's back; of strangers it knows nothing.
     tool("create trigger full before insert on webhook_delivery begin select raise(abort, 'no room'); end");
