@@ -86,7 +86,10 @@ fn only_an_admin_with_a_second_factor_sees_and_writes_the_books() {
         const WHY: &str = "the seller's account was closed; paid by bank, see ticket 17";
         let send = |bearer: &str, method: &str, path: &str, body: Option<&Value>| -> Reply {
             let bearer = format!("Bearer {bearer}");
-            let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", "k")];
+            // Another for whatever is another wish.
+            let of = |field: &str| body.map_or(Value::Null, |body| body[field].clone());
+            let key = format!("{}-{}", of("reference").as_str().unwrap_or_default(), of("amount_minor"));
+            let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", &key)];
             api.send(method, &format!("/api/v1/admin/{path}"), &headers, body)
         };
         let fee = json!({ "reference": "st_1", "amount_minor": 33, "currency": "USD" });
