@@ -61,7 +61,7 @@ pub fn webhooks(data: &[u8]) {
 
 /// Events: what is read stands there, is short, and is all that another delivery would need.
 fn events(body: &[u8]) {
-    let value: Option<Value> = serde_json::from_slice(body).ok();
+    let value: Option<Value> = serde_json::from_slice(body).ok().filter(Value::is_object);
     let at = |path: &str| {
         let text = value.as_ref()?.pointer(path)?.as_str()?;
         (!text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control)).then(|| text.to_owned())
